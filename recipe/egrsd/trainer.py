@@ -1,0 +1,188 @@
+"""verl's V1 trainer plus the steps that EGRSD adds. Methods stand in the order in which a run calls them."""
+
+import json
+import os
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import ray
+import torch
+import transfer_queue as tq
+from omegaconf import open_dict
+from packaging.requirements import Requirement
+from tensordict import TensorDict
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
+from verl.trainer.ppo.utils import Role
+from verl.trainer.ppo.v1 import PPOTrainer, PPOTrainerSync, register_trainer
+from verl.utils.config import omega_conf_to_dataclass
+from verl.utils.debug import marked_timer
+from verl.workers.engine_workers import ActorRolloutRefWorker
+
+from recipe.egrsd import cpu, schema, teacher
+from recipe.egrsd.advantage import RunningBaseline, shaped_reward
+from recipe.egrsd.loss import SUM_PREFIX, egrsd_loss
+from recipe.egrsd.metrics import reward_metrics, teacher_metrics, token_means
+from recipe.egrsd.watchdog import EngineWatchdog
+from recipe.egrsd.weights import entropy_scale
+
+STATE_FILE = "egrsd.json"
+
+
+class EgrsdMixin(PPOTrainer):
+    """What EGRSD adds to any of verl's trainers; everything not overridden here is verl's."""
+
+    def __init__(self, config):
+        check_verl_version()
+        self.egrsd = schema.validate(config)
+        self.uses_lora = schema.uses_lora(config)
+        self.baseline = RunningBaseline(warmup_steps=self.egrsd.warmup_steps)
+        self.step_rewards = None
+        with open_dict(config):
+            # verl branches on its own mode names (trainer_base.py:129); ours only had to get us here.
+            config.trainer.v1.trainer_mode = schema.TRAINER_MODES[config.trainer.v1.trainer_mode]
+            if self.egrsd.advantage == "running":
+                ADV_ESTIMATOR_REGISTRY[config.algorithm.adv_estimator] = self._running_advantage
+            else:
+                config.algorithm.adv_estimator = self.egrsd.advantage
+        super().__init__(config)
+        self.watchdog = EngineWatchdog(self)
+
+    def _init_resource_pool_mgr(self):
+        """A full-parameter run gets verl's reference worker, which verl itself would build for a KL term only."""
+        super()._init_resource_pool_mgr()
+        role = next(r for r in (Role.ActorRolloutRef, Role.ActorRollout) if r in self.role_worker_mapping)
+        self.role_worker_mapping.pop(role)
+        pool = self.mapping.pop(role)
+        role = role if self.uses_lora else Role.ActorRolloutRef
+        self.role_worker_mapping[role], self.mapping[role] = ray.remote(_worker_cls()), pool
+
+    def on_init_end(self):
+        actor_config = omega_conf_to_dataclass(self.config.actor_rollout_ref.actor)
+        self.actor_rollout_wg.set_loss_fn(partial(egrsd_loss, actor_config, self.egrsd))
+        with self.watchdog:
+            super().on_init_end()
+
+    def fit(self, agent_loop_manager):
+        with self.watchdog:
+            super().fit(agent_loop_manager)
+
+    def _load_checkpoint(self):
+        super()._load_checkpoint()
+        if self.global_steps == 0:
+            return
+        if self.config.trainer.resume_mode == "resume_path":
+            folder = Path(self.config.trainer.resume_from_path)
+        else:
+            folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
+        if not (folder / STATE_FILE).is_file():
+            raise ValueError(
+                f"{folder / STATE_FILE} is missing, so the running baseline cannot continue: the checkpoint is torn or was not "
+                "written by EGRSD. Resume from another one, or start over with trainer.resume_mode=disable."
+            )
+        self.baseline.load_state_dict(json.loads((folder / STATE_FILE).read_text())["baseline"])
+
+    def _step_once(self, *args, **kwargs):
+        batch = super()._step_once(*args, **kwargs)
+        self.baseline.update(self.step_rewards)  # after the step that used the old statistics, before its checkpoint
+        return batch
+
+    def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        with marked_timer("teacher", self.timing_raw):
+            self._score_with_teacher(batch, metrics)
+        self._shape_rewards(batch, metrics)
+        return super()._compute_advantage(batch, metrics)  # its meta names every field that the workers may fetch
+
+    def _score_with_teacher(self, batch: KVBatchMeta, metrics: dict) -> None:
+        """Writes ``teacher_log_probs`` and ``teacher_entropy``, (B, jagged) float32, and keeps the batch's entropy scale."""
+        data = _read(batch, "teacher_prompt_ids", "responses", "response_mask")
+        # A padding sample carries its donor's prompt; one token is enough for a row that counts for nothing.
+        prompts = [
+            ids if real else ids[:1] for ids, real in zip(list(data["teacher_prompt_ids"]), _is_real(batch), strict=True)
+        ]
+        temperature = self.config.actor_rollout_ref.rollout.temperature
+        rows = teacher.scoring_batch(prompts, data["responses"], data["response_mask"], temperature=temperature)
+        workers = self.actor_rollout_wg
+        engine = workers.compute_log_prob if self.uses_lora else workers.compute_ref_log_prob
+        log_probs, entropy = teacher.score(engine, rows, adapter_off=self.uses_lora, names=batch.keys)
+        _write(batch, teacher_log_probs=log_probs, teacher_entropy=entropy)
+
+        mask, entropy = data["response_mask"].to_padded_tensor(0).bool(), entropy.to_padded_tensor(0.0)
+        scale = entropy_scale(entropy, mask, min_nats=self.egrsd.min_entropy_scale)
+        self.entropy_scale = scale.item()
+        lengths = torch.tensor([len(ids) for ids, real in zip(prompts, _is_real(batch), strict=True) if real])
+        metrics.update(teacher_metrics(entropy, mask, scale, lengths))
+
+    def _shape_rewards(self, batch: KVBatchMeta, metrics: dict) -> None:
+        """Scales ``rm_scores`` to the length-shaped reward and keeps the real samples' rewards for the baseline."""
+        data = _read(batch, "rm_scores", "responses", "response_mask")
+        max_length = self.config.data.max_response_length
+        scores = data["rm_scores"].to_padded_tensor(0.0).sum(-1)
+        lengths = data["response_mask"].to_padded_tensor(0).sum(-1)
+        rewards = shaped_reward(scores, lengths, max_length=max_length, length_bonus=self.egrsd.length_bonus)
+        if self.egrsd.length_bonus > 0:  # scores are 0 or 1, so the shaped reward is the factor
+            shaped = [row * reward for row, reward in zip(data["rm_scores"].unbind(), rewards, strict=True)]
+            _write(batch, rm_scores=torch.nested.as_nested_tensor(shaped, layout=torch.jagged))
+        real = torch.tensor(_is_real(batch))
+        truncated = data["responses"].offsets().diff() >= max_length
+        self.step_rewards = rewards[real]
+        statistics = {"baseline_mean": self.baseline.mean, "baseline_std": self.baseline.std}
+        metrics.update(reward_metrics(self.step_rewards, truncated[real], **statistics))
+
+    def _running_advantage(self, token_level_rewards, response_mask, **_):
+        """The paper's baseline as a verl advantage estimator: (B, T) rewards and mask -> (B, T) advantages and returns."""
+        advantages = self.baseline.advantages(token_level_rewards.sum(-1)).unsqueeze(-1) * response_mask
+        return advantages, advantages
+
+    def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        batch.extra_info["egrsd_entropy_scale"] = self.entropy_scale  # reaches every micro-batch, as the temperature does
+        batch = super()._update_actor(batch, metrics)
+        prefix = f"actor/{SUM_PREFIX}"
+        sums = {name.removeprefix(prefix): metrics.pop(name) for name in list(metrics) if name.startswith(prefix)}
+        metrics.update(token_means(sums))
+        return batch
+
+    def _save_checkpoint(self):
+        """Our state first: verl's marker of a complete checkpoint is the last thing that is written."""
+        folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
+        folder.mkdir(parents=True, exist_ok=True)
+        partial_file = folder / f"{STATE_FILE}.partial"
+        partial_file.write_text(json.dumps({"baseline": self.baseline.state_dict()}))
+        os.replace(partial_file, folder / STATE_FILE)
+        super()._save_checkpoint()
+
+
+@register_trainer("egrsd_sync")
+class EgrsdSync(EgrsdMixin, PPOTrainerSync):
+    """EGRSD on verl's synchronous trainer."""
+
+
+def check_verl_version() -> None:
+    """RuntimeError outside the range of verl versions that the tests ran on (REQUIRED_VERL.txt)."""
+    required = Requirement(Path(__file__).with_name("REQUIRED_VERL.txt").read_text().strip())
+    if not required.specifier.contains(version("verl"), prereleases=True):
+        raise RuntimeError(f"EGRSD was tested with {required}; this is verl {version('verl')}. Install a version in that range.")
+
+
+def _worker_cls() -> type:
+    if cpu.enabled():
+        from recipe.egrsd.cpu.engine import CpuActorRolloutRefWorker
+
+        return CpuActorRolloutRefWorker
+    return ActorRolloutRefWorker
+
+
+def _is_real(batch: KVBatchMeta) -> list[bool]:
+    """False for the samples with which verl fills a batch up to a multiple of the ranks."""
+    return [not tag.get("is_padding", False) for tag in batch.tags]
+
+
+def _read(batch: KVBatchMeta, *fields: str) -> TensorDict:
+    return tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=list(fields))
+
+
+def _write(batch: KVBatchMeta, **fields: torch.Tensor) -> None:
+    tq.kv_batch_put(
+        keys=batch.keys, partition_id=batch.partition_id, fields=TensorDict(fields, batch_size=len(batch.keys))
+    )
