@@ -20,13 +20,15 @@ def shaped_reward(correct: Tensor, length: Tensor, *, max_length: int, length_bo
         (B,) float32; 0 for an incorrect response.
 
     Raises:
-        ValueError: for a score other than 0 or 1 with a bonus, or a length above max_length; names the row.
+        ValueError: for unequal shapes, a score other than 0 or 1 with a bonus, a length outside [0, max_length]; names the row.
     """
-    correct = correct.float()
+    correct = correct.detach().float()
+    if correct.shape != length.shape:
+        raise ValueError(f"correct has shape {tuple(correct.shape)}, length {tuple(length.shape)}: they would broadcast.")
     if length_bonus == 0:
         return correct
     _refuse(correct, (correct != 0) & (correct != 1), "score", "is neither 0 nor 1; set algorithm.egrsd.length_bonus=0")
-    _refuse(length, length > max_length, "response length", f"exceeds max_length={max_length}")
+    _refuse(length, (length < 0) | (length > max_length), "response length", f"is not in [0, max_length={max_length}]")
     return correct * (1.0 + length_bonus * (1.0 - length.float() / max_length))
 
 

@@ -125,5 +125,6 @@ def _is_verl(path: str | None) -> bool:
 for _plugin in (VerlPrimarySource, AlgorithmSource, VerlAlgorithmSearchPath):
     Plugins.instance().register(_plugin)
 
-if cpu.enabled():
-    import recipe.egrsd.cpu.platform  # noqa: F401  verl asks for the platform in the driver, before anything else of ours
+if cpu.enabled():  # verl asks for its platform and for vLLM's version in the driver, too
+    import recipe.egrsd.cpu.platform
+    import recipe.egrsd.cpu.vllm  # noqa: F401

@@ -13,12 +13,14 @@ def _register_trainers(module) -> None:
     import recipe.egrsd.trainer  # noqa: F401  registers itself
 
 
+@wrapt.when_imported("verl.workers.rollout.base")
+def _register_rollout(module) -> None:
+    module._ROLLOUT_REGISTRY[("vllm", "async")] = "recipe.egrsd.rollout.WatchedServerAdapter"
+
+
 if cpu.enabled():
     import recipe.egrsd.cpu.platform
-    from recipe.egrsd.cpu.vllm import answer_for_vllm, keep_linear_weights
-
-    answer_for_vllm()
-    wrapt.when_imported("vllm.model_executor.layers.utils")(keep_linear_weights)
+    import recipe.egrsd.cpu.vllm
 
     @wrapt.when_imported("verl.workers.engine_workers")
     def _register_engine(module) -> None:

@@ -1,16 +1,18 @@
 """1.0 if the last \\boxed{...} of a response equals the ground truth, else 0.0, decided by math-verify.
 
-verl calls ``compute_score`` from many threads of a Ray actor. math-verify bounds its own time with SIGALRM, which fails in
-a thread, and an expression such as 9^{9^{9^9}} keeps sympy busy for ever, so each comparison that is not plain runs in a
-worker process: this very file, started as a script. A worker that exceeds its time is killed and replaced, its memory is
-limited, and it ends with its parent. It imports math-verify and nothing else: not the parent's __main__, verl, ray or torch.
+verl calls ``compute_score`` from many threads of a Ray actor. math-verify bounds its own time with SIGALRM, which fails
+in a thread, and 9^{9^{9^9}} keeps sympy busy for ever, so a comparison that is not plain runs in a worker process: this
+very file, started as a script. A worker that exceeds its time is killed and replaced, its memory is limited, and it
+ends with its parent. It imports math-verify and nothing else: not the parent's __main__, not verl, ray or torch.
 
 Times are seconds, lengths are characters, memory is bytes.
 """
 
 import atexit
 import contextlib
+import functools
 import logging
+import mmap
 import numbers
 import os
 import queue
@@ -23,16 +25,11 @@ from multiprocessing.connection import Connection, Pipe
 
 logger = logging.getLogger(__name__)
 
-MAX_ANSWER_CHARS = 1000
-"""A longer answer scores 0 (``answer_too_long``); a longer ground truth is a bad one."""
-MAX_PRED_CHARS = 100
-"""Length of ``pred``, the answer's beginning: what verl's maj@N votes on."""
-WORKERS = 2
-"""Worker processes per process that scores. Each starts when it is first needed."""
-WORKER_BYTES = 1 << 30
-"""Address space of one worker; it uses about 60 MiB of it."""
-WORKER_START_SECONDS = 120
-"""Within this a new worker has to be ready (usual: half a second); not part of a response's time."""
+MAX_ANSWER_CHARS = 1000  # a longer answer scores 0 (answer_too_long), a longer ground truth is a bad one
+MAX_PRED_CHARS = 100  # of ``pred``, the answer's beginning, on which verl's maj@N votes
+WORKERS = 2  # per process that scores; each starts when it is first needed
+WORKER_BYTES = 1 << 30  # address space of one worker, which uses about 60 MiB
+WORKER_START_SECONDS = 120  # within which a new worker is ready (usual: 0.4); not part of any response's time
 
 
 def compute_score(
@@ -46,21 +43,19 @@ def compute_score(
 ) -> dict[str, float | int | str]:
     """Scores one response; the signature is that of verl's ``reward.custom_reward_function``. Thread-safe.
 
-    A ground truth that cannot be used (empty, too long, neither str nor int, or needed and unreadable to math-verify) does
-    not stop the run: the response scores 0, ``bad_ground_truth`` is 1 and each such value is logged once per process.
+    A ground truth that is empty, too long, neither str nor int, or unreadable to math-verify when that is asked does
+    not stop the run: the response scores 0, ``bad_ground_truth`` is 1, and a warning names the value once per process.
 
     Args:
-        data_source: not used.
         solution_str: the response, any length. Without a closed last ``\\boxed{...}`` it scores 0.
         ground_truth: the expected answer: ``7``, ``\\frac12``, or a text whose last ``\\boxed{...}`` holds it.
-        extra_info: not used.
         timeout_seconds: for this comparison in its worker; waiting for a free worker comes on top.
-        kwargs: not used; verl adds its reward model's address.
+        data_source, extra_info, kwargs: not used; verl may add its reward model's address and tokenizer.
 
     Returns:
-        The same keys with the same types for every response: ``score`` and ``acc`` (equal; 0.0 or 1.0), ``has_answer``,
-        ``answer_too_long``, ``timed_out``, ``crashed`` (the worker died, for instance of a stack overflow),
-        ``bad_ground_truth`` (each 0 or 1), ``response_chars`` (int) and ``pred`` (str; "" without an answer).
+        The same keys with the same types for every response: ``score`` and ``acc`` (1.0 if equal, else 0.0);
+        ``has_answer``, ``answer_too_long``, ``timed_out``, ``crashed`` (the worker died, for instance of a stack
+        overflow) and ``bad_ground_truth`` (0 or 1); ``response_chars`` (int); ``pred`` (str, "" without an answer).
 
     Raises:
         TypeError: solution_str is not a str.
@@ -74,7 +69,7 @@ def compute_score(
     answer = last_boxed(solution_str)
     outcome = _outcome(answer, expected_answer(ground_truth), timeout_seconds)
     if outcome == "bad_ground_truth":
-        _warn_once(repr(ground_truth)[: MAX_ANSWER_CHARS + 2])
+        _warn_once(repr(ground_truth)[:200])
     return {
         "score": float(outcome == "equal"),
         "acc": float(outcome == "equal"),
@@ -93,7 +88,7 @@ def last_boxed(text: str) -> str | None:
     if start is None:
         return None
     depth = 1
-    for token in re.finditer(r"\\.|[{}]", text[start:], re.DOTALL):  # \\. skips \{ and \}, which are not braces
+    for token in re.finditer(r"\\.|[{}]", text[start:], re.DOTALL):  # \\. steps over \{ and \}, which nest nothing
         depth += {"{": 1, "}": -1}.get(token[0], 0)
         if depth == 0:
             return " ".join(text[start : start + token.start()].split())
@@ -111,7 +106,7 @@ def expected_answer(ground_truth: str | int) -> str | None:
 
 
 def _outcome(answer: str | None, expected: str | None, timeout_seconds: float) -> str:
-    """"equal", "different", or the name of the flag in compute_score's result that says why there is no verdict."""
+    """``equal``, ``different``, or the flag of compute_score's result that says why there is no verdict."""
     if expected is None:
         return "bad_ground_truth"
     if not answer:
@@ -122,21 +117,16 @@ def _outcome(answer: str | None, expected: str | None, timeout_seconds: float) -
         return "equal"
     if all(re.fullmatch(r"[+-]?[0-9]+", text) for text in (answer, expected)):
         return "equal" if int(answer) == int(expected) else "different"
-    idle = _idle
-    worker = idle.get()
+    worker = _idle.get()
     try:
         return worker.compare(expected, answer, timeout_seconds)
     finally:
-        idle.put(worker)
+        _idle.put(worker)
 
 
-_warned: set[str] = set()
-
-
+@functools.cache
 def _warn_once(shown: str) -> None:
-    if shown not in _warned:
-        _warned.add(shown)
-        logger.warning("math-verify cannot use the ground truth %s: its responses score 0 (bad_ground_truth).", shown)
+    logger.warning("math-verify cannot use the ground truth %s (bad_ground_truth): responses to it score 0.", shown)
 
 
 class _Worker:
@@ -146,7 +136,7 @@ class _Worker:
         self.process: subprocess.Popen | None = None
 
     def compare(self, expected: str, answer: str, timeout_seconds: float) -> str:
-        """The outcome for one pair. Whatever happens, what is left of it cannot reach the next pair."""
+        """The outcome for one pair. However it ends, a late verdict cannot be taken for that of the next pair."""
         if self.process is None or self.process.poll() is not None:
             self.stop()
             self.start()
@@ -171,12 +161,11 @@ class _Worker:
                 [sys.executable, __file__, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONSAFEPATH": "1"},  # our siblings are no top-level modules
+                env={**os.environ, "PYTHONSAFEPATH": "1"},  # the files beside this one are no top-level modules
             )
-        try:
+        ready = False
+        with contextlib.suppress(EOFError, OSError):
             ready = self.pipe.poll(WORKER_START_SECONDS) and self.pipe.recv()
-        except (EOFError, OSError):
-            ready = False
         if not ready:
             self.stop()
             raise RuntimeError(f"The answer checker does not start. Can {sys.executable} import math_verify?")
@@ -190,7 +179,6 @@ class _Worker:
 
 
 def _new_pool() -> None:
-    """A forked child gets its own workers: two processes on one pipe would read each other's verdicts."""
     global _idle
     _idle = queue.LifoQueue()  # last in, first out: the second worker starts only when two are needed
     for _ in range(WORKERS):
@@ -206,14 +194,11 @@ def _stop_idle_workers() -> None:
 
 _idle: queue.LifoQueue[_Worker]
 _new_pool()
-os.register_at_fork(after_in_child=_new_pool)
-
-
-# ---------------------------------------------------------------- in the worker
+os.register_at_fork(after_in_child=_new_pool)  # two processes on one pipe would read each other's verdicts
 
 
 def _serve(pipe: Connection) -> None:
-    """Answers (expected, answer, seconds) with (outcome, reusable) until the parent closes the pipe."""
+    """The worker: answers (expected, answer, seconds) with (outcome, reusable) until the parent closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's; its end closes the pipe
     resource.setrlimit(resource.RLIMIT_AS, (WORKER_BYTES, WORKER_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -240,22 +225,22 @@ def _compare(expected: str, answer: str) -> str:
 
 
 def _parse(answer: str) -> list:
-    """The answer as at most one sympy object. Read whole or not at all: no searching for a number in what is unreadable."""
+    """The answer as at most one sympy object; read whole or not at all, no number is picked out of the unreadable."""
     from latex2sympy2_extended.antlr_parser import PSParser
     from math_verify import LatexExtractionConfig, parse
 
-    if not hasattr(PSParser.AtomContext, "FUNC_GAMMA"):  # 1.11.0 on antlr 4.9.3, which hydra needs: "50\%" is unreadable
+    if not hasattr(PSParser.AtomContext, "FUNC_GAMMA"):  # missing from its antlr 4.9.3 grammar: 50\% is unreadable
         PSParser.AtomContext.FUNC_GAMMA = lambda self: None
     boxed = [LatexExtractionConfig(boxed_match_priority=0)]
-    once = {"fallback_mode": "no_fallback", "extraction_mode": "first_match"}
-    return parse(f"\\boxed{{{answer}}}", boxed, **once, parsing_timeout=None)
+    text = f"\\boxed{{{answer}}}"
+    return parse(text, boxed, fallback_mode="no_fallback", extraction_mode="first_match", parsing_timeout=None)
 
 
 def _has_room() -> bool:
     """Whether half of the memory limit is free, so that the next pair does not pay for this one."""
     try:
-        bytearray(WORKER_BYTES // 2)
-    except MemoryError:
+        mmap.mmap(-1, WORKER_BYTES // 2, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ).close()
+    except OSError:
         return False
     return True
 

@@ -48,6 +48,8 @@ class EgrsdMixin(PPOTrainer):
                 config.algorithm.adv_estimator = self.egrsd.advantage
         super().__init__(config)
         self.watchdog = EngineWatchdog(self)
+        if cpu.enabled():
+            self.replay_buffer.poll_interval = 0.1  # verl's 2 s between looks is longer than a step of a tiny model
 
     def _init_resource_pool_mgr(self):
         """A full-parameter run gets verl's reference worker, which verl itself would build for a KL term only."""

@@ -1,7 +1,8 @@
 """Ends a run whose rollout engine died, with the engine's own error.
 
-verl waits for ever in two places: a weight sync whose receiver raised or died, and a batch whose prompts can no longer be
-generated. The watchdog asks every vLLM server for its health; when one is gone it interrupts the trainer, wherever it waits.
+verl's trainer polls for samples that a dead engine will never deliver, and reports what remains as failed prompts. The
+watchdog asks every vLLM server for its health and interrupts the trainer when one is gone. A weight sync that hangs on a dead
+or failed receiver is rollout.py's business.
 """
 
 import ctypes
@@ -37,34 +38,36 @@ class EngineWatchdog:
 
     def __enter__(self) -> None:
         self._stopped = threading.Event()
-        self._main_thread = threading.get_ident()
-        servers = [(r.server_address, server) for r in self.trainer.llm_server_manager.get_replicas() for server in r.servers[:1]]
-        pids = ray.get([server.__ray_call__.remote(lambda _: os.getpid()) for _, server in servers])
-        addresses = [address for address, _ in servers]
-        self._thread = threading.Thread(target=self._watch, args=(dict(zip(addresses, pids, strict=True)),), daemon=True)
-        self._thread.start()
+        self._trainer_thread = threading.get_ident()
+        replicas = self.trainer.llm_server_manager.get_replicas()
+        pids = ray.get([replica.servers[0].__ray_call__.remote(lambda _: os.getpid()) for replica in replicas])
+        self._servers = {replica.server_address: pid for replica, pid in zip(replicas, pids, strict=True)}
+        threading.Thread(target=self._watch, daemon=True).start()
 
     def __exit__(self, kind, error, traceback) -> None:
         self._stopped.set()
-        if error is not None and self.cause is not None:
+        if error is None:
+            return
+        self.cause = self.cause or self._look()  # the trainer may have met the dead engine before the watchdog did
+        if self.cause is not None:
             raise EngineDied(self.cause) from error
 
-    def _watch(self, pids: dict[str, int]) -> None:
-        failures = dict.fromkeys(pids, 0)
-        while not self._stopped.wait(POLL_SECONDS):
-            for address, pid in pids.items():
-                problem = _health_problem(address)
-                failures[address] = failures[address] + 1 if problem else 0
-                if failures[address] >= FAILURES_BEFORE_DEATH:
-                    self._interrupt(f"the vLLM server at {address} (pid {pid}) died: {problem}.\n{_last_errors(pid)}")
-                    return
+    def _watch(self) -> None:
+        failures = 0
+        while failures < FAILURES_BEFORE_DEATH:
+            if self._stopped.wait(POLL_SECONDS):
+                return
+            failures = failures + 1 if self._look() else 0
+        self.cause = self._look()
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._trainer_thread), ctypes.py_object(EngineDied))
 
-    def _interrupt(self, cause: str) -> None:
-        self.cause = cause
-        # The trainer waits either in Python (polling for samples) or inside Ray for a worker that waits for the engine.
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._main_thread), ctypes.py_object(EngineDied))
-        for worker in self.trainer.actor_rollout_wg.workers:
-            ray.kill(worker)
+    def _look(self) -> str | None:
+        """The obituary of the first dead server, or None."""
+        for address, pid in self._servers.items():
+            problem = _health_problem(address)
+            if problem:
+                return f"the vLLM server at {address} (pid {pid}) died: {problem}.\n{_last_errors(pid)}"
+        return None
 
 
 def _health_problem(address: str) -> str | None:

@@ -32,6 +32,7 @@ def ratio_weight(
         (B, T) weights in [1 - clip_range, 1 + clip_range].
     """
     _require_float32(student_log_probs=student_log_probs, teacher_log_probs=teacher_log_probs, advantages=advantages)
+    _require_shape(student_log_probs, teacher_log_probs=teacher_log_probs, advantages=advantages)
     log_ratio = (teacher_log_probs - student_log_probs).detach()
     return (advantages.detach().sign() * log_ratio).exp().clamp(1.0 - clip_range, 1.0 + clip_range)
 
@@ -55,6 +56,7 @@ def lookahead_entropy(entropy: Tensor, response_mask: Tensor, *, window: int) ->
     """
     _require_float32(entropy=entropy)
     _require_bool(response_mask)
+    _require_shape(entropy, response_mask=response_mask)
     if window < 0:
         raise ValueError(f"window={window} would look at past tokens; use window >= 0 (0 is EGRSD, no lookahead).")
     entropy = entropy.detach()
@@ -83,6 +85,7 @@ def entropy_scale(entropy: Tensor, response_mask: Tensor, *, min_nats: float = 1
     """
     _require_float32(entropy=entropy)
     _require_bool(response_mask)
+    _require_shape(entropy, response_mask=response_mask)
     return torch.cat([entropy.detach()[response_mask], entropy.new_tensor([min_nats])]).max()
 
 
@@ -99,7 +102,7 @@ def entropy_gate(entropy: Tensor, scale: Tensor | float, *, gamma: float, floor:
         (B, T) in [floor, 1].
     """
     _require_float32(entropy=entropy)
-    return (1.0 - gamma * entropy.detach() / scale).clamp(floor, 1.0)
+    return (1.0 - gamma * entropy / scale).detach().clamp(floor, 1.0)
 
 
 def _require_float32(**tensors: Tensor) -> None:
@@ -111,3 +114,9 @@ def _require_float32(**tensors: Tensor) -> None:
 def _require_bool(response_mask: Tensor) -> None:
     if response_mask.dtype != torch.bool:
         raise TypeError(f"response_mask is {response_mask.dtype}, expected torch.bool (True = a sampled token): use .bool().")
+
+
+def _require_shape(expected: Tensor, **tensors: Tensor) -> None:
+    for name, tensor in tensors.items():
+        if tensor.shape != expected.shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(expected.shape)}: it would broadcast.")

