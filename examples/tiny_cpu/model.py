@@ -1,0 +1,133 @@
+"""A tiny Qwen3 with random weights and a tokenizer of its own, saved as an ordinary Hugging Face folder.
+
+The classes are the ones that real Qwen3 folders name (Qwen3ForCausalLM, Qwen2Tokenizer), so transformers, verl and vLLM load
+the folder like any other Qwen3.
+"""
+
+import argparse
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import AddedToken, GenerationConfig, PreTrainedTokenizerBase, Qwen2Tokenizer, Qwen3Config, Qwen3ForCausalLM
+
+from examples.tiny_cpu.task import CHECK, INSTRUCTION, Problem, make_problems, reference_solution, solve
+from recipe.egrsd.privileged import prompt_ids, teacher_messages
+
+TEACHER_TEMPLATE = Path(__file__).with_name("teacher_prompt.jinja")
+STUDENT_THINKING = False
+# With thinking allowed, Qwen3's template opens no think block and leaves the start of the answer to the model. The warm start
+# teaches this model to answer at once, so the teacher scores a response in the place where it would write its own. It is also
+# the recipe's default, and four tokens shorter.
+TEACHER_THINKING = True
+
+END_OF_TURN, PADDING = "<|im_end|>", "<|endoftext|>"
+VOCABULARY = 512  # an upper bound; the task has words for fewer
+
+# Qwen3's template without tools: a chat that is to be answered without thinking gets an empty think block.
+CHAT_TEMPLATE = """\
+{%- for message in messages %}
+    {{- '<|im_start|>' }}{{ message.role }}{{ '\\n' }}{{ message.content }}{{ '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+    {%- if enable_thinking is defined and enable_thinking is false %}
+        {{- '<think>\\n\\n</think>\\n\\n' }}
+    {%- endif %}
+{%- endif %}
+"""
+
+
+def student_prompt(tokenizer: Any, problem: Problem) -> list[int]:
+    """Token ids of the problem alone, as verl builds them from a data row."""
+    return prompt_ids(tokenizer, problem.messages, enable_thinking=STUDENT_THINKING)
+
+
+def teacher_prompt(tokenizer: Any, problem: Problem, solution: str | None = None) -> list[int]:
+    """Token ids of the privileged prompt, as the recipe builds them from a data row; the default is the row's solution."""
+    messages = teacher_messages(
+        problem.messages,
+        reference_solution(problem) if solution is None else solution,
+        instruction=INSTRUCTION,
+        template=TEACHER_TEMPLATE,
+    )
+    return prompt_ids(tokenizer, messages, enable_thinking=TEACHER_THINKING)
+
+
+def build_tokenizer(seed: int = 0) -> PreTrainedTokenizerBase:
+    """Qwen's tokenizer (bytes, digits one by one) with merges learned from texts of the task."""
+    rng = random.Random(seed)
+    texts = []
+    for problem in make_problems("warm_start", 500, seed=seed):
+        messages = teacher_messages(
+            problem.messages, solve(problem, rng, check=CHECK), instruction=INSTRUCTION, template=TEACHER_TEMPLATE
+        )
+        texts += ["user\n", "assistant\n\n\n", messages[-1]["content"]]
+    # Qwen2Tokenizer brings the rules that split a text into words; the pieces inside words are learned here.
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = Qwen2Tokenizer().backend_tokenizer.pre_tokenizer
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=VOCABULARY, initial_alphabet=alphabet, show_progress=False))
+    learned = json.loads(bpe.to_str())["model"]
+    tokenizer = Qwen2Tokenizer(
+        vocab=learned["vocab"],
+        merges=[tuple(merge) for merge in learned["merges"]],
+        unk_token=PADDING,
+        eos_token=END_OF_TURN,
+        pad_token=PADDING,
+        extra_special_tokens=["<|im_start|>"],
+    )
+    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in ("<think>", "</think>")])
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def build_model(tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> Qwen3ForCausalLM:
+    """A float32 Qwen3 of about half a million parameters with random weights."""
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=32,  # vLLM's CPU attention refuses 16
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        dtype="float32",
+    )
+    torch.manual_seed(seed)
+    model = Qwen3ForCausalLM(config)
+    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    return model
+
+
+def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Writes the Hugging Face folder."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def main() -> None:
+    """Writes a model with random weights and prints the token ids' length of one problem's prompts."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the model")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    tokenizer = build_tokenizer(args.seed)
+    model = build_model(tokenizer, args.seed)
+    save(model, tokenizer, args.out)
+    problem = make_problems("validation", 1, seed=args.seed)[0]
+    print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens in the vocabulary")
+    for name, ids in (("student", student_prompt(tokenizer, problem)), ("teacher", teacher_prompt(tokenizer, problem))):
+        print(f"--- {name}: {len(ids)} tokens\n{tokenizer.decode(ids)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""Loaded in every process of a test run (VERL_USE_EXTERNAL_MODULES): keeps what the trainer saw; breaks an engine when told to."""
+
+import os
+from pathlib import Path
+
+import torch
+import transfer_queue as tq
+import wrapt
+
+FIELDS = (
+    "uid,teacher_prompt_ids,prompts,responses,response_mask,rollout_log_probs,old_log_probs,teacher_log_probs,"
+    "teacher_entropy,advantages,rm_scores"
+).split(",")
+
+
+@wrapt.when_imported("recipe.egrsd.trainer")
+def _keep_batches(module) -> None:
+    folder = os.environ.get("EGRSD_PROBE")
+    if not folder:
+        return
+    update_actor = module.EgrsdMixin._update_actor
+
+    def update_and_keep(self, batch, metrics):
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=FIELDS)
+        kept = {
+            field: [row.clone() for row in data[field].unbind()] if isinstance(data[field], torch.Tensor) else list(data[field])
+            for field in FIELDS
+        }
+        kept |= {"is_padding": [tag.get("is_padding", False) for tag in batch.tags], "entropy_scale": self.entropy_scale}
+        kept |= {"baseline": self.baseline.state_dict()}
+        result = update_actor(self, batch, metrics)
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        torch.save({**kept, "metrics": dict(metrics)}, Path(folder) / f"{self.global_steps}.pt")
+        return result
+
+    module.EgrsdMixin._update_actor = update_and_keep
+
+
+@wrapt.when_imported("verl.workers.rollout.vllm_rollout.utils")
+def _break_sync(module) -> None:
+    if os.environ.get("EGRSD_BREAK_SYNC"):
+
+        def receive(self, *args, **kwargs):
+            raise RuntimeError("this engine was told to break")
+
+        module.vLLMColocateWorkerExtension.update_weights_from_ipc = receive

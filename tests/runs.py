@@ -1,0 +1,137 @@
+"""Real runs of verl's main_ppo on the CPU, small enough for tests, and what they leave behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Qwen3ForCausalLM
+
+from examples.tiny_cpu import model as tiny
+from examples.tiny_cpu.task import INSTRUCTION, make_problems, write_parquet
+
+ROOT = Path(__file__).resolve().parents[1]
+RESPONSE_TOKENS = 24
+# A random model answers nothing right; this reward is right half of the time, so that there is something to learn from.
+COIN_REWARD = [f"reward.custom_reward_function.path={ROOT / 'tests' / 'coin_reward.py'}"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run."""
+
+    folder: Path
+    returncode: int
+    log: str
+    seconds: float
+
+    @cached_property
+    def metrics(self) -> list[dict[str, float]]:
+        """verl's metrics, one dict a step, validation before training left out."""
+        lines = (self.folder / "metrics.jsonl").read_text().splitlines()
+        return [entry["data"] for entry in map(json.loads, lines) if "training/global_step" in entry["data"]]
+
+    def probe(self, step: int) -> dict[str, Any]:
+        """What tests/probe.py saw in that step: every field of the batch when the actor was updated."""
+        return torch.load(self.folder / "probe" / f"{step}.pt", weights_only=False)
+
+
+def write_inputs(folder: Path, *, train: int = 32, validation: int = 4) -> None:
+    """A tiny Qwen3 with random but decided weights, and parquet files of addition problems."""
+    tokenizer = tiny.build_tokenizer()
+    config = tiny.build_model(tokenizer).config
+    config.tie_word_embeddings = False  # verl 0.9.1 cannot sync a tied model with an adapter to vLLM 0.29
+    model = Qwen3ForCausalLM(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 2:  # the usual initial weights are so small that every distribution is uniform
+                parameter.mul_(20.0 if "lm_head" in name else 8.0)
+    tiny.save(model, tokenizer, folder / "model")
+    write_parquet(make_problems("train", train, seed=0), folder / "train.parquet")
+    write_parquet(make_problems("validation", validation, seed=0), folder / "val.parquet")
+
+
+def command(inputs: Path, folder: Path, overrides: Sequence[str] = (), *, algorithm: str = "cl_egrsd") -> list[str]:
+    """A run of three steps of four rows; later overrides win."""
+    settings = {
+        "algorithm": algorithm,
+        "algorithm.egrsd.teacher.instruction": f"'{INSTRUCTION}'",
+        "algorithm.egrsd.teacher.template": tiny.TEACHER_TEMPLATE,
+        "algorithm.egrsd.teacher.max_prompt_length": 256,
+        "data.train_files": inputs / "train.parquet",
+        "data.val_files": inputs / "val.parquet",
+        "data.train_batch_size": 4,
+        "data.max_prompt_length": 128,
+        "data.max_response_length": RESPONSE_TOKENS,
+        "data.seed": 1,
+        "+data.apply_chat_template_kwargs.enable_thinking": False,
+        "actor_rollout_ref.model.path": inputs / "model",
+        "actor_rollout_ref.actor.ppo_mini_batch_size": 4,
+        "actor_rollout_ref.actor.ppo_max_token_len_per_gpu": 1024,
+        "actor_rollout_ref.actor.optim.lr": 1e-3,
+        "trainer.total_training_steps": 3,
+        "trainer.val_before_train": False,
+        "trainer.default_local_dir": folder / "checkpoints",
+        "trainer.logger": "[file]",
+        "hydra.run.dir": folder / "hydra",
+    }
+    given = {override.lstrip("+").split("=", 1)[0] for override in overrides}
+    kept = [f"{key}={value}" for key, value in settings.items() if key.lstrip("+") not in given]
+    return [sys.executable, "-m", "verl.trainer.main_ppo", *kept, *overrides]
+
+
+def run(
+    inputs: Path,
+    folder: Path,
+    overrides: Sequence[str] = (),
+    *,
+    algorithm: str = "cl_egrsd",
+    timeout: float = 300,
+    watch: Any = None,
+    **env: str,
+) -> Run:
+    """Runs it to its end; ``watch(process, log_path)`` is called once a second meanwhile. Kills it after ``timeout`` seconds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log_path, started = folder / "log", time.monotonic()
+    environment = {
+        **os.environ,
+        "VERL_PLATFORM": "cpu",
+        "VERL_USE_EXTERNAL_MODULES": "probe",
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]),
+        "VERL_FILE_LOGGER_PATH": str(folder / "metrics.jsonl"),
+        "EGRSD_PROBE": str(folder / "probe"),
+        **env,
+    }
+    with log_path.open("w") as log:
+        process = subprocess.Popen(
+            command(inputs, folder, overrides, algorithm=algorithm),
+            cwd=ROOT,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            while process.poll() is None and time.monotonic() - started < timeout:
+                time.sleep(1)
+                if watch:
+                    watch(process, log_path)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+                process.wait(30)
+    return Run(folder, process.returncode, log_path.read_text(errors="replace"), time.monotonic() - started)
+
+
+def good(result: Run) -> Run:
+    """The run itself if it ended well; else the end of its log, as a failure."""
+    assert result.returncode == 0, result.log[-6000:]
+    return result

@@ -1,0 +1,80 @@
+"""Documents say what the code does: metric table, file tree, import directions, examples that resolve."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from runs import ROOT
+
+from recipe.egrsd.metrics import METRICS
+
+RECIPE = ROOT / "recipe" / "egrsd"
+# A module may import those of its own layer's left; verl and ray start at the second layer.
+LAYERS = [
+    {"weights", "advantage", "privileged", "reward", "metrics", "schema"},
+    {"loss", "dataset", "teacher", "cpu", "rollout", "watchdog", "hydra_plugin"},
+    {"trainer"},
+    {"register"},
+]
+
+
+def test_the_metric_table_is_the_metrics():
+    rows = re.findall(r"^\| `(egrsd/\w+)` \| (.*) \| (\S+) \| (\S*) … (\S*) \|$", (ROOT / "docs/metrics.md").read_text(), re.M)
+    stated = {name: (text.replace("\\|", "|"), unit, *(float(v) if v else None for v in ends)) for name, text, unit, *ends in rows}
+    assert stated == {name: tuple(meaning) for name, meaning in METRICS.items()}
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(RECIPE.rglob("*.py")), ids=lambda path: str(path.relative_to(RECIPE)))
+def test_imports_point_one_way(path):
+    module = path.relative_to(RECIPE).parts[0].removesuffix(".py")
+    if module in ("__init__", "config"):
+        assert not imports(path)
+        return
+    depth = next(depth for depth, layer in enumerate(LAYERS) if module in layer)
+    ours = {name.split(".")[2] for name in imports(path) if name.startswith("recipe.egrsd.")}
+    below = set().union(*LAYERS[:depth]) | {module} | ({"cpu"} if module in ("hydra_plugin",) else set())
+    assert ours & set().union(*LAYERS) <= below
+    if depth == 0:
+        assert not {name.split(".")[0] for name in imports(path)} & {"verl", "ray", "vllm", "tensordict"}
+
+
+@pytest.mark.parametrize("module", ["weights", "advantage"])
+def test_the_maths_needs_torch_only(module):
+    code = f"import sys, recipe.egrsd.{module}; assert not {{'verl', 'ray', 'vllm', 'transformers', 'hydra'}} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_the_readme_tree_is_the_tree():
+    readme = (ROOT / "README.md").read_text()
+    tree = readme.split("<!-- tree -->")[1]
+    named = set(re.findall(r"^    (\S+\.(?:py|jinja|txt))", tree, re.M)) - {"__init__.py"}
+    assert named == {path.name for path in RECIPE.iterdir() if path.is_file()} - {"__init__.py"}
+
+
+def test_the_files_and_functions_stay_small():
+    for path in RECIPE.rglob("*.py"):
+        source = path.read_text()
+        assert len(source.splitlines()) <= 250, path
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno - node.lineno < 50, (path, node.name)
+
+
+def test_nothing_names_the_workplace():
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *RECIPE.rglob("*.py"), *ROOT.glob("examples/**/*.*")]:
+        if path.is_file() and path.suffix in (".md", ".py", ".sh", ".yaml"):
+            assert not re.search(r"/(work|root|farm)/", path.read_text()), path

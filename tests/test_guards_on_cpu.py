@@ -1,0 +1,110 @@
+"""What must never be silent: each of these settings stops a run with a sentence that names the key and the way out."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hydra import compose, initialize_config_module
+from hydra.errors import ConfigCompositionException
+from omegaconf import DictConfig
+from runs import run, write_inputs
+
+import recipe.egrsd.hydra_plugin  # noqa: F401  opens the config group
+from examples.tiny_cpu.task import make_problems, verl_row
+from recipe.egrsd import schema
+
+LORA = "actor_rollout_ref.model.lora_rank=8"
+REFUSED = {
+    "algorithm.adv_estimator=grpo": "algorithm.egrsd.advantage=grpo",
+    "algorithm.rollout_correction.bypass_mode=true": "their ratio would measure the engines",
+    "distillation.enabled=true": "replaces the loss",
+    "actor_rollout_ref.actor.strategy=megatron": "use fsdp or fsdp2",
+    "actor_rollout_ref.ref.entropy_from_logits_with_chunking=false": "0.1 nat off",
+    "actor_rollout_ref.model.use_remove_padding=false": "mixed_precision.param_dtype=fp32",
+    "actor_rollout_ref.model.use_fused_kernels=true": "impl_backend=triton",
+    "actor_rollout_ref.ref.log_prob_use_dynamic_bsz=false": "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu is not set",
+    "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu=8000": "cannot hold one teacher row of up to 8704 tokens",
+    f"{LORA} actor_rollout_ref.actor.entropy_from_logits_with_chunking=false": "actor_rollout_ref.actor.entropy",
+    f"{LORA} actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=8000": "rollout.log_prob_max_token_len_per_gpu=8000",
+    f"{LORA} actor_rollout_ref.model.lora_adapter_path=adapter": "merge the adapter into the model first",
+    "algorithm.egrsd.gamma=-0.1": "use gamma >= 0",
+    "algorithm.egrsd.window=-1": "use window >= 0",
+    "algorithm.egrsd.floor=1.5": "must lie in [0, 1]",
+    "algorithm.egrsd.min_entropy_scale=0": "must be positive (nats)",
+    "algorithm.egrsd.clip_range=1": "must lie in [0, 1)",
+    "algorithm.egrsd.length_bonus=-1": "would punish short answers",
+    "algorithm.egrsd.warmup_steps=-1": "must be >= 0",
+    "algorithm.egrsd.teacher.kind=ema": "teacher.kind=ema is not available; choose from",
+    "algorithm.egrsd.teacher.max_prompt_length=0": "must be positive",
+    "algorithm.egrsd.teacher.template=nowhere.jinja": "is not a file",
+    "+algorithm.egrsd.gama=0.3": "unknown key(s) ['gama']",
+    "+algorithm.egrsd.teacher.sync=1": "unknown key(s) ['sync']",
+    "~algorithm.egrsd.floor": "missing key(s) ['floor']",
+}
+
+
+def composed(*overrides: str) -> DictConfig:
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        return compose("ppo_trainer", overrides=["algorithm=egrsd", *overrides])
+
+
+def test_the_presets_are_valid():
+    egrsd = schema.validate(composed())
+    assert (egrsd.gamma, egrsd.window, egrsd.clip_range, egrsd.teacher.kind) == (0.3, 0, 0.2, "frozen")
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        assert schema.validate(compose("ppo_trainer", overrides=["algorithm=cl_egrsd"])).window == 3
+
+
+@pytest.mark.parametrize("overrides", REFUSED)
+def test_refused_by_name(overrides):
+    config = composed(*overrides.split(" "))
+    with pytest.raises(ValueError) as refusal:
+        schema.validate(config)
+    assert REFUSED[overrides] in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "actor_rollout_ref.model.use_remove_padding=false +actor_rollout_ref.ref.fsdp_config.mixed_precision.param_dtype=fp32",
+        f"{LORA} actor_rollout_ref.ref.log_prob_max_token_len_per_gpu=100",
+        "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu=4352 actor_rollout_ref.ref.ulysses_sequence_parallel_size=2",
+        "actor_rollout_ref.model.use_fused_kernels=true actor_rollout_ref.model.fused_kernel_options.impl_backend=triton",
+    ],
+)
+def test_allowed(overrides):
+    schema.validate(composed(*overrides.split(" ")))
+
+
+def test_a_misspelt_key_is_refused_by_hydra():
+    with pytest.raises(ConfigCompositionException):
+        composed("algorithm.egrsd.gama=0.3")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("inputs")
+    write_inputs(folder, train=8)
+    rows = [verl_row(problem, index) for index, problem in enumerate(make_problems("train", 8, seed=0))]
+    for row, solution in {2: None, 5: "  "}.items():
+        rows[row]["extra_info"]["solution"] = solution
+    pq.write_table(pa.Table.from_pylist(rows), folder / "bad.parquet")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    {
+        "trainer.use_v1=false": "trainer.use_v1=false runs verl's legacy trainer, which would train without EGRSD",
+        "trainer.v1.trainer_mode=sync": "trainer.v1.trainer_mode=sync selects verl's own trainer, which would train plain GRPO",
+        "algorithm.adv_estimator=grpo": "algorithm.adv_estimator=grpo would bypass EGRSD's advantage",
+        "data.train_files={inputs}/bad.parquet": "cannot use 2 of 8 training rows",
+    }.items(),
+)
+def test_the_command_line_stops_with_the_sentence(override, sentence, inputs, tmp_path):
+    result = run(inputs, tmp_path, [override.format(inputs=inputs)], timeout=200)
+    assert result.returncode not in (0, None)
+    assert sentence in result.log
+    assert not (tmp_path / "probe").exists()  # nothing was trained

@@ -1,0 +1,141 @@
+"""The loss hook on real verl micro-batches: exact reduction to verl's loss, gradients, splits."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from reference import entropy_gate, lookahead_entropy, ratio_weight
+from tensordict import TensorDict
+from torch import Tensor
+from verl.utils import tensordict_utils as tu
+from verl.workers.config import FSDPActorConfig
+from verl.workers.utils.losses import ppo_loss
+
+from recipe.egrsd.loss import SUM_PREFIX, egrsd_loss
+from recipe.egrsd.metrics import token_means
+from recipe.egrsd.schema import EgrsdConfig, TeacherConfig
+
+PROMPTS, RESPONSES = [3, 5, 2, 4], [4, 1, 6, 3]
+SCALE = 2.5
+
+
+def settings(**changes) -> EgrsdConfig:
+    teacher = TeacherConfig(
+        kind="frozen", enable_thinking=True, solution_key="s", instruction="", template=None, max_prompt_length=9
+    )
+    knobs = {"gamma": 0.7, "window": 2, "floor": 0.1, "min_entropy_scale": 1.0, "clip_range": 0.2, "advantage": "running"}
+    return EgrsdConfig(**(knobs | {"length_bonus": 0.5, "warmup_steps": 10} | changes), teacher=teacher)
+
+
+def jagged(rows: Sequence[Tensor]) -> Tensor:
+    return torch.nested.as_nested_tensor(list(rows), layout=torch.jagged)
+
+
+def rows(seed: int = 0) -> dict[str, list[Tensor]]:
+    """Four samples as TransferQueue holds them; the third has a hole in its mask, as a tool call leaves it."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(length: int) -> Tensor:
+        return torch.rand(length, generator=generator)
+
+    mask = [torch.ones(length, dtype=torch.int64) for length in RESPONSES]
+    mask[2][2] = 0
+    return {
+        "prompts": [torch.ones(length, dtype=torch.int64) for length in PROMPTS],
+        "responses": [torch.ones(length, dtype=torch.int64) for length in RESPONSES],
+        "response_mask": mask,
+        "old_log_probs": [-random(length) for length in RESPONSES],
+        "teacher_log_probs": [-random(length) for length in RESPONSES],
+        "teacher_entropy": [3 * random(length) for length in RESPONSES],
+        "advantages": [sign * random(1).expand(length) for sign, length in zip((1, -1, -1, 1), RESPONSES, strict=True)],
+    }
+
+
+def micro_batch(samples: dict[str, list[Tensor]], chosen: Sequence[int], *, dp_size: int = 1) -> TensorDict:
+    batch = TensorDict({name: jagged([column[i] for i in chosen]) for name, column in samples.items()}, batch_size=len(chosen))
+    num_tokens = sum(int(mask.sum()) for mask in samples["response_mask"])
+    tu.assign_non_tensor(batch, dp_size=dp_size, batch_num_tokens=num_tokens, global_batch_size=4, egrsd_entropy_scale=SCALE)
+    return batch
+
+
+def output(samples: dict[str, list[Tensor]], chosen: Sequence[int], shift: float = 0.0) -> tuple[dict, Tensor]:
+    """What the engine returns for log-probs equal to old_log_probs + shift, and the leaf that gradients arrive at."""
+    packed = [torch.cat([torch.zeros(PROMPTS[i] - 1), samples["old_log_probs"][i], torch.zeros(1)]) for i in chosen]
+    leaf = (torch.cat(packed) + shift).requires_grad_()
+    offsets = torch.tensor([0, *(len(row) for row in packed)]).cumsum(0)
+    return {"log_probs": torch.nested.nested_tensor_from_jagged(leaf, offsets)}, leaf
+
+
+def actor_config() -> FSDPActorConfig:
+    return FSDPActorConfig(strategy="fsdp2", rollout_n=1, use_dynamic_bsz=True)
+
+
+def loss_and_gradient(samples, chosen, **changes) -> tuple[Tensor, Tensor, dict]:
+    model_output, leaf = output(samples, chosen)
+    loss, metrics = egrsd_loss(actor_config(), settings(**changes), model_output, micro_batch(samples, chosen))
+    loss.backward()
+    return loss.detach(), leaf.grad, metrics
+
+
+def test_switched_off_it_is_verls_loss_bit_for_bit():
+    samples, chosen = rows(), range(4)
+    model_output, leaf = output(samples, chosen)
+    plain, _ = ppo_loss(actor_config(), model_output, micro_batch(samples, chosen))
+    plain.backward()
+    loss, gradient, _ = loss_and_gradient(samples, chosen, gamma=0.0, clip_range=0.0)
+    assert torch.equal(loss, plain.detach())
+    assert torch.equal(gradient, leaf.grad)
+
+
+def test_gradient_is_advantage_times_the_oracles_weights():
+    """d loss / d log p[t] = -A w[t] g[t] / number of tokens, with w and g from the loops of the paper; 0 under the mask."""
+    samples = rows()
+    _, gradient, _ = loss_and_gradient(samples, range(4))
+    lists = {name: [row.double().tolist() for row in column] for name, column in samples.items()}
+    mask = [[bool(m) for m in row] for row in samples["response_mask"]]
+    gate = entropy_gate(lookahead_entropy(lists["teacher_entropy"], mask, window=2), SCALE, gamma=0.7, floor=0.1)
+    rollout_advantages = [row[0] for row in lists["advantages"]]
+    weight = ratio_weight(lists["old_log_probs"], lists["teacher_log_probs"], rollout_advantages, clip_range=0.2)
+    num_tokens, start = sum(map(sum, mask)), 0
+    for row, length in enumerate(RESPONSES):
+        begin = start + PROMPTS[row] - 1
+        expected = [
+            -lists["advantages"][row][t] * weight[row][t] * gate[row][t] / num_tokens if mask[row][t] else 0.0 for t in range(length)
+        ]
+        torch.testing.assert_close(gradient[begin : begin + length], torch.tensor(expected), atol=1e-6, rtol=0)
+        start += PROMPTS[row] + length
+    assert torch.count_nonzero(gradient) == num_tokens
+
+
+@pytest.mark.parametrize("splits", [[[0, 1, 2, 3]], [[0], [1], [2], [3]], [[2, 0], [3, 1]]])
+def test_loss_gradient_and_metrics_do_not_depend_on_the_split(splits):
+    samples = rows()
+    whole_loss, whole_gradient, whole_metrics = loss_and_gradient(samples, range(4))
+    parts = [loss_and_gradient(samples, chosen) for chosen in splits]
+    torch.testing.assert_close(sum(loss for loss, _, _ in parts), whole_loss, atol=1e-6, rtol=0)
+    pieces = torch.split(whole_gradient, [p + r for p, r in zip(PROMPTS, RESPONSES, strict=True)])
+    for chosen, (_, gradient, _) in zip(splits, parts, strict=True):
+        torch.testing.assert_close(gradient, torch.cat([pieces[i] for i in chosen]), atol=1e-6, rtol=0)
+
+    def means(metrics: Sequence[dict]) -> dict[str, float]:
+        names = [name for name in metrics[0] if name.startswith(SUM_PREFIX)]
+        return token_means({name.removeprefix(SUM_PREFIX): sum(m[name].aggregate() for m in metrics) for name in names})
+
+    assert means([metrics for _, _, metrics in parts]) == pytest.approx(means([whole_metrics]), abs=1e-6)
+
+
+def test_weights_come_from_the_pass_that_is_trained_not_from_the_scored_one():
+    """The teacher agrees with the current student everywhere, while old_log_probs say otherwise: every ratio weight is 1."""
+    samples, chosen = rows(), range(4)
+    samples["teacher_log_probs"] = [row + 0.05 for row in samples["old_log_probs"]]
+    model_output, _ = output(samples, chosen, shift=0.05)
+    _, metrics = egrsd_loss(actor_config(), settings(gamma=0.0), model_output, micro_batch(samples, chosen))
+    tokens = metrics[SUM_PREFIX + "num_tokens"].aggregate()
+    assert metrics[SUM_PREFIX + "ratio_weight_mean"].aggregate() == pytest.approx(tokens, abs=1e-5)
+
+
+def test_a_bf16_teacher_is_refused():
+    samples = rows()
+    samples["teacher_entropy"] = [row.bfloat16() for row in samples["teacher_entropy"]]
+    with pytest.raises(TypeError, match=r"entropy is torch.bfloat16"):
+        loss_and_gradient(samples, range(4))

@@ -1,0 +1,491 @@
+"""recipe/egrsd/reward.py: which answers are equal, and what a hostile one may cost. The worker processes are real."""
+
+import inspect
+import logging
+import multiprocessing
+import os
+import resource
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recipe.egrsd import reward
+from recipe.egrsd.reward import compute_score, expected_answer, last_boxed
+
+ROOT = Path(reward.__file__).parents[2]
+BOMB = "9^{9^{9^9}}"
+MEMORY_BOMB = "(x+1)^{1000000}"
+TYPES = {
+    "score": float,
+    "acc": float,
+    "has_answer": int,
+    "answer_too_long": int,
+    "timed_out": int,
+    "crashed": int,
+    "bad_ground_truth": int,
+    "response_chars": int,
+    "pred": str,
+}
+FLAGS = ("answer_too_long", "timed_out", "crashed", "bad_ground_truth")
+
+
+def score(ground_truth, answer: str, **kwargs) -> float:
+    return result(ground_truth, f"So the answer is \\boxed{{{answer}}}.", **kwargs)["score"]
+
+
+def result(ground_truth, response: str, **kwargs) -> dict:
+    """compute_score, with everything that holds for every result checked."""
+    found = compute_score("math", response, ground_truth, {"index": 0}, **kwargs)
+    assert {key: type(value) for key, value in found.items()} == TYPES
+    assert found["score"] == found["acc"] and found["score"] in (0.0, 1.0)
+    assert sum(found[flag] for flag in FLAGS) <= 1 and (found["score"] == 0.0 or not any(found[f] for f in FLAGS))
+    assert found["response_chars"] == len(response) and len(found["pred"]) <= reward.MAX_PRED_CHARS
+    return found
+
+
+def flags(found: dict) -> set[str]:
+    return {flag for flag in FLAGS if found[flag]}
+
+
+def run_python(code: str, **kwargs) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60, **kwargs
+    )
+
+
+# ---------------------------------------------------------------- equality
+
+EQUAL = [
+    ("7", "7"),
+    ("7", "007"),
+    ("7", "+7"),
+    ("7", "7.0"),
+    ("7", "$7$"),
+    (7, "7"),
+    (np.int64(7), "7"),
+    ("-5", "\u22125"),  # a typographic minus sign
+    ("1/2", "0.5"),
+    ("0.5", "\\frac{1}{2}"),
+    ("\\frac12", "1/2"),
+    ("\\frac{3}{4}", "\\dfrac34"),
+    ("The answer is $\\boxed{\\frac{1}{2}}$.", "0.5"),
+    ("\\boxed{3} and then \\boxed{4}", "4"),
+    ("1000", "1,000"),
+    ("1,000", "1000"),
+    ("3\\frac{1}{2}", "3.5"),
+    ("2^{100}", "1267650600228229401496703205376"),
+    ("10\\text{ cm}", "10"),
+    ("\\$5", "5"),
+    ("90", "90^\\circ"),
+    ("50\\%", "50\\%"),
+    ("50\\%", "50"),
+    ("50\\%", "\\frac{1}{2}"),
+    ("5", "x=5"),
+    ("x=5", "5"),
+    ("x=5", "x = 5"),
+    ("\\text{(A)}", "A"),
+    ("\\text{Evelyn}", "\\mathrm{Evelyn}"),
+    ("\\text{north  west}", "\\text{north west}"),
+    ("\\sqrt{2}", "2^{1/2}"),
+    ("x^2+2x+1", "(x+1)^2"),
+    ("3+4i", "4i+3"),
+    ("\\{1,2,3\\}", "\\{3,1,2\\}"),
+    ("1,2", "\\{2,1\\}"),
+    ("[1,2)", "[1, 2)"),
+    ("(-\\infty,2)\\cup(3,\\infty)", "(3,\\infty)\\cup(-\\infty,2)"),
+    ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}"),
+]
+
+DIFFERENT = [
+    ("7", "8"),
+    ("7", "77"),
+    ("7", "-7"),
+    ("7", ""),
+    ("7", "  "),
+    ("7", "seven"),
+    ("7", "7, 8"),
+    ("7", "7 or 8"),
+    ("12", "1 2"),  # white space is collapsed, never removed
+    ("5", "\u096b"),  # a digit, but not one of 0-9
+    ("1/2", "0.51"),
+    ("1/2", "@#! \\frac{1}{2}"),  # nothing is picked out of what cannot be read
+    ("\\pi", "3.14"),
+    ("50\\%", "0.05"),
+    ("0.5", "0.5\\%"),
+    ("\\text{yes}", "\\text{no}"),
+    ("x=5", "y=5"),
+    ("(1,2)", "[1,2]"),
+    ("\\{1,2\\}", "\\{1,3\\}"),
+    ("1000", "1e3"),
+    ("3", "\\frac{1}{0}"),
+    ("3", "\\frac{6}"),
+    ("3", "\\left( 3"),
+    ("3", "\\unknowncommand{3}"),
+    ("3", "\x00"),
+    ("3", "\ud800"),  # a lone surrogate
+    ("3", "\u56db \U0001f600"),
+]
+
+
+@pytest.mark.parametrize(("ground_truth", "answer"), EQUAL, ids=str)
+def test_equal_answers_score_one(ground_truth, answer):
+    assert score(ground_truth, answer) == 1.0
+
+
+@pytest.mark.parametrize(("ground_truth", "answer"), DIFFERENT, ids=ascii)
+def test_different_answers_score_zero(ground_truth, answer):
+    found = result(ground_truth, f"\\boxed{{{answer}}}")
+    assert found["score"] == 0.0 and not flags(found)
+
+
+# ---------------------------------------------------------------- which answer
+
+BOXES = {
+    "\\boxed{7}": "7",
+    "\\boxed {7}": "7",
+    "\\boxed\n{ 7 }": "7",
+    "$$\\boxed{7}$$ is what goes into \\boxed.": "7",
+    "first \\boxed{1}, then \\boxed{2}": "2",
+    "\\boxed{1}, no: \\boxed{}": "",
+    "\\boxed{\\frac{1}{\\sqrt{2}}} }}": "\\frac{1}{\\sqrt{2}}",
+    "\\boxed{\\{1, 2\\}}": "\\{1, 2\\}",
+    "\\boxed{\\left\\{ x \\right.}": "\\left\\{ x \\right.",
+    "\\boxed{1 \\\\ 2\\\\}": "1 \\\\ 2\\\\",
+    "\\boxed{a\n  b}": "a b",
+    "": None,
+    "7": None,
+    "boxed{7}": None,
+    "\\boxed7": None,
+    "\\boxed{7": None,
+    "\\boxed{7\\}": None,
+    "\\boxed{1} and, cut off by the length limit, \\boxed{\\frac{2}": None,
+}
+
+
+@pytest.mark.parametrize("text", BOXES, ids=ascii)
+def test_the_last_box_is_the_answer(text):
+    assert last_boxed(text) == BOXES[text]
+    found = result("7", text)
+    assert found["has_answer"] == (BOXES[text] is not None) and found["pred"] == (BOXES[text] or "")
+    assert found["score"] == (BOXES[text] == "7") and not flags(found)
+
+
+def test_a_wrong_last_box_is_not_saved_by_an_earlier_right_one():
+    assert result("7", "\\boxed{7} or rather \\boxed{8}")["score"] == 0.0
+    assert result("7", "\\boxed{8} or rather \\boxed{7}")["score"] == 1.0
+
+
+LONG = ["x" * 100_000, "\\boxed" * 20_000, "\\boxed{" * 15_000, "{" * 100_000, "\\boxed{" + "\\" * 99_999]
+
+
+@pytest.mark.parametrize("text", LONG, ids=lambda text: text[:10].strip())
+def test_a_long_text_costs_no_more_than_reading_it(text):
+    start = time.monotonic()
+    assert result("7", text)["has_answer"] == 0
+    assert result("7", text + " \\boxed{7}")["score"] == 1.0
+    assert time.monotonic() - start < 5.0
+
+
+def test_a_long_answer_is_refused_whole():
+    limit = reward.MAX_ANSWER_CHARS
+    assert score("1" * limit, "1" * limit) == 1.0
+    for answer in ("1" * (limit + 1), "7" + " + 0" * 25_000, "\\frac{1}{" * 1000 + "1" + "}" * 1000):
+        found = result("7", f"\\boxed{{{answer}}}")
+        assert found["score"] == 0.0 and flags(found) == {"answer_too_long"}
+        assert found["pred"] == answer[: reward.MAX_PRED_CHARS]
+
+
+# ---------------------------------------------------------------- inputs that are no answers
+
+
+UNUSABLE = [None, "", "  ", 7.0, True, ["7"], {"a": 7}, np.array(["7"]), "\\boxed{7", "9" * 1001]
+
+
+@pytest.mark.parametrize("ground_truth", UNUSABLE, ids=lambda value: repr(value)[:10])
+def test_an_unusable_ground_truth_scores_zero_and_is_named_once(ground_truth, caplog):
+    reward._warn_once.cache_clear()
+    assert expected_answer(ground_truth) is None
+    with caplog.at_level(logging.WARNING):
+        for response in ("\\boxed{7}", "no answer", "\\boxed{None}", "\\boxed{True}"):
+            assert flags(result(ground_truth, response)) == {"bad_ground_truth"}
+    assert len(caplog.messages) == 1 and repr(ground_truth)[:100] in caplog.text
+
+
+def test_a_ground_truth_that_math_verify_cannot_read_leaves_the_identical_answer(caplog):
+    reward._warn_once.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        assert score("north-west", "north-west") == 1.0
+        assert not caplog.messages
+        for answer in ("south", "7"):
+            assert flags(result("north-west", f"\\boxed{{{answer}}}")) == {"bad_ground_truth"}
+    assert len(caplog.messages) == 1 and "'north-west'" in caplog.text
+
+
+@pytest.mark.parametrize("response", [None, 7, b"\\boxed{7}", ["\\boxed{7}"]])
+def test_a_response_that_is_no_string_is_an_error(response):
+    with pytest.raises(TypeError, match=f"solution_str is {type(response).__name__}"):
+        compute_score("math", response, "7")
+
+
+@pytest.mark.parametrize("timeout_seconds", [0, -1.0, float("nan"), float("inf")])
+def test_a_time_limit_that_is_none_is_an_error(timeout_seconds):
+    with pytest.raises(ValueError, match="timeout_seconds"):
+        compute_score("math", "\\boxed{7}", "7", timeout_seconds=timeout_seconds)
+
+
+# ---------------------------------------------------------------- hostile answers
+
+BOMBS = [
+    BOMB,
+    "99999999!",
+    "\\binom{10^9}{10^8}",
+    "(x+y+z)^{200}",
+    MEMORY_BOMB,
+    "[" * 999,
+    "(" * 450 + "1" + ")" * 450,
+    "\\frac{1}{" * 90 + "1" + "}" * 90,
+    "\\sqrt{" * 120 + "2" + "}" * 120,
+    "{" * 450 + "1" + "}" * 450,
+    "-" * 999 + "1",
+    "x_" * 499 + "x",
+]
+
+
+def test_a_bomb_ends_in_time_and_the_next_answer_is_judged_as_ever():
+    """One worker at a time, so that each ordinary answer meets the worker that had the bomb, or its successor."""
+    worker = reward._Worker()
+    try:
+        for bomb in BOMBS:
+            if worker.process is None:
+                worker.compare("1/2", "0.5", 30.0)  # starting is not part of the time
+            start = time.monotonic()
+            assert worker.compare("5", bomb, 0.5) in ("timed_out", "different"), bomb
+            assert time.monotonic() - start < 10.0, bomb
+            assert worker.compare("1/2", "0.5", 30.0) == "equal", bomb
+            assert worker.compare("1/2", "0.6", 30.0) == "different", bomb
+    finally:
+        worker.stop()
+
+
+def test_a_timed_out_answer_says_so():
+    found = result("5", f"\\boxed{{{BOMB}}}", timeout_seconds=0.5)
+    assert flags(found) == {"timed_out"} and found["score"] == 0.0 and found["pred"] == BOMB
+
+
+def test_bombs_among_many_threads_cost_their_own_time_only():
+    """300 responses with 3 bombs on 8 threads: the bound is generous, one that never gets its worker back breaks it."""
+    ordinary = [("7", "7", 1.0), ("7", "8", 0.0), ("12", "12", 1.0), ("\\frac12", "0.5", 1.0), ("\\frac13", "0.3", 0.0)]
+    cases = [ordinary[i % 5] for i in range(300)]
+    with ThreadPoolExecutor(8) as threads:
+
+        def seconds(cases) -> float:
+            start = time.monotonic()
+            got = threads.map(lambda case: score(case[0], case[1], timeout_seconds=2.0), cases)
+            assert list(got) == [case[2] for case in cases]
+            return time.monotonic() - start
+
+        seconds(cases[:40])
+        without = seconds(cases)
+        for place in (20, 21, 200):
+            cases[place] = ("7", BOMB, 0.0)
+        assert seconds(cases) < 2 * without + 3 * (2.0 + 3.0)  # a time-out and a new worker for each
+
+
+def test_all_workers_can_hang_at_once_and_again():
+    """A plain process pool lets the answers that wait behind the bombs time out with them."""
+    cases = [BOMB, BOMB, BOMB, BOMB, "0.5", "0.5", "0.5", "0.5"]
+    assert len([case for case in cases if case == BOMB]) >= 2 * reward.WORKERS
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda answer: score("1/2", answer, timeout_seconds=1.5), cases))
+    assert found == [0.0] * 4 + [1.0] * 4
+    assert reward._idle.qsize() == reward.WORKERS
+
+
+# ---------------------------------------------------------------- the worker process
+
+
+@pytest.fixture
+def worker():
+    worker = reward._Worker()
+    worker.start()
+    yield worker
+    worker.stop()
+
+
+def alive(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def gone_within(pid: int, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while alive(pid) and time.monotonic() < end:
+        time.sleep(0.02)
+    return not alive(pid)
+
+
+def test_a_worker_out_of_memory_is_replaced(worker):
+    pid = worker.process.pid
+    assert resource.prlimit(pid, resource.RLIMIT_AS) == (reward.WORKER_BYTES,) * 2
+    assert worker.compare("1/2", "0.5", 30.0) == "equal" and worker.process.pid == pid
+    resource.prlimit(pid, resource.RLIMIT_AS, (1 << 28,) * 2)  # less than half: as if an earlier pair had taken it
+    assert worker.compare("5", MEMORY_BOMB, 30.0) == "different" and not alive(pid)
+    assert worker.compare("1/2", "0.5", 30.0) == "equal" and worker.process.pid != pid
+
+
+def test_a_worker_that_dies_costs_one_response(worker):
+    threading.Timer(0.5, worker.process.kill).start()
+    assert worker.compare("5", BOMB, 30.0) == "crashed"
+    assert worker.compare("1/2", "0.5", 30.0) == "equal"
+
+
+def test_a_worker_that_died_idle_costs_none(worker):
+    worker.process.kill()
+    worker.process.wait()
+    assert worker.compare("1/2", "0.5", 30.0) == "equal"
+
+
+def test_an_interrupted_comparison_leaves_no_verdict_for_the_next_one(worker, monkeypatch):
+    def interrupt(timeout):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.pipe, "poll", interrupt, raising=True)
+        with pytest.raises(KeyboardInterrupt):
+            worker.compare("1/2", "0.5", 30.0)
+    assert worker.compare("1/2", "0.6", 30.0) == "different"
+
+
+def test_a_hung_worker_outlives_a_killed_parent_by_no_more_than_its_time():
+    code = f"""
+import os, threading, time
+from recipe.egrsd import reward
+worker, idle = reward._Worker(), reward._Worker()
+idle.start()
+threading.Thread(target=worker.compare, args=("5", "{BOMB}", 1.5), daemon=True).start()
+while worker.process is None:
+    time.sleep(0.01)
+time.sleep(1.0)
+print(worker.process.pid, idle.process.pid, flush=True)
+os.kill(os.getpid(), 9)
+"""
+    parent = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    hung, idle = map(int, parent.stdout.split())
+    assert gone_within(idle, 5.0) and gone_within(hung, 10.0)
+
+
+def test_nothing_is_left_when_the_parent_ends():
+    code = "from recipe.egrsd import reward as r; r.compute_score('', '\\\\boxed{0.5}', '1/2'); "
+    done = run_python(code + "print(r._idle.queue[-1].process.pid)")
+    assert not alive(int(done.stdout)) and done.stderr == ""
+
+
+def test_a_forked_child_does_not_share_its_parents_workers():
+    assert score("1/2", "0.5") == 1.0
+    ours = {worker.process.pid for worker in reward._idle.queue if worker.process}
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        theirs = pool.apply(_score_and_pids)
+    assert theirs[0] == 1.0 and ours and not ours & theirs[1]
+    assert all(alive(pid) for pid in ours) and score("1/2", "0.5") == 1.0
+
+
+def _score_and_pids() -> tuple[float, set[int]]:
+    return score("1/2", "0.5"), {worker.process.pid for worker in reward._idle.queue if worker.process}
+
+
+def test_it_loads_nothing_heavy_and_runs_nothing_twice(tmp_path):
+    """A worker must not run the parent's __main__ again: in a Ray worker that would import ray."""
+    script = tmp_path / "main.py"
+    script.write_text(
+        "import sys\nfrom recipe.egrsd import reward\n"
+        "print('main', *{'math_verify', 'sympy', 'verl', 'ray', 'torch', 'numpy'} & set(sys.modules))\n"
+        "print(reward.compute_score('', '\\\\boxed{0.5}', '1/2')['score'])\n"
+        "reward._compare('1/2', '0.5')  # what a worker does\n"
+        "print('worker', *{'verl', 'ray', 'torch', 'numpy'} & set(sys.modules))\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, script], env=env, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split("\n") == ["main", "1.0", "worker", ""]
+
+
+def test_a_checker_that_cannot_start_is_an_error_not_a_zero(monkeypatch, capfd):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    worker = reward._Worker()
+    with pytest.raises(RuntimeError, match="/bin/false import math_verify"):
+        worker.compare("1/2", "0.5", 5.0)
+    assert worker.process is None
+
+
+# ---------------------------------------------------------------- verl
+
+
+def test_verl_can_call_it_by_name():
+    parameters = inspect.signature(compute_score).parameters
+    assert list(parameters)[:4] == ["data_source", "solution_str", "ground_truth", "extra_info"]
+    found = compute_score(
+        data_source="math",
+        solution_str="\\boxed{7}",
+        ground_truth="7",
+        extra_info={"num_turns": 2, "rollout_reward_scores": {}},
+        reward_router_address="host:1",
+        reward_model_tokenizer=None,
+    )
+    assert found["score"] == 1.0
+
+
+class Text:
+    """A tokenizer for responses that are lists of code points."""
+
+    def decode(self, ids, skip_special_tokens: bool) -> str:
+        return "".join(map(chr, ids.tolist()))
+
+
+class Scorer:
+    """What verl's RewardLoopWorker does with our function, in the Ray actor that it is."""
+
+    def __init__(self):
+        from omegaconf import OmegaConf
+        from verl.experimental.reward_loop.reward_manager.naive import NaiveRewardManager
+        from verl.trainer.ppo.reward import get_custom_reward_fn
+
+        ours = {"path": "pkg://recipe.egrsd.reward", "name": "compute_score", "reward_kwargs": {"timeout_seconds": 1.5}}
+        config = OmegaConf.create({"reward": {"custom_reward_function": ours}})
+        self.manager = NaiveRewardManager(config, Text(), get_custom_reward_fn(config))
+
+    async def score(self, answers: list[str]) -> list[dict]:
+        import asyncio
+
+        import torch
+        from verl import DataProto
+
+        def row(answer: str) -> DataProto:
+            ids = torch.tensor([list(map(ord, f"\\boxed{{{answer}}}"))])
+            truth = {"data_source": "math", "reward_model": {"ground_truth": "1/2"}, "extra_info": {}}
+            return DataProto.from_dict(
+                tensors={"responses": ids, "attention_mask": torch.ones_like(ids)},
+                non_tensors={key: np.array([value], dtype=object) for key, value in truth.items()},
+            )
+
+        return await asyncio.gather(*(self.manager.run_single(row(answer)) for answer in answers))
+
+
+def test_verls_reward_manager_in_a_ray_actor():
+    import ray
+
+    paths = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    ray.init(num_cpus=1, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": paths}})
+    try:
+        scorer = ray.remote(Scorer).remote()
+        answers = [BOMB, BOMB, BOMB, *["0.5", "1/2", "0.6"] * 5]
+        found = ray.get(scorer.score.remote(answers), timeout=120)
+    finally:
+        ray.shutdown()
+    assert [one["reward_score"] for one in found] == [0.0] * 3 + [1.0, 1.0, 0.0] * 5
+    assert [one["reward_extra_info"]["timed_out"] for one in found] == [1] * 3 + [0] * 15
+    assert all(list(one["reward_extra_info"]) == list(TYPES) for one in found)
