@@ -1,7 +1,7 @@
 """A tiny Qwen3 with random weights and a tokenizer of its own, saved as an ordinary Hugging Face folder.
 
-The classes are the ones that real Qwen3 folders name (Qwen3ForCausalLM, Qwen2Tokenizer), so transformers, verl and vLLM load
-the folder like any other Qwen3.
+The classes are the ones that real Qwen3 folders name (Qwen3ForCausalLM, Qwen2Tokenizer), so transformers, verl and vLLM
+load the folder like any other Qwen3.
 """
 
 import argparse
@@ -12,17 +12,26 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import AddedToken, GenerationConfig, PreTrainedTokenizerBase, Qwen2Tokenizer, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AddedToken,
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+    Qwen2Tokenizer,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from examples.tiny_cpu.task import CHECK, INSTRUCTION, Problem, make_problems, reference_solution, solve
 from recipe.egrsd.privileged import prompt_ids, teacher_messages
 
 TEACHER_TEMPLATE = Path(__file__).with_name("teacher_prompt.jinja")
 STUDENT_THINKING = False
-# With thinking allowed, Qwen3's template opens no think block and leaves the start of the answer to the model. The warm start
-# teaches this model to answer at once, so the teacher scores a response in the place where it would write its own. It is also
+# With thinking allowed, Qwen3's template writes no think block and leaves the start of the answer to the model. The
+# warm start teaches it to answer at once, so the teacher scores a response where it would write its own. It is also
 # the recipe's default, and four tokens shorter.
 TEACHER_THINKING = True
+
+THREADS = 2  # of torch; fixed, because the order of a sum, and with it the result, depends on it
 
 END_OF_TURN, PADDING = "<|im_end|>", "<|endoftext|>"
 VOCABULARY = 512  # an upper bound; the task has words for fewer
@@ -47,7 +56,7 @@ def student_prompt(tokenizer: Any, problem: Problem) -> list[int]:
 
 
 def teacher_prompt(tokenizer: Any, problem: Problem, solution: str | None = None) -> list[int]:
-    """Token ids of the privileged prompt, as the recipe builds them from a data row; the default is the row's solution."""
+    """Token ids of the privileged prompt, as the recipe builds them; the default solution is the data row's."""
     messages = teacher_messages(
         problem.messages,
         reference_solution(problem) if solution is None else solution,
@@ -69,8 +78,9 @@ def build_tokenizer(seed: int = 0) -> PreTrainedTokenizerBase:
     # Qwen2Tokenizer brings the rules that split a text into words; the pieces inside words are learned here.
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = Qwen2Tokenizer().backend_tokenizer.pre_tokenizer
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    bpe.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=VOCABULARY, initial_alphabet=alphabet, show_progress=False))
+    alphabet = pre_tokenizers.ByteLevel.alphabet()  # every byte is a token, so no text is unreadable
+    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, initial_alphabet=alphabet, show_progress=False)
+    bpe.train_from_iterator(texts, trainer)
     learned = json.loads(bpe.to_str())["model"]
     tokenizer = Qwen2Tokenizer(
         vocab=learned["vocab"],
@@ -115,7 +125,7 @@ def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Pa
 
 
 def main() -> None:
-    """Writes a model with random weights and prints the token ids' length of one problem's prompts."""
+    """Writes a model with random weights and prints one problem's prompts with their lengths."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the model")
     parser.add_argument("--seed", type=int, default=0)

@@ -7,9 +7,9 @@ A solution is three lines, one for each column, and the boxed answer:
     Hundreds: 3+2+1=6.
     \\boxed{632}
 
-The solutions a model is warm-started on are careless (a carry is forgotten with probability FORGET) and wordy (a column is
-checked for no reason with probability CHECK). A forgotten carry is written as "carry 0" and not left out, so that right and
-wrong solutions have the same length and a model can only become shorter by dropping its checks.
+The solutions a model is warm-started on are careless (a carry is forgotten with probability FORGET) and wordy (a column
+is checked for no reason with probability CHECK). A forgotten carry is written as "carry 0" and not left out, so a wrong
+solution saves no words, and the way to become shorter is to drop the checks.
 """
 
 import argparse
@@ -25,11 +25,11 @@ import pyarrow.parquet as pq
 INSTRUCTION = r"Answer in \boxed{}."
 DATA_SOURCE = "tiny_addition"
 
-# Slightly above one half, so that the warm-started model's most likely choice is the wrong one: greedy decoding then starts
-# low for every seed, while a sample still carries often enough to be rewarded for it.
+# Slightly above one half, so that the warm-started model's most likely choice is the wrong one: greedy decoding then
+# starts low for every seed, while a sample still carries often enough to be rewarded for it.
 FORGET = 0.55
 CHECK = 0.5
-# A teacher's solution checks itself rarely, not never: it scores the student's wordy text and must know what a check is.
+# A teacher's solution checks itself rarely, not never: it scores the student's wordy text and must know checks.
 TEACHER_CHECK = 0.1
 
 WORDINGS = (
@@ -41,8 +41,8 @@ WORDINGS = (
 # Two ways to name the columns. Which one a solution takes is a real choice, so a teacher is not certain of it either.
 STYLES = (("Ones", "Tens", "Hundreds"), ("First", "Next", "Last"))
 
-# Share of all pairs of numbers, in tenths. A pair's split depends on the pair alone, never on a seed: a test problem of one
-# seed is a test problem of every seed, so no setting can have been chosen on it.
+# Share of all pairs of numbers, in tenths. A pair's split depends on the pair alone, never on a seed: a test problem of
+# one seed is a test problem of every seed, so no setting can have been chosen on it.
 SPLITS = {"test": range(0, 1), "validation": range(1, 2), "train": range(2, 4), "warm_start": range(4, 10)}
 
 
