@@ -3,7 +3,6 @@
 B  responses. Rewards and advantages are float32; the running statistics are kept in float64.
 """
 
-import torch
 from torch import Tensor
 
 

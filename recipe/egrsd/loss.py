@@ -55,7 +55,7 @@ def egrsd_loss(
     """verl's ppo_loss on advantages scaled by ratio weight and gate; same signature after the two bound arguments.
 
     The student's log-probs are those of the forward pass that is being trained, detached, so a single update per batch needs
-    no scoring pass of its own (issue: paper Alg. 1 computes w from the current policy).
+    no scoring pass of its own (paper Alg. 1 computes w from the current policy).
 
     Args:
         config: verl's ActorConfig.

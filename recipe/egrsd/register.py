@@ -20,7 +20,7 @@ def _register_rollout(module) -> None:
 
 if cpu.enabled():
     import recipe.egrsd.cpu.platform
-    import recipe.egrsd.cpu.vllm
+    import recipe.egrsd.cpu.vllm  # noqa: F401
 
     @wrapt.when_imported("verl.workers.engine_workers")
     def _register_engine(module) -> None:
