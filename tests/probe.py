@@ -1,4 +1,4 @@
-"""Loaded in every process of a test run (VERL_USE_EXTERNAL_MODULES): keeps what the trainer saw; breaks an engine when told to."""
+"""Loaded in every process of a test run (VERL_USE_EXTERNAL_MODULES): keeps what the trainer saw, breaks things when told to."""
 
 import os
 from pathlib import Path
@@ -7,10 +7,10 @@ import torch
 import transfer_queue as tq
 import wrapt
 
-FIELDS = (
-    "uid,teacher_prompt_ids,prompts,responses,response_mask,rollout_log_probs,old_log_probs,teacher_log_probs,"
-    "teacher_entropy,advantages,rm_scores"
-).split(",")
+FIELDS = [
+    "uid", "teacher_prompt_ids", "prompts", "responses", "response_mask", "rollout_log_probs", "old_log_probs",
+    "teacher_log_probs", "teacher_entropy", "advantages", "rm_scores",
+]  # fmt: skip
 
 
 @wrapt.when_imported("recipe.egrsd.trainer")

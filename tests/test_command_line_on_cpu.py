@@ -121,9 +121,10 @@ def leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def preset(path: str) -> dict[str, Any]:
-    """The leaves of one of our files."""
+    """The leaves of one of our files that end up in verl's config: not those that steer hydra itself."""
     tree = yaml.safe_load((RECIPE / path).read_text())
-    tree.pop("defaults", None)
+    for steering in ("defaults", "hydra"):
+        tree.pop(steering, None)
     return leaves(tree)
 
 

@@ -31,7 +31,9 @@ def write(path: Path, change: dict[int, dict] | None = None) -> Path:
     return path
 
 
-def dataset(tokenizer, path: Path, *, train: bool = True, filter_rows: bool = False, entry: dict | None = None, **teacher) -> EgrsdDataset:
+def dataset(
+    tokenizer, path: Path, *, train: bool = True, filter_rows: bool = False, entry: dict | None = None, **teacher
+) -> EgrsdDataset:
     settings = {
         "kind": "frozen",
         "enable_thinking": True,
@@ -117,7 +119,7 @@ def test_bad_rows_are_dropped_and_counted_where_filtering_is_asked_for(tokenizer
 
 def test_a_solution_column_of_another_type_or_name_is_refused(tokenizer, tmp_path):
     numbers = write(tmp_path / "numbers.parquet", {row: {"solution": 5} for row in range(6)})
-    with pytest.raises(ValueError, match="extra_info.solution is int, expected the solution as a string"):
+    with pytest.raises(ValueError, match=r"extra_info\.solution is int, expected the solution as a string"):
         dataset(tokenizer, numbers)
     with pytest.raises(ValueError, match="extra_info has no 'proof'"):
         dataset(tokenizer, write(tmp_path / "rows.parquet"), solution_key="proof")
@@ -139,7 +141,9 @@ def test_a_run_led_by_another_trainer_is_refused_at_once(entry, sentence, tokeni
         dataset(tokenizer, write(tmp_path / "rows.parquet"), entry=entry)
 
 
-@pytest.mark.parametrize("messages", [[], [{"role": "assistant", "content": "4"}], [{"role": "user", "content": [{"type": "image"}]}]])
+@pytest.mark.parametrize(
+    "messages", [[], [{"role": "assistant", "content": "4"}], [{"role": "user", "content": [{"type": "image"}]}]]
+)
 def test_a_prompt_without_a_user_turn_of_text_is_refused(messages):
     with pytest.raises(privileged.RowError, match="must end in a user turn of plain text"):
         privileged.teacher_messages(messages, "a solution", instruction="")

@@ -12,13 +12,15 @@ from recipe.egrsd.metrics import METRICS
 
 pytestmark = pytest.mark.slow
 
-FULL_TWO_RANKS = [*COIN_REWARD, "trainer.n_gpus_per_node=2", "trainer.save_freq=2", "trainer.total_training_steps=3", "data.train_batch_size=4"]
+FULL_TWO_RANKS = [*COIN_REWARD, "trainer.n_gpus_per_node=2", "trainer.save_freq=2"]
 LORA = ["actor_rollout_ref.model.lora_rank=8", "actor_rollout_ref.model.lora_alpha=16", "actor_rollout_ref.rollout.n=2",
         "actor_rollout_ref.rollout.temperature=1.1", "trainer.val_before_train=True"]
-PADDED = [*COIN_REWARD, "actor_rollout_ref.model.use_remove_padding=False", "actor_rollout_ref.actor.use_dynamic_bsz=False",
-          "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=2", "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=3",
-          "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=1", "trainer.total_training_steps=22", "data.train_batch_size=6",
-          "actor_rollout_ref.actor.ppo_mini_batch_size=6"]
+PADDED = [
+    *COIN_REWARD, "actor_rollout_ref.model.use_remove_padding=False", "actor_rollout_ref.actor.use_dynamic_bsz=False",
+    "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=2", "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=3",
+    "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=1", "trainer.total_training_steps=22",
+    "data.train_batch_size=6", "actor_rollout_ref.actor.ppo_mini_batch_size=6",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -100,7 +100,8 @@ def test_gradient_is_advantage_times_the_oracles_weights():
     for row, length in enumerate(RESPONSES):
         begin = start + PROMPTS[row] - 1
         expected = [
-            -lists["advantages"][row][t] * weight[row][t] * gate[row][t] / num_tokens if mask[row][t] else 0.0 for t in range(length)
+            -lists["advantages"][row][t] * weight[row][t] * gate[row][t] / num_tokens if mask[row][t] else 0.0
+            for t in range(length)
         ]
         torch.testing.assert_close(gradient[begin : begin + length], torch.tensor(expected), atol=1e-6, rtol=0)
         start += PROMPTS[row] + length

@@ -5,6 +5,7 @@ A mutant differs from the paper in the one thing that its name says. The inputs 
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 import pytest
 import torch
@@ -342,7 +343,7 @@ def _run(
     use_own: bool = False,
     in_warmup: Callable[[int, int], bool] = lambda step, warmup_steps: step < warmup_steps,
     first_seen: Callable[[int], int] = lambda warmup_steps: 0,
-    mean_of: Callable[[list[list[float]]], float] = lambda seen: _mean(sum(seen, [])),
+    mean_of: Callable[[list[list[float]]], float] = lambda seen: _mean([*chain(*seen)]),
     std_of: Callable[[list[float]], float] = _population_std,
     whiten: Callable[[float, float, float, float], float] = lambda r, mean, std, least: (r - mean) / max(std, least),
 ) -> list[list[float]]:
@@ -353,7 +354,7 @@ def _run(
         if in_warmup(step, rewards.warmup_steps) or not seen:
             result.append([reward - rewards.warmup_mean for reward in batch])
         else:
-            mean, std = mean_of(seen), std_of(sum(seen, []))
+            mean, std = mean_of(seen), std_of([*chain(*seen)])
             result.append([whiten(reward, mean, std, rewards.min_std) for reward in batch])
     return result
 

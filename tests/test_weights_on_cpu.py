@@ -4,6 +4,7 @@ Every ``check_*`` takes the function under test, so that test_mutants_on_cpu.py 
 Tolerances are absolute: 1e-6, or equality where the definition leaves no rounding.
 """
 
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -268,7 +269,7 @@ def test_lookahead_of_window_0_is_the_entropy(batch: Batch):
 def test_a_longer_window_never_raises_the_entropy(batch: Batch):
     mask = batch.response_mask
     results = [weights.lookahead_entropy(batch.entropy, mask, window=w)[mask] for w in (0, 1, 2, 4, 400)]
-    for shorter, longer in zip(results, results[1:], strict=False):
+    for shorter, longer in itertools.pairwise(results):
         assert (longer <= shorter).all()
 
 

@@ -64,9 +64,8 @@ class EgrsdDataset(RLHFDataset):
         chat_template = {**self.apply_chat_template_kwargs, "enable_thinking": self.teacher.enable_thinking}
         ids = privileged.prompt_ids(self.tokenizer, messages, **chat_template)
         if len(ids) > self.teacher.max_prompt_length:
-            raise privileged.RowError(
-                f"the teacher prompt has more than algorithm.egrsd.teacher.max_prompt_length={self.teacher.max_prompt_length} tokens"
-            )
+            limit = f"algorithm.egrsd.teacher.max_prompt_length={self.teacher.max_prompt_length}"
+            raise privileged.RowError(f"the teacher prompt has more than {limit} tokens")
         return ids
 
 

@@ -1,4 +1,6 @@
-"""Makes ``algorithm=<name>`` a config group of verl's own main_ppo. Imports hydra only (on a CPU run also verl's platform), never raises in a run without us.
+"""Makes ``algorithm=<name>`` a config group of verl's own main_ppo, and checks an EGRSD config before Ray starts.
+
+Imports hydra only (on a CPU run also verl's platform), never raises in a run without us.
 
 verl's primary config has an inline ``algorithm:`` node and no group of that name, so stock hydra refuses the word. Hydra
 asks plugins to edit the search path before it composes; ours puts a source in front of verl's that returns verl's primary
@@ -14,6 +16,7 @@ from pathlib import Path
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.plugins import Plugins
+from hydra.experimental.callback import Callback
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -115,6 +118,18 @@ class VerlAlgorithmSearchPath(SearchPathPlugin):
             return
         search_path.prepend("egrsd", f"{VerlPrimarySource.scheme()}://{main[0].path}", SearchPathQuery(provider="main"))
         search_path.append("egrsd", f"{AlgorithmSource.scheme()}://pkg://recipe.egrsd.config")
+
+
+class Validation(Callback):
+    """egrsd.yaml names it under hydra.callbacks: a config that would not be EGRSD stops within seconds, on one line."""
+
+    def on_job_start(self, config: DictConfig, **kwargs) -> None:
+        from recipe.egrsd import schema  # not for the runs of others, which import this module, too
+
+        try:
+            schema.validate(config)
+        except (ValueError, RuntimeError) as problem:
+            raise SystemExit(f"EGRSD: {problem}") from None  # hydra turns any other exception into a warning
 
 
 def _is_verl(path: str | None) -> bool:

@@ -1,6 +1,6 @@
 """Loaded by verl in every Ray process of an EGRSD run, and only there: egrsd.yaml names it in VERL_USE_EXTERNAL_MODULES.
 
-It stays cheap by waiting: the trainer is registered when the process imports verl's trainers, which only some do.
+It stays cheap by waiting: trainer and engine are registered when the process imports verl's, which only some do.
 """
 
 import wrapt
@@ -18,10 +18,14 @@ def _register_rollout(module) -> None:
     module._ROLLOUT_REGISTRY[("vllm", "async")] = "recipe.egrsd.rollout.WatchedServerAdapter"
 
 
+@wrapt.when_imported("verl.workers.engine_workers")
+def _register_engine(module) -> None:
+    import recipe.egrsd.engine
+
+    if cpu.enabled():
+        import recipe.egrsd.cpu.engine  # noqa: F401  registers itself
+
+
 if cpu.enabled():
     import recipe.egrsd.cpu.platform
     import recipe.egrsd.cpu.vllm  # noqa: F401
-
-    @wrapt.when_imported("verl.workers.engine_workers")
-    def _register_engine(module) -> None:
-        import recipe.egrsd.cpu.engine  # noqa: F401  registers itself

@@ -1,12 +1,16 @@
 """The keys under ``algorithm.egrsd`` with their ranges, and every check across keys. Defaults live in config/algorithm/.
 
-``validate`` runs in the trainer's constructor, before Ray starts work. It imports neither torch nor verl.
+``validate`` runs when the command line has been read, before Ray starts, and once more in the trainer's constructor. Imports
+neither torch nor verl.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from packaging.requirements import Requirement
 
 TRAINER_MODES = {"egrsd_sync": "sync"}
 TEACHER_KINDS = ("frozen",)
@@ -82,12 +86,15 @@ def validate(config: Any) -> EgrsdConfig:
     Raises:
         ValueError: for the first setting under which a run would not be EGRSD, would be EGRSD on wrong numbers, or would
             fail late. The sentence names the key, the reason and the way out.
+        RuntimeError: for a verl outside the range that the tests ran on (REQUIRED_VERL.txt).
     """
+    _check_verl_version()
+    check_entry({"use_v1": config.trainer.use_v1, "trainer_mode": config.trainer.v1.trainer_mode})
     egrsd = read(config.algorithm.egrsd)
-    model, actor, ref = (config.actor_rollout_ref[name] for name in ("model", "actor", "ref"))
+    model = config.actor_rollout_ref.model
     lora = uses_lora(config)
     _check_trainer(config)
-    _check_numerics(model, actor if lora else ref, "actor" if lora else "ref")
+    _check_numerics(config, model)
     _check_teacher_rows(config, egrsd, lora)
     if lora and model.get("lora_adapter_path"):
         raise ValueError(
@@ -118,6 +125,12 @@ def check_entry(entry: Mapping[str, Any]) -> None:
         )
 
 
+def _check_verl_version() -> None:
+    required = Requirement(Path(__file__).with_name("REQUIRED_VERL.txt").read_text().strip())
+    if not required.specifier.contains(version("verl"), prereleases=True):
+        raise RuntimeError(f"EGRSD was tested with {required}; this is verl {version('verl')}. Install a version in that range.")
+
+
 def _check_trainer(config: Any) -> None:
     actor_rollout_ref, algorithm = config.actor_rollout_ref, config.algorithm
     if algorithm.adv_estimator != "egrsd":
@@ -138,20 +151,13 @@ def _check_trainer(config: Any) -> None:
         )
 
 
-def _check_numerics(model: Any, engine: Any, name: str) -> None:
-    """Float32 entropy in the engine that scores the teacher: actor with LoRA, ref without (verl's default is bfloat16)."""
-    if not engine.entropy_from_logits_with_chunking:
+def _check_numerics(config: Any, model: Any) -> None:
+    """float32 log-probs and entropies, for student and teacher."""
+    vendor = config.ray_kwargs.ray_init.runtime_env.env_vars.get("VERL_ENGINE_VENDOR")
+    if vendor != "egrsd":
         raise ValueError(
-            f"actor_rollout_ref.{name}.entropy_from_logits_with_chunking=false computes the teacher's entropy in bfloat16, up to "
-            "0.1 nat off; leave it true."
-        )
-    precision = engine.fsdp_config.get("mixed_precision") or {}
-    if precision.get("param_dtype", "bf16") in ("fp32", "float32"):
-        return
-    if not model.use_remove_padding:
-        raise ValueError(
-            "actor_rollout_ref.model.use_remove_padding=false computes the entropy in bfloat16 whatever the chunking switch says; "
-            f"leave it true, or run actor_rollout_ref.{name}.fsdp_config.mixed_precision.param_dtype=fp32."
+            f"ray_kwargs.ray_init.runtime_env.env_vars.VERL_ENGINE_VENDOR={vendor} selects an engine that rounds logits to "
+            "bfloat16; leave it at egrsd."
         )
     if model.use_fused_kernels and model.fused_kernel_options.impl_backend == "torch":
         raise ValueError(
@@ -166,7 +172,7 @@ def _check_teacher_rows(config: Any, egrsd: EgrsdConfig, lora: bool) -> None:
     prefix = f"actor_rollout_ref.{'rollout' if lora else 'ref'}.log_prob"
     if not engine.log_prob_use_dynamic_bsz:
         if engine.log_prob_micro_batch_size_per_gpu is None and engine.log_prob_micro_batch_size is None:
-            raise ValueError(f"{prefix}_micro_batch_size_per_gpu is not set, and the teacher is scored in such micro-batches; set it.")
+            raise ValueError(f"{prefix}_micro_batch_size_per_gpu is not set, but the teacher is scored in such batches; set it.")
         return
     longest = egrsd.teacher.max_prompt_length + config.data.max_response_length
     ranks = config.actor_rollout_ref["actor" if lora else "ref"].get("ulysses_sequence_parallel_size", 1)

@@ -64,8 +64,8 @@ def score(
     for name in ("log_probs", "entropy"):
         if output[name].dtype != torch.float32:
             raise TypeError(
-                f"the engine returned the teacher's {name} in {output[name].dtype}; EGRSD needs float32. Install flash-attn, whose "
-                "cross-entropy computes in float32, or set fsdp_config.mixed_precision.param_dtype=fp32."
+                f"the engine returned the teacher's {name} in {output[name].dtype}; EGRSD needs float32. Was "
+                "recipe.egrsd.engine registered, or are fused kernels of another backend than triton in use?"
             )
         aligned[name] = response_from_nested(output[name], batch["response_mask"])
         _refuse_non_finite(name, aligned[name], batch["response_mask"], names)

@@ -12,6 +12,7 @@ import re
 import threading
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -89,6 +90,6 @@ def _last_errors(pid: int) -> str:
     """The last error lines that a process of this node and its children wrote to Ray's log files."""
     logs = os.path.join(ray._private.worker.global_worker.node.get_session_dir_path(), "logs")
     paths = glob.glob(os.path.join(glob.escape(logs), f"worker-*-{pid}.*"))
-    lines = [line.rstrip() for path in sorted(paths) for line in open(path, errors="replace")]
+    lines = [line for path in sorted(paths) for line in Path(path).read_text(errors="replace").splitlines()]
     errors = [line for line in lines if re.search(r"error|exception|traceback|died|killed", line, re.IGNORECASE)]
     return "Its last words:\n" + "\n".join(errors[-SHOWN_LOG_LINES:]) if errors else f"It left no error in {logs}."

@@ -6,9 +6,11 @@ from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp import transformer_impl
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
+from recipe.egrsd.engine import VENDOR, EgrsdEngine
 
-@EngineRegistry.register(model_type="language_model", backend=["fsdp2"], device=["cpu"])
-class CpuFSDPEngine(transformer_impl.FSDPEngineWithLMHead):
+
+@EngineRegistry.register(model_type="language_model", backend=["fsdp2"], device=["cpu"], vendor=VENDOR)
+class CpuEgrsdEngine(EgrsdEngine):
     """Keeps a forward-only model (the reference worker) in ordinary memory.
 
     verl streams it to the device with CPUOffloadPolicy(pin_memory=True) (transformer_impl.py:462), which refuses to run
