@@ -1,6 +1,8 @@
 """Loaded in every process of a test run (VERL_USE_EXTERNAL_MODULES): keeps what the trainer saw, breaks things when told to."""
 
 import os
+import signal
+import threading
 from pathlib import Path
 
 import torch
@@ -34,6 +36,22 @@ def _keep_batches(module) -> None:
         return result
 
     module.EgrsdMixin._update_actor = update_and_keep
+
+
+@wrapt.when_imported("recipe.egrsd.trainer")
+def _kill_on_request(module) -> None:
+    """EGRSD_KILL=method:step:seconds kills the trainer's process that long after it entered the method in that step."""
+    if "EGRSD_KILL" not in os.environ:
+        return
+    name, step, seconds = os.environ["EGRSD_KILL"].split(":")
+    method = getattr(module.EgrsdMixin, name)
+
+    def die_in(self, *args, **kwargs):
+        if self.global_steps == int(step):
+            threading.Timer(float(seconds), os.kill, (os.getpid(), signal.SIGKILL)).start()
+        return method(self, *args, **kwargs)
+
+    setattr(module.EgrsdMixin, name, die_in)
 
 
 @wrapt.when_imported("verl.workers.rollout.vllm_rollout.utils")

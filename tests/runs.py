@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from transformers import Qwen3ForCausalLM
 
 from examples.tiny_cpu import model as tiny
@@ -20,6 +21,7 @@ from examples.tiny_cpu.task import INSTRUCTION, make_problems, write_parquet
 
 ROOT = Path(__file__).resolve().parents[1]
 RESPONSE_TOKENS = 24
+TEMPERATURE = 1.1
 # A random model answers nothing right; this reward is right half of the time, so that there is something to learn from.
 COIN_REWARD = [f"reward.custom_reward_function.path={ROOT / 'tests' / 'coin_reward.py'}"]
 
@@ -60,7 +62,7 @@ def write_inputs(folder: Path, *, train: int = 32, validation: int = 4) -> None:
 
 
 def command(inputs: Path, folder: Path, overrides: Sequence[str] = (), *, algorithm: str = "cl_egrsd") -> list[str]:
-    """A run of three steps of four rows; later overrides win."""
+    """A run of three steps of four prompts with two responses each; later overrides win."""
     settings = {
         "algorithm": algorithm,
         "algorithm.egrsd.teacher.instruction": f"'{INSTRUCTION}'",
@@ -71,6 +73,8 @@ def command(inputs: Path, folder: Path, overrides: Sequence[str] = (), *, algori
         "data.train_batch_size": 4,
         "data.max_prompt_length": 128,
         "data.max_response_length": RESPONSE_TOKENS,
+        "actor_rollout_ref.rollout.n": 2,
+        "actor_rollout_ref.rollout.temperature": TEMPERATURE,
         "data.seed": 1,
         "+data.apply_chat_template_kwargs.enable_thinking": False,
         "actor_rollout_ref.model.path": inputs / "model",
@@ -83,6 +87,8 @@ def command(inputs: Path, folder: Path, overrides: Sequence[str] = (), *, algori
         "trainer.logger": "[file]",
         "hydra.run.dir": folder / "hydra",
     }
+    if not algorithm:  # verl's own
+        settings = {key: value for key, value in settings.items() if not key.startswith("algorithm")}
     given = {override.lstrip("+").split("=", 1)[0] for override in overrides}
     kept = [f"{key}={value}" for key, value in settings.items() if key.lstrip("+") not in given]
     return [sys.executable, "-m", "verl.trainer.main_ppo", *kept, *overrides]
@@ -129,6 +135,17 @@ def run(
                 os.killpg(process.pid, signal.SIGTERM)
                 process.wait(30)
     return Run(folder, process.returncode, log_path.read_text(errors="replace"), time.monotonic() - started)
+
+
+def replaying(recorded: Path, steps: Sequence[int] = (1, 2, 3)) -> list[str]:
+    """Overrides by which verl writes the rollouts of these steps to a folder, or trains on those it finds there."""
+    settings = {"enable": "true", "steps": str(list(steps)).replace(" ", ""), "dump_dir": recorded}
+    return [f"skip.rollout_tq.{key}={value}" for key, value in settings.items()]
+
+
+def parameters(run: Run, step: int) -> dict[str, torch.Tensor]:
+    """The full model in the checkpoint of that step."""
+    return load_file(run.folder / "checkpoints" / f"global_step_{step}" / "actor" / "huggingface" / "model.safetensors")
 
 
 def good(result: Run) -> Run:

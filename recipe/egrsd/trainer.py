@@ -1,7 +1,5 @@
 """verl's V1 trainer plus the steps that EGRSD adds. Methods stand in the order in which a run calls them."""
 
-import json
-import os
 from functools import partial
 from pathlib import Path
 
@@ -18,14 +16,12 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.debug import marked_timer
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
-from recipe.egrsd import cpu, schema, teacher
+from recipe.egrsd import checkpoint, cpu, schema, teacher
 from recipe.egrsd.advantage import RunningBaseline, shaped_reward
 from recipe.egrsd.loss import SUM_PREFIX, egrsd_loss
 from recipe.egrsd.metrics import reward_metrics, teacher_metrics, token_means
 from recipe.egrsd.watchdog import EngineWatchdog
 from recipe.egrsd.weights import entropy_scale
-
-STATE_FILE = "egrsd.json"
 
 
 class EgrsdMixin(PPOTrainer):
@@ -34,6 +30,7 @@ class EgrsdMixin(PPOTrainer):
     def __init__(self, config):
         self.egrsd = schema.validate(config)
         self.uses_lora = schema.uses_lora(config)
+        self.resumed_from = checkpoint.folder_to_resume(config.trainer)
         self.baseline = RunningBaseline(warmup_steps=self.egrsd.warmup_steps)
         self.step_rewards = None
         with open_dict(config):
@@ -69,18 +66,8 @@ class EgrsdMixin(PPOTrainer):
 
     def _load_checkpoint(self):
         super()._load_checkpoint()
-        if self.global_steps == 0:
-            return
-        if self.config.trainer.resume_mode == "resume_path":
-            folder = Path(self.config.trainer.resume_from_path)
-        else:
-            folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
-        if not (folder / STATE_FILE).is_file():
-            raise ValueError(
-                f"{folder / STATE_FILE} is missing, so the running baseline cannot continue: the checkpoint is torn or was not "
-                "written by EGRSD. Resume from another one, or start over with trainer.resume_mode=disable."
-            )
-        self.baseline.load_state_dict(json.loads((folder / STATE_FILE).read_text())["baseline"])
+        if self.resumed_from:
+            self.baseline.load_state_dict(checkpoint.load(self.resumed_from)["baseline"])
 
     def _step_once(self, *args, **kwargs):
         batch = super()._step_once(*args, **kwargs)
@@ -145,10 +132,7 @@ class EgrsdMixin(PPOTrainer):
     def _save_checkpoint(self):
         """Our state first: verl's marker of a complete checkpoint is the last thing that is written."""
         folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
-        folder.mkdir(parents=True, exist_ok=True)
-        partial_file = folder / f"{STATE_FILE}.partial"
-        partial_file.write_text(json.dumps({"baseline": self.baseline.state_dict()}))
-        os.replace(partial_file, folder / STATE_FILE)
+        checkpoint.save(folder, {"baseline": self.baseline.state_dict()})
         super()._save_checkpoint()
 
 

@@ -1,0 +1,67 @@
+"""What EGRSD keeps beside verl's checkpoint, and the check that the checkpoint to resume from is whole.
+
+verl fills ``global_step_N`` in the order actor, data.pt, and then names N in a tracker file (trainer_base.py:948). A run killed
+on the way leaves the tracker on the step before; ours is written first, so that what verl calls complete has it.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+STATE_FILE = "egrsd.json"
+TRACKER = "latest_checkpointed_iteration.txt"  # verl's name (checkpoint_manager.py:255)
+
+
+def save(folder: Path, state: Mapping[str, Any]) -> None:
+    """Writes the state as JSON, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f"{STATE_FILE}.partial"
+    partial.write_text(json.dumps(state))
+    os.replace(partial, folder / STATE_FILE)
+
+
+def load(folder: Path) -> dict[str, Any]:
+    """The state that ``save`` wrote."""
+    return json.loads((folder / STATE_FILE).read_text())
+
+
+def folder_to_resume(trainer: Any) -> Path | None:
+    """The checkpoint that verl is going to load; None if the run starts from scratch.
+
+    Args:
+        trainer: verl's ``trainer`` config: resume_mode, resume_from_path, default_local_dir.
+
+    Raises:
+        ValueError: if it is torn, was not written by EGRSD, or is not there although the tracker names it (verl would then start
+            from scratch without a word).
+    """
+    if trainer.resume_mode == "disable":
+        return None
+    if trainer.resume_mode == "resume_path":
+        folder = Path(trainer.resume_from_path)
+        named_by = "trainer.resume_from_path"
+    else:
+        tracker = Path(trainer.default_local_dir) / TRACKER
+        if not tracker.exists():
+            return None
+        step = tracker.read_text().strip()
+        if not step.isdigit():
+            raise ValueError(f"{tracker} reads {step!r}, not a step: the run was killed while writing it. {_way_out(tracker)}")
+        folder = tracker.with_name(f"global_step_{step}")
+        named_by = str(tracker)
+    missing = [name for name in (STATE_FILE, "actor", "data.pt") if not (folder / name).exists()]
+    if missing:
+        raise ValueError(
+            f"{folder}, named by {named_by}, has no {' and no '.join(missing)}: the checkpoint is torn or was not written by "
+            f"EGRSD. {_way_out(folder)}"
+        )
+    return folder
+
+
+def _way_out(inside: Path) -> str:
+    return (
+        f"Resume from another one in {inside.parent} (trainer.resume_mode=resume_path trainer.resume_from_path=...), or start "
+        "over with trainer.resume_mode=disable."
+    )

@@ -1,0 +1,144 @@
+"""A killed trainer resumes where it was, a torn checkpoint is named, a dead engine or worker ends the run with its cause."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import DESCENT, PADDED
+from runs import COIN_REWARD, good, parameters, replaying, run, write_inputs
+
+from recipe.egrsd import checkpoint
+
+PHASES = {"_step_once": 1, "_score_with_teacher": 2, "_update_actor": 2, "_save_checkpoint": 3}
+"""Method of the trainer -> the step in which it is killed there: in rollout, scoring, update, checkpoint."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 6))])
+def test_a_killed_trainer_resumes_to_the_same_end(seed, padded, inputs, rollouts, tmp_path):
+    """Four kills at random moments of four phases, each resumed: bit for bit the parameters of the run that never stopped."""
+    overrides = [
+        *COIN_REWARD, *DESCENT, *PADDED, *replaying(rollouts), "trainer.save_freq=1",
+        f"trainer.default_local_dir={tmp_path / 'checkpoints'}",
+    ]  # fmt: skip
+    chance = random.Random(seed)
+    for method, step in PHASES.items():
+        moment = f"{method}:{step}:{chance.uniform(0, 0.3):.3f}"
+        killed = run(inputs, tmp_path / method, overrides, timeout=200, EGRSD_KILL=moment)
+        assert killed.returncode not in (0, None, -signal.SIGTERM), f"{moment}: not killed, or left hanging"
+        assert "The actor is dead because its worker process has died" in killed.log, moment
+        assert last_complete_step(tmp_path) < 3, moment
+    resumed = good(run(inputs, tmp_path, overrides))
+    assert resumed.metrics[-1]["training/global_step"] == 3
+    expected = parameters(padded, 3)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in parameters(resumed, 3).items())
+    state = Path("checkpoints") / "global_step_3" / checkpoint.STATE_FILE
+    assert json.loads((tmp_path / state).read_text()) == json.loads((padded.folder / state).read_text())
+
+
+def last_complete_step(folder: Path) -> int:
+    tracker = folder / "checkpoints" / checkpoint.TRACKER
+    return int(tracker.read_text()) if tracker.exists() else 0
+
+
+@pytest.fixture
+def saved(tmp_path) -> SimpleNamespace:
+    """A trainer config whose folder holds a complete checkpoint of step 2 and a torn one of step 3."""
+    for step, parts in ((2, ("actor", "data.pt")), (3, ("actor",))):
+        checkpoint.save(tmp_path / f"global_step_{step}", {"baseline": {}})
+        for part in parts:
+            (tmp_path / f"global_step_{step}" / part).mkdir()
+    (tmp_path / checkpoint.TRACKER).write_text("2")
+    return SimpleNamespace(resume_mode="auto", resume_from_path=None, default_local_dir=str(tmp_path))
+
+
+def test_the_last_complete_checkpoint_is_taken(saved):
+    assert checkpoint.folder_to_resume(saved) == Path(saved.default_local_dir) / "global_step_2"
+    (Path(saved.default_local_dir) / checkpoint.TRACKER).unlink()
+    assert checkpoint.folder_to_resume(saved) is None
+    saved.resume_mode = "disable"
+    assert checkpoint.folder_to_resume(saved) is None
+
+
+@pytest.mark.parametrize("part", ["egrsd.json", "actor", "data.pt"])
+def test_a_torn_checkpoint_is_named(saved, part):
+    missing = Path(saved.default_local_dir) / "global_step_2" / part
+    missing.unlink() if missing.is_file() else shutil.rmtree(missing)
+    with pytest.raises(ValueError, match=rf"global_step_2, named by .*, has no {part}: the checkpoint is torn .* or start over"):
+        checkpoint.folder_to_resume(saved)
+
+
+def test_a_torn_checkpoint_is_named_when_asked_for(saved):
+    saved.resume_mode, saved.resume_from_path = "resume_path", f"{saved.default_local_dir}/global_step_3"
+    with pytest.raises(ValueError, match=r"global_step_3, named by trainer.resume_from_path, has no data.pt"):
+        checkpoint.folder_to_resume(saved)
+
+
+@pytest.mark.parametrize("text", ["", "2\n3", "two"])
+def test_a_torn_tracker_is_named(saved, text):
+    (Path(saved.default_local_dir) / checkpoint.TRACKER).write_text(text)
+    with pytest.raises(ValueError, match=r"not a step: the run was killed while writing it. Resume from another"):
+        checkpoint.folder_to_resume(saved)
+
+
+def test_a_checkpoint_that_is_gone_does_not_mean_from_scratch(saved):
+    """verl prints a line and starts over."""
+    (Path(saved.default_local_dir) / checkpoint.TRACKER).write_text("7")
+    with pytest.raises(ValueError, match=r"global_step_7, named by .*latest_checkpointed_iteration.txt, has no egrsd.json"):
+        checkpoint.folder_to_resume(saved)
+
+
+@pytest.mark.slow
+def test_a_torn_checkpoint_stops_the_command_line(saved, inputs, tmp_path):
+    (tmp_path / "global_step_2" / "egrsd.json").unlink()
+    result = run(inputs, tmp_path / "run", [f"trainer.default_local_dir={tmp_path}"], timeout=200)
+    assert result.returncode not in (0, None, -signal.SIGTERM)
+    assert "has no egrsd.json: the checkpoint is torn or was not written by EGRSD" in result.log
+
+
+CAUSES = {
+    "EngineCore": r"EngineDied: the vLLM server at \S+ \(pid \d+\) died[\s\S]*Its last words:",
+    "vLLMHttpServer": r"EngineDied: the vLLM server at \S+ \(pid \d+\) died|actor.*(died|dead)",
+    "WorkerDict": r"actor.*(died|dead)",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["EngineCore", *(pytest.param(name, marks=pytest.mark.long) for name in list(CAUSES)[1:])])
+def test_a_killed_process_ends_the_run_within_a_minute(victim, tmp_path):
+    write_inputs(tmp_path / "inputs", train=64)
+    killed_at = []
+
+    def kill_after_first_step(process, log_path):
+        metrics = tmp_path / "run" / "metrics.jsonl"
+        if killed_at or not metrics.exists() or not metrics.read_text():
+            return
+        pids = {int(pid) for pid in re.findall(rf"\({victim} pid=(\d+)\)", log_path.read_text(errors="replace"))}
+        assert pids, f"the log names no {victim}"
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        killed_at.append(time.monotonic())
+
+    overrides = [*COIN_REWARD, "trainer.total_training_steps=100000", "trainer.total_epochs=100000"]
+    result = run(tmp_path / "inputs", tmp_path / "run", overrides, watch=kill_after_first_step)
+    assert result.returncode not in (0, None, -signal.SIGTERM)
+    assert time.monotonic() - killed_at[0] < 60
+    assert re.search(CAUSES[victim], result.log)
+
+
+@pytest.mark.slow
+def test_an_engine_that_cannot_take_the_weights_ends_the_run_with_its_error(tmp_path):
+    """The receiver raises before it answers, as it does for a weight it does not know; verl alone would wait for ever."""
+    write_inputs(tmp_path / "inputs")
+    result = run(tmp_path / "inputs", tmp_path / "run", [*COIN_REWARD], timeout=200, EGRSD_BREAK_SYNC="1")
+    assert result.returncode not in (0, None, -signal.SIGTERM)
+    assert "the rollout engine could not take the new weights" in result.log
+    assert "this engine was told to break" in result.log

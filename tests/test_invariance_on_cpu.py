@@ -1,0 +1,161 @@
+"""The numbers do not depend on how the work is split, and reduce to what they should. Whole runs on the same rollouts.
+
+Ranks, micro-batches, static or dynamic batches, packed or padded: all four differ at once between the two runs that are compared
+here; ``make test-long`` changes one at a time.
+"""
+
+import itertools
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import DESCENT, LORA
+from omegaconf import OmegaConf
+from runs import COIN_REWARD, ROOT, Run, good, parameters, replaying, run
+
+from recipe.egrsd.loss import token_weights
+from recipe.egrsd.schema import EgrsdConfig, TeacherConfig
+
+pytestmark = pytest.mark.slow
+
+COLUMNS = ("old_log_probs", "teacher_log_probs", "teacher_entropy", "advantages")
+TEACHER = TeacherConfig(
+    kind="frozen", enable_thinking=True, solution_key="", instruction="", template=None, max_prompt_length=1
+)
+SETTINGS = {
+    "floor": 0.1, "min_entropy_scale": 1.0, "clip_range": 0.2, "advantage": "running", "length_bonus": 0.5, "warmup_steps": 10,
+    "teacher": TEACHER,
+}  # fmt: skip
+
+
+def rows(result: Run, step: int) -> dict[tuple, dict[str, torch.Tensor]]:
+    """Prompt and response -> what was recorded of that row; verl orders a batch as the responses happen to finish."""
+    batch = result.probe(step)
+    assert not any(batch["is_padding"])
+    names = [tuple(torch.cat(pair).tolist()) for pair in zip(batch["prompts"], batch["responses"], strict=True)]
+    assert len(set(names)) == len(names)
+    return {name: {column: batch[column][i] for column in COLUMNS} for i, name in enumerate(names)}
+
+
+def weights(result: Run, step: int, *, window: int, gamma: float = 0.3):
+    """Ratio weight and gate of every recorded token, one row each."""
+    egrsd, scale = EgrsdConfig(gamma=gamma, window=window, **SETTINGS), result.probe(step)["entropy_scale"]
+    for name, row in rows(result, step).items():
+        student, teacher, entropy, advantages = (row[column].float()[None] for column in COLUMNS)
+        mask = torch.ones_like(student, dtype=torch.bool)
+        yield name, token_weights(student, teacher, entropy, advantages, mask, entropy_scale=scale, egrsd=egrsd)
+
+
+def assert_same_training(one: Run, other: Run) -> None:
+    """Per-token weights within 1e-5 in every step, parameters within 1e-6 after three, and they did move."""
+    for step in (1, 2, 3):
+        ours, theirs = dict(weights(one, step, window=3)), dict(weights(other, step, window=3))
+        assert ours.keys() == theirs.keys()
+        for name in ours:
+            for field in ("ratio", "gate"):
+                torch.testing.assert_close(getattr(ours[name], field), getattr(theirs[name], field), atol=1e-5, rtol=0)
+        assert one.probe(step)["baseline"] == pytest.approx(other.probe(step)["baseline"], abs=1e-12)
+    after, expected = parameters(one, 3), parameters(other, 3)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(after[name], tensor, atol=1e-6, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_ranks_micro_batches_batching_and_padding_change_nothing(full, padded, inputs):
+    assert_same_training(full, padded)
+    from safetensors.torch import load_file
+
+    before, after = load_file(inputs / "model" / "model.safetensors"), parameters(full, 3)
+    assert max((after[name] - before[name]).abs().max() for name in before) > 1e-3
+
+
+def static(size: int) -> list[str]:
+    keys = ("actor.ppo_micro_batch", "rollout.log_prob_micro_batch", "ref.log_prob_micro_batch")
+    sizes = [f"actor_rollout_ref.{key}_size_per_gpu={size}" for key in keys]
+    return ["actor_rollout_ref.actor.use_dynamic_bsz=False", *sizes]
+
+
+ONE_AT_A_TIME = {
+    "one rank": [],
+    "four micro-batches": static(2),
+    "static": static(8),
+    "many dynamic micro-batches": ["actor_rollout_ref.actor.ppo_max_token_len_per_gpu=200"],
+    "padded": ["actor_rollout_ref.model.use_remove_padding=False"],
+}  # fmt: skip
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("change", ONE_AT_A_TIME)
+def test_one_change_at_a_time(change, full, inputs, rollouts, tmp_path):
+    overrides = [*COIN_REWARD, *DESCENT, *ONE_AT_A_TIME[change], *replaying(rollouts), "trainer.save_freq=3"]
+    overrides += ["actor_rollout_ref.ref.log_prob_max_token_len_per_gpu=1024"]
+    assert_same_training(good(run(inputs, tmp_path, overrides)), full)
+
+
+def test_frozen_reference_is_lora_with_the_adapter_off(full, lora):
+    """Same per-token weights in the first step, where a fresh adapter is zero; the same teacher in every step."""
+    ours, theirs = dict(weights(full, 1, window=3)), dict(weights(lora, 1, window=3))
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        for field in ("ratio", "gate"):
+            torch.testing.assert_close(getattr(ours[name], field), getattr(theirs[name], field), atol=1e-5, rtol=0)
+    for step in (1, 2, 3):
+        reference, adapter = rows(full, step), rows(lora, step)
+        for name, column in itertools.product(reference, ("teacher_log_probs", "teacher_entropy")):
+            torch.testing.assert_close(adapter[name][column], reference[name][column], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("adapter", [pytest.param([], marks=pytest.mark.long), LORA], ids=["full", "lora"])
+def test_a_teacher_that_sees_no_solution_leaves_only_the_gate(adapter, inputs, tmp_path):
+    """Null test: same prompt for both, weights that never move (lr = 0): ratio weight 1 at every token of the run."""
+    (tmp_path / "nothing.jinja").write_text("{{ problem }}\n\n{{ instruction }}")
+    overrides = [
+        *COIN_REWARD, *adapter, "actor_rollout_ref.actor.optim.lr=0", "algorithm.egrsd.teacher.enable_thinking=false",
+        f"algorithm.egrsd.teacher.template={tmp_path / 'nothing.jinja'}",
+    ]  # fmt: skip
+    result = good(run(inputs, tmp_path, overrides, algorithm="egrsd"))
+    for step, logged in enumerate(result.metrics, start=1):
+        batch = result.probe(step)
+        assert [list(ids) for ids in batch["teacher_prompt_ids"]] == [ids.tolist() for ids in batch["prompts"]]
+        for row in rows(result, step).values():
+            assert (row["teacher_log_probs"] - row["old_log_probs"]).abs().max() <= 1e-5
+        gates = torch.cat([weight.gate[0] for _, weight in weights(result, step, window=0)])
+        assert logged["egrsd/token_weight_mean"] == pytest.approx(gates.double().mean().item(), abs=1e-5)
+        assert logged["egrsd/gate_mean"] < 0.9999
+
+
+def test_without_its_parts_it_is_verls_grpo_to_the_bit(inputs, rollouts, tmp_path):
+    """gamma = clip_range = length_bonus = 0, group advantages: the same parameters as verl's own trainer, loss and engine."""
+    shared = [*COIN_REWARD, *DESCENT, *replaying(rollouts), "trainer.save_freq=3"]
+    parts_off = ["algorithm.egrsd.gamma=0", "algorithm.egrsd.clip_range=0", "algorithm.egrsd.length_bonus=0"]
+    ours = good(run(inputs, tmp_path / "ours", [*shared, *parts_off, "algorithm.egrsd.advantage=grpo"], algorithm="egrsd"))
+    verls = good(run_plain_grpo(inputs, tmp_path / "verl", shared))
+    assert not (verls.folder / "probe").exists()
+    assert not any("egrsd" in name for name in verls.metrics[-1])
+    expected = parameters(verls, 3)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in parameters(ours, 3).items())
+    assert [step["actor/grad_norm"] for step in ours.metrics] == [step["actor/grad_norm"] for step in verls.metrics]
+    assert all(step["actor/grad_norm"] > 0 for step in verls.metrics)
+
+
+def run_plain_grpo(inputs: Path, folder: Path, overrides: list[str]) -> Run:
+    """verl without the word, on the CPU: tests/plain_grpo.py, the settings a CPU forces, and ours where verl leaves a choice."""
+    cpu = OmegaConf.load(ROOT / "recipe/egrsd/cpu/config.yaml")
+    del cpu.ray_kwargs.ray_init.runtime_env, cpu.trainer.logger
+    settings = [
+        "algorithm.adv_estimator=grpo", "trainer.v1.trainer_mode=plain_sync", "actor_rollout_ref.rollout.name=vllm",
+        "actor_rollout_ref.actor.use_dynamic_bsz=true", "actor_rollout_ref.actor.entropy_from_logits_with_chunking=true",
+        "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_USE_EXTERNAL_MODULES='recipe.egrsd.register,plain_grpo'",
+        "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_PLATFORM=cpu",
+        "+ray_kwargs.ray_init.runtime_env.env_vars.VLLM_CPU_KVCACHE_SPACE='1'",
+        *(f"++{key}={value}" for key, value in leaves(cpu)),
+    ]  # fmt: skip
+    return run(inputs, folder, [*settings, *overrides], algorithm="", VERL_USE_EXTERNAL_MODULES="", EGRSD_PROBE=os.devnull)
+
+
+def leaves(node, prefix: str = ""):
+    for key, value in node.items():
+        if OmegaConf.is_dict(value):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", OmegaConf.to_container(value) if OmegaConf.is_list(value) else str(value)
