@@ -102,6 +102,21 @@ def token_advantages(
     return result
 
 
+def rlsd_token_advantages(
+    student: list[Row], teacher: list[Row], advantages: Sequence[float], *, clip_range: float, mixing: float
+) -> list[Row]:
+    """RLSD as published (arXiv 2604.03128): A * ((1 - lambda) + lambda * clip((p_T / p_S)^sign(A), 1 - eps, 1 + eps))."""
+    result = []
+    for i, advantage in enumerate(advantages):
+        row = []
+        for log_p_student, log_p_teacher in zip(student[i], teacher[i], strict=True):
+            log_ratio = log_p_teacher - log_p_student if advantage >= 0 else log_p_student - log_p_teacher
+            ratio = math.exp(min(log_ratio, 700.0))
+            row.append(advantage * ((1.0 - mixing) + mixing * clip(ratio, 1.0 - clip_range, 1.0 + clip_range)))
+        result.append(row)
+    return result
+
+
 def token_mean_loss(token_advantage: list[MaybeRow], log_probs: list[Row], mask: list[MaskRow]) -> float:
     """-(1 / number of tokens) * sum of token advantage * log p: one mean over the batch, not one for each row."""
     terms = []

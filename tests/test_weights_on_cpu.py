@@ -212,6 +212,22 @@ def test_agrees_with_the_loops_on_small_batches(batch: Batch):
     check_all(batch)
 
 
+@few
+@given(batches())
+def test_without_the_gate_it_is_rlsds_update(batch: Batch):
+    """gamma = 0 against RLSD's published formula with its mixing at 1, that is, without the schedule."""
+    advantages = [row[0] if row else 0.0 for row in batch.advantages.tolist()]
+    student, teacher = batch.student_log_probs, batch.teacher_log_probs
+    expected = reference.rlsd_token_advantages(
+        student.tolist(), teacher.tolist(), advantages, clip_range=batch.clip_range, mixing=1.0
+    )
+    entropy = weights.lookahead_entropy(batch.entropy, batch.response_mask, window=batch.window)
+    scale = weights.entropy_scale(batch.entropy, batch.response_mask, min_nats=batch.min_nats)
+    gate = weights.entropy_gate(entropy, scale, gamma=0.0, floor=batch.floor)
+    ratio = weights.ratio_weight(student, teacher, batch.advantages, clip_range=batch.clip_range)
+    assert_tokens_close(batch.advantages * ratio * gate, expected, batch.response_mask)
+
+
 @pytest.mark.parametrize("shape", [(0, 0), (0, 4), (3, 0)])
 @pytest.mark.parametrize("window", [0, 2])
 def test_a_batch_without_rows_or_positions(shape: tuple[int, int], window: int):

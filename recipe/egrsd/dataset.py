@@ -59,7 +59,7 @@ class EgrsdDataset(RLHFDataset):
         solution = privileged.reference_solution(row.get("extra_info"), solution_key=self.teacher.solution_key)
         privileged.refuse_control_tokens(self.tokenizer, solution, where=f"extra_info.{self.teacher.solution_key}")
         messages = privileged.teacher_messages(
-            row[self.prompt_key], solution, instruction=self.teacher.instruction, template=self.teacher.template
+            row.get(self.prompt_key), solution, instruction=self.teacher.instruction, template=self.teacher.template
         )
         chat_template = {**self.apply_chat_template_kwargs, "enable_thinking": self.teacher.enable_thinking}
         ids = privileged.prompt_ids(self.tokenizer, messages, **chat_template)

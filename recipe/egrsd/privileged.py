@@ -4,6 +4,7 @@ The student's prompt is the row's own; the two differ in the last user turn and 
 A prompt is never cut. A row that cannot be used raises RowError with the reason; the data set adds the row number.
 """
 
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ class RowError(ValueError):
     """A data row that cannot become a teacher prompt."""
 
 
-def reference_solution(extra_info: dict | None, *, solution_key: str) -> str:
+def reference_solution(extra_info: Any, *, solution_key: str) -> str:
     """The solution text of a row; RowError when it is missing, not a string, or blank."""
-    if solution_key not in (extra_info or {}):
+    if not isinstance(extra_info, Mapping) or solution_key not in extra_info:
         raise RowError(f"extra_info has no '{solution_key}' (algorithm.egrsd.teacher.solution_key names the column)")
     solution = extra_info[solution_key]
     if not isinstance(solution, str):
@@ -30,8 +31,8 @@ def reference_solution(extra_info: dict | None, *, solution_key: str) -> str:
 
 
 def teacher_messages(
-    messages: list[dict], solution: str, *, instruction: str, template: str | Path | None = None
-) -> list[dict]:
+    messages: Sequence[Mapping], solution: str, *, instruction: str, template: str | Path | None = None
+) -> list[Mapping]:
     """The student's chat with its last user turn replaced by problem, fenced solution, transition and instruction.
 
     Args:
@@ -42,12 +43,13 @@ def teacher_messages(
         template: a jinja file with the variables problem, solution, instruction; None is teacher_prompt.jinja.
 
     Raises:
-        RowError: last turn not a user's, not plain text, or not ending in ``instruction``.
+        RowError: not turns of plain text, the last not a user's, or not ending in ``instruction``.
     """
-    last = messages[-1] if len(messages) else {}
-    if last.get("role") != "user" or not isinstance(last.get("content"), str):
+    if not isinstance(messages, Sequence) or not all(map(_is_plain_turn, messages)):
+        raise RowError("the prompt is not a list of turns with a role and a plain text")
+    if not messages or messages[-1]["role"] != "user":
         raise RowError("the prompt must end in a user turn of plain text")
-    problem = last["content"].strip()
+    problem = messages[-1]["content"].strip()
     if not problem.endswith(instruction.strip()):
         raise RowError(
             f"the prompt ends in {problem[-60:]!r}, not in algorithm.egrsd.teacher.instruction={instruction!r}; set that key "
@@ -61,8 +63,16 @@ def teacher_messages(
 
 
 def prompt_ids(tokenizer: Any, messages: list[dict], **chat_template_kwargs: Any) -> list[int]:
-    """Token ids of a chat with the generation prompt appended, as verl's agent loop builds the student's."""
-    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **chat_template_kwargs)
+    """Token ids of a chat with the generation prompt appended, as verl's agent loop builds the student's.
+
+    Raises:
+        RowError: the tokenizer's chat template refuses the turns, or the text is no valid Unicode.
+    """
+    try:
+        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **chat_template_kwargs)
+        text.encode()
+    except (jinja2.TemplateError, UnicodeEncodeError) as error:
+        raise RowError(f"the prompt cannot be written as a chat: {error}") from error
     return tokenizer.encode(text, add_special_tokens=False)
 
 
@@ -71,6 +81,10 @@ def refuse_control_tokens(tokenizer: Any, text: str, *, where: str) -> None:
     for token in tokenizer.all_special_tokens:
         if token in text:
             raise RowError(f"{where} contains the control token {token!r}, which would break the chat; remove or escape it")
+
+
+def _is_plain_turn(turn: Any) -> bool:
+    return isinstance(turn, Mapping) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
 
 
 @cache
