@@ -1,21 +1,26 @@
 # make demo   trains a tiny model with EGRSD on this machine's CPU
-# make test   runs every test
+# make test   runs every test but the long ones
+# make test-long   runs those: one change at a time, 20 kills, 10,000 rewards
 #
-# Both first build .venv from the pinned versions in requirements/. Nothing else is installed or changed.
+# Each first builds .venv from the pinned versions in requirements/. Nothing else is installed or changed.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 SEED ?= 0
 ARGS ?=
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test test-long lint clean
 
 install: .venv/ok
 
 demo: .venv/ok
 	.venv/bin/python -m examples.tiny_cpu.demo --seed $(SEED) $(if $(RESUME),--resume)
 
-test: .venv/ok  # make test ARGS='-m "not slow"'
+test: .venv/ok  # make test ARGS='-m "not slow and not long"'
+	.venv/bin/ruff check .
 	.venv/bin/python -m pytest $(ARGS)
+
+test-long: .venv/ok
+	.venv/bin/python -m pytest -m long $(ARGS)
 
 lint: .venv/ok
 	.venv/bin/ruff check .

@@ -54,6 +54,21 @@ def _kill_on_request(module) -> None:
     setattr(module.EgrsdMixin, name, die_in)
 
 
+@wrapt.when_imported("recipe.egrsd.cpu.engine")
+def _poison_the_reference(module) -> None:
+    if not os.environ.get("EGRSD_POISON"):
+        return
+    initialize = module.CpuEgrsdEngine.initialize
+
+    def initialize_and_poison(self):
+        initialize(self)
+        if self.engine_config.forward_only:
+            with torch.no_grad():
+                self.module.lm_head.weight.fill_(torch.nan)
+
+    module.CpuEgrsdEngine.initialize = initialize_and_poison
+
+
 @wrapt.when_imported("verl.workers.rollout.vllm_rollout.utils")
 def _break_sync(module) -> None:
     if os.environ.get("EGRSD_BREAK_SYNC"):

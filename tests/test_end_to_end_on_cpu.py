@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from reference import entropy_gate, entropy_scale, lookahead_entropy, ratio_weight
-from runs import TEMPERATURE
+from reference import entropy_gate, entropy_scale, lookahead_entropy, ratio_weight, running_advantages
+from runs import RESPONSE_TOKENS, TEMPERATURE
 from transformers import AutoModelForCausalLM
 
 from recipe.egrsd.metrics import METRICS
@@ -63,6 +63,20 @@ def test_metrics_are_those_of_the_paper_oracle(any_run):
         "egrsd/token_weight_mean": sum(w * g for w, g in tokens) / len(tokens),
     }
     assert {name: logged[name] for name in expected} == pytest.approx(expected, abs=1e-5)
+
+
+def test_advantages_are_those_of_the_running_baseline(padded):
+    """22 steps, warm-up and beyond: each batch whitened by the rewards of the steps before it, by the oracle."""
+    batches = [padded.probe(step) for step in range(1, 23)]
+    rewards = [[row.double().sum().item() for row in batch["rm_scores"]] for batch in batches]
+    for batch, shaped in zip(batches, rewards, strict=True):  # 24 tokens at most; a correct one of length 24 earns 1
+        for reward, response in zip(shaped, batch["responses"], strict=True):
+            assert reward == 0 or reward == pytest.approx(1 + 0.5 * (1 - len(response) / RESPONSE_TOKENS), abs=1e-6)
+    expected = running_advantages(rewards, 10, 0.5, 1e-6)
+    assert len({round(reward, 6) for batch in rewards for reward in batch}) >= 2
+    for batch, advantages in zip(batches, expected, strict=True):
+        for row, advantage in zip(batch["advantages"], advantages, strict=True):
+            torch.testing.assert_close(row.double(), torch.full_like(row, advantage, dtype=torch.float64), atol=1e-5, rtol=0)
 
 
 def test_every_documented_metric_is_logged_and_no_other(any_run):

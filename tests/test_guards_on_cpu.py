@@ -97,7 +97,7 @@ def inputs(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("inputs")
     write_inputs(folder, train=8)
     rows = [verl_row(problem, index) for index, problem in enumerate(make_problems("train", 8, seed=0))]
-    for row, solution in {2: None, 5: "  "}.items():
+    for row, solution in {2: None, 5: "  ", 6: "so " * 300}.items():
         rows[row]["extra_info"]["solution"] = solution
     pq.write_table(pa.Table.from_pylist(rows), folder / "bad.parquet")
     return folder
@@ -107,8 +107,24 @@ def inputs(tmp_path_factory) -> Path:
 def test_bad_rows_stop_the_run(inputs, tmp_path):
     result = run(inputs, tmp_path, [f"data.train_files={inputs}/bad.parquet"], timeout=200)
     assert result.returncode not in (0, None)
-    assert "cannot use 2 of 8 training rows" in result.log
+    assert "cannot use 3 of 8 training rows" in result.log
+    for reason in (
+        "row 2: extra_info.solution is NoneType, expected the solution as a string",
+        "row 5: extra_info.solution is empty",
+        "row 6: the teacher prompt has more than algorithm.egrsd.teacher.max_prompt_length=256 tokens",
+    ):
+        assert reason in result.log
     assert not (tmp_path / "probe").exists()  # nothing was trained
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_broken_teacher_stops_the_run(inputs, tmp_path):
+    """The reference worker's weights become NaN; the student's stay."""
+    result = run(inputs, tmp_path, timeout=200, EGRSD_POISON="1")
+    assert result.returncode not in (0, None)
+    assert "ValueError: the teacher's log_probs is nan for sample" in result.log
+    assert "at response token 0; the teacher's weights or the logits are broken." in result.log
 
 
 def test_a_verl_out_of_range_is_named(inputs, tmp_path):
