@@ -17,7 +17,7 @@ demo: .venv/ok
 
 test: .venv/ok  # make test ARGS='-m "not slow and not long"'
 	.venv/bin/ruff check .
-	.venv/bin/python -m pytest $(ARGS)
+	.venv/bin/python -m pytest --numprocesses 2 $(ARGS)
 
 test-long: .venv/ok
 	.venv/bin/python -m pytest -m long $(ARGS)

@@ -22,6 +22,7 @@ KILLS = (("_step_once", 1, 0.3), ("_score_with_teacher", 2, 0.3), ("_save_checkp
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("runs")
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 6))])
 def test_a_killed_trainer_resumes_to_the_same_end(seed, padded, inputs, rollouts, tmp_path):
     """Four kills at random moments of four phases, each resumed: bit for bit the parameters of the run that never stopped."""
@@ -91,14 +92,6 @@ def test_a_checkpoint_that_is_gone_does_not_mean_from_scratch(saved):
         checkpoint.folder_to_resume(saved)
 
 
-@pytest.mark.slow
-def test_a_torn_checkpoint_stops_the_command_line(saved, inputs, tmp_path):
-    (tmp_path / "global_step_2" / "egrsd.json").unlink()
-    result = run(inputs, tmp_path / "run", [f"trainer.default_local_dir={tmp_path}"], timeout=200)
-    assert result.returncode not in (0, None, -signal.SIGTERM)
-    assert "has no egrsd.json: the checkpoint is torn or was not written by EGRSD" in result.log
-
-
 CAUSES = {
     "EngineCore": r"EngineDied: the vLLM server at \S+ \(pid \d+\) died[\s\S]*Its last words:",
     "vLLMHttpServer": r"EngineDied: the vLLM server at \S+ \(pid \d+\) died|actor.*(died|dead)",
@@ -130,6 +123,7 @@ def test_a_killed_process_ends_the_run_within_a_minute(victim, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_an_engine_that_cannot_take_the_weights_ends_the_run_with_its_error(tmp_path):
     """The receiver raises before it answers, as it does for a weight it does not know; verl alone would wait for ever."""
     write_inputs(tmp_path / "inputs")

@@ -60,18 +60,23 @@ def test_the_presets_are_valid():
         assert schema.validate(compose("ppo_trainer", overrides=["algorithm=cl_egrsd"])).window == 3
 
 
-@pytest.mark.parametrize("overrides", REFUSED)
-def test_the_command_line_refuses_by_name(overrides, monkeypatch, tmp_path):
-    """What ``python -m`` runs, in this process, so that verl is imported once for all of them; Ray is never reached."""
+def refusal(monkeypatch, folder: Path, *overrides: str) -> str:
+    """What ``python -m`` says before it ends, in this process, so that verl is imported once for all; Ray is never reached."""
     GlobalHydra.instance().clear()
-    monkeypatch.setattr(sys, "argv", ["main_ppo", "algorithm=egrsd", f"hydra.run.dir={tmp_path}", *overrides.split(" ")])
+    monkeypatch.setattr(sys, "argv", ["main_ppo", "algorithm=egrsd", f"hydra.run.dir={folder}", *overrides])
     with pytest.raises(SystemExit) as stopped:
         runpy.run_module("verl.trainer.main_ppo", run_name="__main__", alter_sys=True)
     assert str(stopped.value).startswith("EGRSD: ")
-    assert REFUSED[overrides] in str(stopped.value)
-    with pytest.raises(ValueError, match=r".") as refusal:  # other entry points meet the same check in the trainer
+    return str(stopped.value)
+
+
+@pytest.mark.parametrize("overrides", REFUSED)
+def test_the_command_line_refuses_by_name(overrides, monkeypatch, tmp_path):
+    message = refusal(monkeypatch, tmp_path, *overrides.split(" "))
+    assert REFUSED[overrides] in message
+    with pytest.raises(ValueError, match=r".") as refused:  # other entry points meet the same check in the trainer
         schema.validate(composed(*overrides.split(" ")))
-    assert str(stopped.value) == f"EGRSD: {refusal.value}"
+    assert message == f"EGRSD: {refused.value}"
 
 
 @pytest.mark.parametrize(
@@ -101,6 +106,14 @@ def inputs(tmp_path_factory) -> Path:
         rows[row]["extra_info"]["solution"] = solution
     pq.write_table(pa.Table.from_pylist(rows), folder / "bad.parquet")
     return folder
+
+
+def test_a_torn_checkpoint_stops_the_command_line(monkeypatch, tmp_path):
+    """Here where the launching machine sees the folder, in the trainer's constructor in any case (test_faults_on_cpu.py)."""
+    (tmp_path / "global_step_2" / "actor").mkdir(parents=True)
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("2")
+    message = refusal(monkeypatch, tmp_path / "run", f"trainer.default_local_dir={tmp_path}")
+    assert "has no egrsd.json and no data.pt: the checkpoint is torn or was not written by EGRSD" in message
 
 
 @pytest.mark.slow
