@@ -7,7 +7,7 @@ from omegaconf import open_dict
 
 @wrapt.when_imported("verl.trainer.ppo.v1")
 def _register_trainer(module) -> None:
-    from recipe.egrsd.cpu.engine import CpuActorRolloutRefWorker
+    from recipe.egrsd.cpu.engine import CpuEgrsdWorker
 
     @module.register_trainer("plain_sync")
     class PlainSync(module.PPOTrainerSync):
@@ -20,7 +20,7 @@ def _register_trainer(module) -> None:
             super()._init_resource_pool_mgr()
             for role in self.role_worker_mapping:
                 if "Actor" in role.name:
-                    self.role_worker_mapping[role] = ray.remote(CpuActorRolloutRefWorker)
+                    self.role_worker_mapping[role] = ray.remote(CpuEgrsdWorker)
 
 
 @wrapt.when_imported("recipe.egrsd.cpu.engine")

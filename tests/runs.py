@@ -100,7 +100,7 @@ def run(
     overrides: Sequence[str] = (),
     *,
     algorithm: str = "cl_egrsd",
-    timeout: float = 300,
+    timeout: float = 600,
     watch: Any = None,
     **env: str,
 ) -> Run:

@@ -192,6 +192,10 @@ def test_cl_egrsd_adds_the_window(config):
     assert changes(config("algorithm=egrsd"), config("algorithm=cl_egrsd")) == {"algorithm.egrsd.window": 3}
 
 
+def test_the_papers_control_takes_the_gate_away(config):
+    assert changes(config("algorithm=egrsd"), config("algorithm=egrsd_ungated")) == {"algorithm.egrsd.gamma": 0.0}
+
+
 @pytest.mark.parametrize("base", BASES)
 def test_every_engine_and_primary_config_of_verl_takes_the_word(composed, base):
     plain, egrsd = leaves(composed[f"{base} plain"]), leaves(composed[f"{base} egrsd"])
@@ -223,7 +227,7 @@ def test_overrides_before_the_word_on_the_command_line(config):
 def test_help_lists_the_presets(main_ppo):
     process = main_ppo("--help")
     assert process.returncode == 0, process.stderr
-    assert re.search(r"^algorithm: cl_egrsd, egrsd\b", process.stdout, re.MULTILINE)
+    assert re.search(r"^algorithm: cl_egrsd, egrsd, egrsd_ungated, rlsd\b", process.stdout, re.MULTILINE)
 
 
 def test_info_defaults_shows_where_the_preset_comes_in(main_ppo):
@@ -237,7 +241,7 @@ def test_misspelt_name_is_refused_with_the_options(main_ppo):
     process = main_ppo("algorithm=egsrd", "--cfg", "job")
     assert process.returncode != 0
     assert "Could not find 'algorithm/egsrd'" in process.stderr
-    assert re.search(r"Available options in 'algorithm':\s+cl_egrsd\s+egrsd\s", process.stderr)
+    assert re.search(r"Available options in 'algorithm':\s+cl_egrsd\s+egrsd\s+egrsd_ungated\s+rlsd\s", process.stderr)
 
 
 def test_misspelt_key_is_refused(composed):

@@ -57,11 +57,11 @@ def saved(tmp_path) -> SimpleNamespace:
 
 
 def test_the_last_complete_checkpoint_is_taken(saved):
-    assert checkpoint.folder_to_resume(saved) == Path(saved.default_local_dir) / "global_step_2"
+    assert checkpoint.folder_to_resume(saved, has_teacher=False) == Path(saved.default_local_dir) / "global_step_2"
     (Path(saved.default_local_dir) / checkpoint.TRACKER).unlink()
-    assert checkpoint.folder_to_resume(saved) is None
+    assert checkpoint.folder_to_resume(saved, has_teacher=False) is None
     saved.resume_mode = "disable"
-    assert checkpoint.folder_to_resume(saved) is None
+    assert checkpoint.folder_to_resume(saved, has_teacher=False) is None
 
 
 @pytest.mark.parametrize("part", ["egrsd.json", "actor", "data.pt"])
@@ -69,27 +69,27 @@ def test_a_torn_checkpoint_is_named(saved, part):
     missing = Path(saved.default_local_dir) / "global_step_2" / part
     missing.unlink() if missing.is_file() else shutil.rmtree(missing)
     with pytest.raises(ValueError, match=rf"global_step_2, named by .*, has no {part}: the checkpoint is torn .* or start over"):
-        checkpoint.folder_to_resume(saved)
+        checkpoint.folder_to_resume(saved, has_teacher=False)
 
 
 def test_a_torn_checkpoint_is_named_when_asked_for(saved):
     saved.resume_mode, saved.resume_from_path = "resume_path", f"{saved.default_local_dir}/global_step_3"
     with pytest.raises(ValueError, match=r"global_step_3, named by trainer.resume_from_path, has no data.pt"):
-        checkpoint.folder_to_resume(saved)
+        checkpoint.folder_to_resume(saved, has_teacher=False)
 
 
 @pytest.mark.parametrize("text", ["", "2\n3", "two"])
 def test_a_torn_tracker_is_named(saved, text):
     (Path(saved.default_local_dir) / checkpoint.TRACKER).write_text(text)
     with pytest.raises(ValueError, match=r"not a step: the run was killed while writing it. Resume from another"):
-        checkpoint.folder_to_resume(saved)
+        checkpoint.folder_to_resume(saved, has_teacher=False)
 
 
 def test_a_checkpoint_that_is_gone_does_not_mean_from_scratch(saved):
     """verl prints a line and starts over."""
     (Path(saved.default_local_dir) / checkpoint.TRACKER).write_text("7")
     with pytest.raises(ValueError, match=r"global_step_7, named by .*latest_checkpointed_iteration.txt, has no egrsd.json"):
-        checkpoint.folder_to_resume(saved)
+        checkpoint.folder_to_resume(saved, has_teacher=False)
 
 
 CAUSES = {

@@ -15,9 +15,11 @@ from runs import ROOT, run, write_inputs
 
 import recipe.egrsd.hydra_plugin  # noqa: F401  opens the config group
 from examples.tiny_cpu.task import make_problems, verl_row
-from recipe.egrsd import schema
+from recipe.egrsd import validation
 
 LORA = "actor_rollout_ref.model.lora_rank=8"
+EMA = "algorithm.egrsd.teacher.kind=ema algorithm.egrsd.teacher.ema_decay=0.99"
+FSDP2 = "actor_rollout_ref.actor.strategy=fsdp2"
 REFUSED = {
     "algorithm.adv_estimator=grpo": "algorithm.egrsd.advantage=grpo",
     "algorithm.rollout_correction.bypass_mode=true": "their ratio would measure the engines",
@@ -26,6 +28,8 @@ REFUSED = {
     "trainer.use_v1=false": "trainer.use_v1=false runs verl's legacy trainer, which would train without EGRSD",
     "trainer.v1.trainer_mode=sync": "trainer_mode=sync selects verl's own trainer, which would train plain GRPO",
     "trainer.v1.trainer_mode=colocate_async": "trainer_mode=colocate_async selects verl's own trainer",
+    "trainer.v1.trainer_mode=separate_async": "is not supported by EGRSD: verl then makes several updates in a step",
+    "trainer.v1.trainer_mode=egrsd_separate_async": "is not supported by EGRSD",
     "ray_kwargs.ray_init.runtime_env.env_vars.VERL_ENGINE_VENDOR=nvidia": "rounds logits to bfloat16; leave it at egrsd",
     "actor_rollout_ref.model.use_fused_kernels=true": "impl_backend=triton",
     "actor_rollout_ref.ref.log_prob_use_dynamic_bsz=false": "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu is not set",
@@ -37,9 +41,18 @@ REFUSED = {
     "algorithm.egrsd.floor=1.5": "must lie in [0, 1]",
     "algorithm.egrsd.min_entropy_scale=0": "must be positive (nats)",
     "algorithm.egrsd.clip_range=1": "must lie in [0, 1)",
+    "algorithm.egrsd.mixing=1.5": "must lie in [0, 1]",
+    "algorithm.egrsd.mixing_decay_steps=0": "must be a number of steps >= 1",
     "algorithm.egrsd.length_bonus=-1": "would punish short answers",
     "algorithm.egrsd.warmup_steps=-1": "must be >= 0",
-    "algorithm.egrsd.teacher.kind=ema": "teacher.kind=ema is not available; choose from",
+    "algorithm.egrsd.teacher.kind=newest": "teacher.kind=newest is not available; choose from",
+    "algorithm.egrsd.teacher.kind=ema": "teacher.ema_decay=None must lie between 0 and 1",
+    "algorithm.egrsd.teacher.kind=snapshot": "teacher.sync_every=None must be a number of steps",
+    "algorithm.egrsd.teacher.sync_every=20": "means nothing to teacher.kind=frozen; leave it null",
+    f"{EMA} actor_rollout_ref.actor.strategy=fsdp": "use actor_rollout_ref.actor.strategy=fsdp2",
+    f"{EMA} {FSDP2} actor_rollout_ref.actor.use_kl_loss=true": "the KL term of",
+    f"{EMA} {FSDP2} algorithm.use_kl_in_reward=true": "the KL term of",
+    "algorithm.egrsd.teacher.kind=live actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=8000": "rollout.log_prob_max",
     "algorithm.egrsd.teacher.max_prompt_length=0": "must be positive",
     "algorithm.egrsd.teacher.template=nowhere.jinja": "is not a file",
     "+algorithm.egrsd.gama=0.3": "unknown key(s) ['gama']",
@@ -48,16 +61,19 @@ REFUSED = {
 }
 
 
-def composed(*overrides: str) -> DictConfig:
+def composed(*overrides: str, algorithm: str = "egrsd") -> DictConfig:
     with initialize_config_module("verl.trainer.config", version_base=None):
-        return compose("ppo_trainer", overrides=["algorithm=egrsd", *overrides])
+        return compose("ppo_trainer", overrides=[f"algorithm={algorithm}", *overrides])
 
 
 def test_the_presets_are_valid():
-    egrsd = schema.validate(composed())
+    egrsd = validation.validate(composed())
     assert (egrsd.gamma, egrsd.window, egrsd.clip_range, egrsd.teacher.kind) == (0.3, 0, 0.2, "frozen")
-    with initialize_config_module("verl.trainer.config", version_base=None):
-        assert schema.validate(compose("ppo_trainer", overrides=["algorithm=cl_egrsd"])).window == 3
+    assert validation.validate(composed(algorithm="cl_egrsd")).window == 3
+    assert validation.validate(composed(algorithm="egrsd_ungated")).gamma == 0
+    rlsd = validation.validate(composed(algorithm="rlsd"))
+    assert [rlsd.mixing_at(step) for step in (1, 26, 50, 51, 100)] == pytest.approx([0.5, 0.25, 0.01, 0.0, 0.0])
+    assert (rlsd.gamma, rlsd.advantage, rlsd.teacher.kind, rlsd.teacher.sync_every) == (0, "grpo", "snapshot", 20)
 
 
 def refusal(monkeypatch, folder: Path, *overrides: str) -> str:
@@ -75,7 +91,7 @@ def test_the_command_line_refuses_by_name(overrides, monkeypatch, tmp_path):
     message = refusal(monkeypatch, tmp_path, *overrides.split(" "))
     assert REFUSED[overrides] in message
     with pytest.raises(ValueError, match=r".") as refused:  # other entry points meet the same check in the trainer
-        schema.validate(composed(*overrides.split(" ")))
+        validation.validate(composed(*overrides.split(" ")))
     assert message == f"EGRSD: {refused.value}"
 
 
@@ -86,10 +102,13 @@ def test_the_command_line_refuses_by_name(overrides, monkeypatch, tmp_path):
         f"{LORA} actor_rollout_ref.ref.log_prob_max_token_len_per_gpu=100",
         "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu=4352 actor_rollout_ref.ref.ulysses_sequence_parallel_size=2",
         "actor_rollout_ref.model.use_fused_kernels=true actor_rollout_ref.model.fused_kernel_options.impl_backend=triton",
+        f"{EMA} {FSDP2}",
+        f"{EMA} {FSDP2} {LORA} actor_rollout_ref.model.lora_adapter_path=adapter actor_rollout_ref.actor.use_kl_loss=true",
+        "algorithm.egrsd.teacher.kind=live actor_rollout_ref.ref.log_prob_max_token_len_per_gpu=100",
     ],
 )
 def test_allowed(overrides):
-    schema.validate(composed(*overrides.split(" ")))
+    validation.validate(composed(*overrides.split(" ")))
 
 
 def test_a_misspelt_key_is_refused_by_hydra():

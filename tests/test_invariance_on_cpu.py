@@ -22,10 +22,12 @@ shares_runs = pytest.mark.xdist_group("runs")  # in one process: conftest's runs
 
 COLUMNS = ("old_log_probs", "teacher_log_probs", "teacher_entropy", "advantages")
 TEACHER = TeacherConfig(
-    kind="frozen", enable_thinking=True, solution_key="", instruction="", template=None, max_prompt_length=1
-)
+    kind="frozen", sync_every=None, ema_decay=None, enable_thinking=True, solution_key="", instruction="", template=None,
+    max_prompt_length=1,
+)  # fmt: skip
 SETTINGS = {
-    "floor": 0.1, "min_entropy_scale": 1.0, "clip_range": 0.2, "advantage": "running", "length_bonus": 0.5, "warmup_steps": 10,
+    "floor": 0.1, "min_entropy_scale": 1.0, "clip_range": 0.2, "mixing": 1.0, "mixing_decay_steps": None,
+    "advantage": "running", "length_bonus": 0.5, "warmup_steps": 10,
     "teacher": TEACHER,
 }  # fmt: skip
 
@@ -45,7 +47,7 @@ def weights(result: Run, step: int, *, window: int, gamma: float = 0.3):
     for name, row in rows(result, step).items():
         student, teacher, entropy, advantages = (row[column].float()[None] for column in COLUMNS)
         mask = torch.ones_like(student, dtype=torch.bool)
-        yield name, token_weights(student, teacher, entropy, advantages, mask, entropy_scale=scale, egrsd=egrsd)
+        yield name, token_weights(student, teacher, entropy, advantages, mask, entropy_scale=scale, mixing=1.0, egrsd=egrsd)
 
 
 def assert_same_training(one: Run, other: Run) -> None:

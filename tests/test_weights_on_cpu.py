@@ -213,19 +213,26 @@ def test_agrees_with_the_loops_on_small_batches(batch: Batch):
 
 
 @few
-@given(batches())
-def test_without_the_gate_it_is_rlsds_update(batch: Batch):
-    """gamma = 0 against RLSD's published formula with its mixing at 1, that is, without the schedule."""
+@given(batches(), st.sampled_from([1.0, 0.5, 0.25, 0.0]))
+def test_without_the_gate_it_is_rlsds_update(batch: Batch, mixing: float):
+    """gamma = 0 against RLSD's published formula; mixing 1 is RLSD without its schedule."""
     advantages = [row[0] if row else 0.0 for row in batch.advantages.tolist()]
     student, teacher = batch.student_log_probs, batch.teacher_log_probs
     expected = reference.rlsd_token_advantages(
-        student.tolist(), teacher.tolist(), advantages, clip_range=batch.clip_range, mixing=1.0
+        student.tolist(), teacher.tolist(), advantages, clip_range=batch.clip_range, mixing=mixing
     )
     entropy = weights.lookahead_entropy(batch.entropy, batch.response_mask, window=batch.window)
     scale = weights.entropy_scale(batch.entropy, batch.response_mask, min_nats=batch.min_nats)
     gate = weights.entropy_gate(entropy, scale, gamma=0.0, floor=batch.floor)
     ratio = weights.ratio_weight(student, teacher, batch.advantages, clip_range=batch.clip_range)
-    assert_tokens_close(batch.advantages * ratio * gate, expected, batch.response_mask)
+    assert_tokens_close(batch.advantages * weights.mixed_weight(ratio, mixing=mixing) * gate, expected, batch.response_mask)
+
+
+def test_mixing_by_hand():
+    weight = torch.tensor([[0.8, 1.0, 1.2]])
+    torch.testing.assert_close(weights.mixed_weight(weight, mixing=0.5), torch.tensor([[0.9, 1.0, 1.1]]), atol=1e-7, rtol=0)
+    assert torch.equal(weights.mixed_weight(weight, mixing=1.0), weight)
+    assert weights.mixed_weight(weight, mixing=0.0).tolist() == [[1.0, 1.0, 1.0]]
 
 
 @pytest.mark.parametrize("shape", [(0, 0), (0, 4), (3, 0)])

@@ -27,11 +27,12 @@ def load(folder: Path) -> dict[str, Any]:
     return json.loads((folder / STATE_FILE).read_text())
 
 
-def folder_to_resume(trainer: Any) -> Path | None:
+def folder_to_resume(trainer: Any, *, has_teacher: bool) -> Path | None:
     """The checkpoint that verl is going to load; None if the run starts from scratch.
 
     Args:
         trainer: verl's ``trainer`` config: resume_mode, resume_from_path, default_local_dir.
+        has_teacher: whether the teacher's own weights must be there, because they move.
 
     Raises:
         ValueError: if it is torn, was not written by EGRSD, or is not there although the tracker names it (verl would then start
@@ -51,11 +52,12 @@ def folder_to_resume(trainer: Any) -> Path | None:
             raise ValueError(f"{tracker} reads {step!r}, not a step: the run was killed while writing it. {_way_out(tracker)}")
         folder = tracker.with_name(f"global_step_{step}")
         named_by = str(tracker)
-    missing = [name for name in (STATE_FILE, "actor", "data.pt") if not (folder / name).exists()]
+    needed = [STATE_FILE, "actor", "data.pt"] + ["actor/egrsd_teacher_*.pt"] * has_teacher
+    missing = [name for name in needed if not any(folder.glob(name))]
     if missing:
         raise ValueError(
             f"{folder}, named by {named_by}, has no {' and no '.join(missing)}: the checkpoint is torn or was not written by "
-            f"EGRSD. {_way_out(folder)}"
+            f"EGRSD{' with this algorithm.egrsd.teacher.kind' * has_teacher}. {_way_out(folder)}"
         )
     return folder
 

@@ -8,7 +8,7 @@ from collections import Counter
 from omegaconf import ListConfig
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
-from recipe.egrsd import privileged, schema
+from recipe.egrsd import privileged, schema, validation
 
 SHOWN_ROWS = 5
 
@@ -23,7 +23,7 @@ class EgrsdDataset(RLHFDataset):
     """
 
     def __init__(self, data_files, tokenizer, config, processor=None, max_samples=-1):
-        schema.check_entry(config.egrsd)
+        validation.check_entry(config.egrsd)
         self.teacher = schema.TeacherConfig(**config.egrsd.teacher)
         self.is_train = _paths(data_files) == _paths(config.train_files)
         super().__init__(data_files, tokenizer, config, processor=processor, max_samples=max_samples)

@@ -15,7 +15,7 @@ from verl.workers.utils.padding import no_padding_2_padding, response_to_nested
 
 from recipe.egrsd.metrics import token_sums
 from recipe.egrsd.schema import EgrsdConfig
-from recipe.egrsd.weights import entropy_gate, lookahead_entropy, ratio_weight
+from recipe.egrsd.weights import entropy_gate, lookahead_entropy, mixed_weight, ratio_weight
 
 SUM_PREFIX = "egrsd_sum/"
 
@@ -27,6 +27,8 @@ class TokenWeights:
     ratio: Tensor
     gate: Tensor
     gate_without_lookahead: Tensor
+    token: Tensor
+    """What the advantage is multiplied by."""
 
 
 def token_weights(
@@ -37,15 +39,22 @@ def token_weights(
     response_mask: Tensor,
     *,
     entropy_scale: float,
+    mixing: float,
     egrsd: EgrsdConfig,
 ) -> TokenWeights:
-    """Ratio weight and gate of every token; all inputs (B, T), log-probs and entropies in nats, entropy_scale of the batch."""
+    """Ratio weight and gate of every token; all inputs (B, T), log-probs and entropies in nats.
+
+    entropy_scale is the batch's, in nats, mixing the step's.
+    """
     gate_knobs = {"scale": entropy_scale, "gamma": egrsd.gamma, "floor": egrsd.floor}
+    ratio = ratio_weight(student_log_probs, teacher_log_probs, advantages, clip_range=egrsd.clip_range)
     calm = lookahead_entropy(teacher_entropy, response_mask, window=egrsd.window)
+    gate = entropy_gate(calm, **gate_knobs)
     return TokenWeights(
-        ratio=ratio_weight(student_log_probs, teacher_log_probs, advantages, clip_range=egrsd.clip_range),
-        gate=entropy_gate(calm, **gate_knobs),
+        ratio=ratio,
+        gate=gate,
         gate_without_lookahead=entropy_gate(teacher_entropy, **gate_knobs),
+        token=mixed_weight(ratio, mixing=mixing) * gate,
     )
 
 
@@ -62,17 +71,17 @@ def egrsd_loss(
         egrsd: the recipe's settings.
         model_output: ``log_probs``, jagged over prompt + response.
         data: the micro-batch with every TransferQueue field, among them ``teacher_log_probs``, ``teacher_entropy``,
-            ``advantages``, ``response_mask``, jagged over the response, and the scalar ``egrsd_entropy_scale``.
+            ``advantages``, ``response_mask``, jagged over the response, and the scalars ``egrsd_entropy_scale`` and
+            ``egrsd_mixing``.
     """
     student = no_padding_2_padding(model_output["log_probs"], data).detach()
     mask = data["response_mask"].to_padded_tensor(0).bool()
     advantages, teacher, entropy = (
         data[field].to_padded_tensor(0.0) for field in ("advantages", "teacher_log_probs", "teacher_entropy")
     )
-    weights = token_weights(
-        student, teacher, entropy, advantages, mask, entropy_scale=data["egrsd_entropy_scale"], egrsd=egrsd
-    )
-    weighted = torch.where(mask, advantages * weights.ratio * weights.gate, advantages)
+    scalars = {"entropy_scale": data["egrsd_entropy_scale"], "mixing": data["egrsd_mixing"]}
+    weights = token_weights(student, teacher, entropy, advantages, mask, **scalars, egrsd=egrsd)
+    weighted = torch.where(mask, advantages * weights.token, advantages)
     data = data.copy()
     data["advantages"] = response_to_nested(weighted, data["response_mask"])
     loss, metrics = ppo_loss(config, model_output, data, dp_group)

@@ -30,7 +30,8 @@ METRICS: dict[str, Meaning] = {
     "egrsd/ratio_weight_mean": Meaning("ratio weight, mean over tokens", "1", 0.9, 1.1),
     "egrsd/ratio_clip_low_frac": Meaning("share of tokens whose ratio weight is clipped from below", "share", 0.0, 0.3),
     "egrsd/ratio_clip_high_frac": Meaning("share of tokens whose ratio weight is clipped from above", "share", 0.0, 0.3),
-    "egrsd/token_weight_mean": Meaning("ratio weight times gate, mean over tokens", "1", 0.5, 1.2),
+    "egrsd/token_weight_mean": Meaning("ratio weight (mixed with 1) times gate, mean over tokens", "1", 0.5, 1.2),
+    "egrsd/mixing": Meaning("share of the ratio weight in a token's weight; 1 for EGRSD, falls to 0 for RLSD", "1", 0.0, 1.0),
     "egrsd/first_token_log_ratio": Meaning(
         "log p_T - log p_S at the first response token; far below 0 where the thinking switches differ", "nats", -20.0, 5.0
     ),
@@ -68,7 +69,7 @@ def token_sums(
         "ratio_weight_mean": weights.ratio,
         "ratio_clip_low_frac": weights.ratio <= 1.0 - clip_range,
         "ratio_clip_high_frac": weights.ratio >= 1.0 + clip_range,
-        "token_weight_mean": weights.ratio * weights.gate,
+        "token_weight_mean": weights.token,
     }
     sums = {name: torch.where(mask, value.float(), 0.0).sum() for name, value in per_token.items()}
     sums["first_token_log_ratio"] = torch.where(first, log_ratio, 0.0).sum()

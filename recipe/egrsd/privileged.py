@@ -46,7 +46,7 @@ def teacher_messages(
         RowError: not turns of plain text, the last not a user's, or not ending in ``instruction``.
     """
     if not isinstance(messages, Sequence) or not all(map(_is_plain_turn, messages)):
-        raise RowError("the prompt is not a list of turns with a role and a plain text")
+        raise RowError("the prompt must be a list of turns of plain text")
     if not messages or messages[-1]["role"] != "user":
         raise RowError("the prompt must end in a user turn of plain text")
     problem = messages[-1]["content"].strip()

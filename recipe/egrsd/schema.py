@@ -1,19 +1,12 @@
-"""The keys under ``algorithm.egrsd`` with their ranges, and every check across keys. Defaults live in config/algorithm/.
-
-``validate`` runs when the command line has been read, before Ray starts, and once more in the trainer's constructor. Imports
-neither torch nor verl.
-"""
+"""The keys under ``algorithm.egrsd`` with their meaning and range. Defaults live in config/algorithm/."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from packaging.requirements import Requirement
-
-TRAINER_MODES = {"egrsd_sync": "sync"}
-TEACHER_KINDS = ("frozen",)
+TRAINER_MODES = {"egrsd_sync": "sync", "egrsd_colocate_async": "colocate_async"}
+TEACHER_KINDS = ("frozen", "snapshot", "ema", "live")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +14,12 @@ class TeacherConfig:
     """algorithm.egrsd.teacher"""
 
     kind: str
-    """Which weights teach. frozen: the initial ones."""
+    """Which weights teach. frozen: the initial ones; snapshot: the student's, copied every sync_every steps; ema: their moving
+    average; live: the student's own."""
+    sync_every: int | None
+    """Steps between two copies, >= 1; for snapshot only."""
+    ema_decay: float | None
+    """Share of the old teacher in the new one, in (0, 1); for ema only."""
     enable_thinking: bool
     """Chat-template switch of the teacher's prompt."""
     solution_key: str
@@ -33,10 +31,24 @@ class TeacherConfig:
     max_prompt_length: int
     """Longest privileged prompt, tokens."""
 
+    @property
+    def moves(self) -> bool:
+        """True if the teacher has weights of its own that follow the student."""
+        return self.kind in ("snapshot", "ema")
+
     def __post_init__(self) -> None:
         _require(self.kind in TEACHER_KINDS, "teacher.kind", self.kind, f"is not available; choose from {TEACHER_KINDS}")
         _require(isinstance(self.enable_thinking, bool), "teacher.enable_thinking", self.enable_thinking, "is not a bool")
         _require(self.max_prompt_length > 0, "teacher.max_prompt_length", self.max_prompt_length, "must be positive")
+        for key, kind, ok, reason in (
+            ("sync_every", "snapshot", lambda steps: steps >= 1, "must be a number of steps >= 1 (paper: 20, 50)"),
+            ("ema_decay", "ema", lambda decay: 0 < decay < 1, "must lie between 0 and 1 (paper: 0.99)"),
+        ):
+            value = getattr(self, key)
+            if self.kind == kind:
+                _require(value is not None and ok(value), f"teacher.{key}", value, reason)
+            else:
+                _require(value is None, f"teacher.{key}", value, f"means nothing to teacher.kind={self.kind}; leave it null")
         found = self.template is None or Path(self.template).is_file()
         _require(found, "teacher.template", self.template, "is not a file; name a jinja file, or null for the built-in one")
 
@@ -55,6 +67,10 @@ class EgrsdConfig:
     """Lower bound of the gate's denominator, nats, > 0."""
     clip_range: float
     """Half-width of the ratio weight's clip, in [0, 1)."""
+    mixing: float
+    """RLSD's lambda: a token's weight is 1 - mixing + mixing * ratio weight, in [0, 1]."""
+    mixing_decay_steps: int | None
+    """Steps over which mixing falls linearly to 0; None keeps it."""
     advantage: str
     """running, or the name of a verl advantage estimator."""
     length_bonus: float
@@ -69,8 +85,17 @@ class EgrsdConfig:
         _require(0 <= self.floor <= 1, "floor", self.floor, "must lie in [0, 1]")
         _require(self.min_entropy_scale > 0, "min_entropy_scale", self.min_entropy_scale, "must be positive (nats)")
         _require(0 <= self.clip_range < 1, "clip_range", self.clip_range, "must lie in [0, 1), or a weight could be negative")
+        _require(0 <= self.mixing <= 1, "mixing", self.mixing, "must lie in [0, 1]")
+        steps = self.mixing_decay_steps
+        _require(steps is None or steps >= 1, "mixing_decay_steps", steps, "must be a number of steps >= 1, or null")
         _require(self.length_bonus >= 0, "length_bonus", self.length_bonus, "would punish short answers; use >= 0")
         _require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "must be >= 0")
+
+    def mixing_at(self, step: int) -> float:
+        """The mixing of a step, which counts from 1."""
+        if self.mixing_decay_steps is None:
+            return self.mixing
+        return self.mixing * max(0.0, 1.0 - (step - 1) / self.mixing_decay_steps)
 
 
 def read(node: Mapping[str, Any]) -> EgrsdConfig:
@@ -80,109 +105,15 @@ def read(node: Mapping[str, Any]) -> EgrsdConfig:
     return _build(EgrsdConfig, {**values, "teacher": teacher}, "algorithm.egrsd")
 
 
-def validate(config: Any) -> EgrsdConfig:
-    """Checks a whole verl config (an OmegaConf node, resolved) and returns its ``algorithm.egrsd``.
-
-    Raises:
-        ValueError: for the first setting under which a run would not be EGRSD, would be EGRSD on wrong numbers, or would
-            fail late. The sentence names the key, the reason and the way out.
-        RuntimeError: for a verl outside the range that the tests ran on (REQUIRED_VERL.txt).
-    """
-    _check_verl_version()
-    check_entry({"use_v1": config.trainer.use_v1, "trainer_mode": config.trainer.v1.trainer_mode})
-    egrsd = read(config.algorithm.egrsd)
-    model = config.actor_rollout_ref.model
-    lora = uses_lora(config)
-    _check_trainer(config)
-    _check_numerics(config, model)
-    _check_teacher_rows(config, egrsd, lora)
-    if lora and model.get("lora_adapter_path"):
-        raise ValueError(
-            "actor_rollout_ref.model.lora_adapter_path starts the student from base + adapter, while the frozen teacher would "
-            "be the base alone; merge the adapter into the model first and train a fresh one."
-        )
-    return egrsd
+def uses_reference(config: Any) -> bool:
+    """True if the teacher is verl's reference model: a full-parameter run whose teacher is not the student itself."""
+    return not uses_lora(config) and config.algorithm.egrsd.teacher.kind != "live"
 
 
 def uses_lora(config: Any) -> bool:
     """True if the actor trains an adapter: the frozen teacher is then the actor with the adapter off (trainer_base.py:234)."""
     model = config.actor_rollout_ref.model
     return (model.get("lora") or {}).get("rank", 0) > 0 or model.get("lora_rank", 0) > 0 or bool(model.lora_adapter_path)
-
-
-def check_entry(entry: Mapping[str, Any]) -> None:
-    """What any trainer, verl's own included, meets first: the data set calls it with ``data.egrsd``.
-
-    Raises:
-        ValueError: if the run is about to be led by a trainer that knows nothing of EGRSD.
-    """
-    if not entry["use_v1"]:
-        raise ValueError("trainer.use_v1=false runs verl's legacy trainer, which would train without EGRSD; drop that override.")
-    if entry["trainer_mode"] not in TRAINER_MODES:
-        raise ValueError(
-            f"trainer.v1.trainer_mode={entry['trainer_mode']} selects verl's own trainer, which would train plain GRPO; use one "
-            f"of {list(TRAINER_MODES)} (algorithm=egrsd sets it)."
-        )
-
-
-def _check_verl_version() -> None:
-    required = Requirement(Path(__file__).with_name("REQUIRED_VERL.txt").read_text().strip())
-    if not required.specifier.contains(version("verl"), prereleases=True):
-        raise RuntimeError(f"EGRSD was tested with {required}; this is verl {version('verl')}. Install a version in that range.")
-
-
-def _check_trainer(config: Any) -> None:
-    actor_rollout_ref, algorithm = config.actor_rollout_ref, config.algorithm
-    if algorithm.adv_estimator != "egrsd":
-        raise ValueError(
-            f"algorithm.adv_estimator={algorithm.adv_estimator} would bypass EGRSD's advantage; name the estimator in "
-            f"algorithm.egrsd.advantage={algorithm.adv_estimator} instead."
-        )
-    if (algorithm.get("rollout_correction") or {}).get("bypass_mode"):
-        raise ValueError(
-            "algorithm.rollout_correction.bypass_mode=true takes the student's log-probs from vLLM and the teacher's from the "
-            "training engine, so their ratio would measure the engines; set it to false."
-        )
-    if (config.get("distillation") or {}).get("enabled"):
-        raise ValueError("distillation.enabled=true replaces the loss that EGRSD weights; set it to false.")
-    if actor_rollout_ref.actor.strategy not in ("fsdp", "fsdp2"):
-        raise ValueError(
-            f"actor_rollout_ref.actor.strategy={actor_rollout_ref.actor.strategy} is not supported by EGRSD; use fsdp or fsdp2."
-        )
-
-
-def _check_numerics(config: Any, model: Any) -> None:
-    """float32 log-probs and entropies, for student and teacher."""
-    vendor = config.ray_kwargs.ray_init.runtime_env.env_vars.get("VERL_ENGINE_VENDOR")
-    if vendor != "egrsd":
-        raise ValueError(
-            f"ray_kwargs.ray_init.runtime_env.env_vars.VERL_ENGINE_VENDOR={vendor} selects an engine that rounds logits to "
-            "bfloat16; leave it at egrsd."
-        )
-    if model.use_fused_kernels and model.fused_kernel_options.impl_backend == "torch":
-        raise ValueError(
-            "actor_rollout_ref.model.use_fused_kernels=true with impl_backend=torch rounds the entropy to bfloat16; use "
-            "fused_kernel_options.impl_backend=triton or switch fused kernels off."
-        )
-
-
-def _check_teacher_rows(config: Any, egrsd: EgrsdConfig, lora: bool) -> None:
-    """The micro-batch limit of the scoring engine must hold one teacher row, which is longer than any student row."""
-    engine = config.actor_rollout_ref["rollout" if lora else "ref"]
-    prefix = f"actor_rollout_ref.{'rollout' if lora else 'ref'}.log_prob"
-    if not engine.log_prob_use_dynamic_bsz:
-        if engine.log_prob_micro_batch_size_per_gpu is None and engine.log_prob_micro_batch_size is None:
-            raise ValueError(f"{prefix}_micro_batch_size_per_gpu is not set, but the teacher is scored in such batches; set it.")
-        return
-    longest = egrsd.teacher.max_prompt_length + config.data.max_response_length
-    ranks = config.actor_rollout_ref["actor" if lora else "ref"].get("ulysses_sequence_parallel_size", 1)
-    limit = engine.log_prob_max_token_len_per_gpu
-    if limit * ranks < longest:
-        raise ValueError(
-            f"{prefix}_max_token_len_per_gpu={limit} (x {ranks} sequence-parallel ranks) cannot hold one teacher row of up to "
-            f"{longest} tokens (algorithm.egrsd.teacher.max_prompt_length={egrsd.teacher.max_prompt_length} + "
-            f"data.max_response_length={config.data.max_response_length}); raise the first or lower the second."
-        )
 
 
 def _build(cls: type, values: dict, path: str) -> Any:

@@ -1,16 +1,20 @@
-"""The scoring batch of the teacher, and the pass that fills it: log-prob and entropy of every response token.
+"""Which weights teach, and the pass that scores with them: log-prob and entropy of every response token.
 
 Rows are ``privileged prompt + response``. verl's engines return per-token outputs aligned with the row's end, so another
 prompt in front of the same response needs no other alignment (workers/utils/padding.py:194).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from tensordict import TensorDict
 from torch import Tensor
 from verl.utils import tensordict_utils as tu
 from verl.workers.utils.padding import response_from_nested
+
+from recipe.egrsd.schema import TeacherConfig
 
 
 def scoring_batch(
@@ -39,27 +43,67 @@ def scoring_batch(
     return batch
 
 
-def score(
-    engine: Callable[[TensorDict], TensorDict], batch: TensorDict, *, adapter_off: bool, names: Sequence[str]
-) -> tuple[Tensor, Tensor]:
-    """Runs the pass and checks what comes back.
+class Teacher:
+    """Which weights teach, and how they follow the student.
+
+    | kind     | full parameters                    | LoRA                                 |
+    | frozen   | verl's reference model             | the actor with its adapter off       |
+    | snapshot | the reference model, moved         | a copy of the adapter, in float32    |
+    | ema      | the same                           | the same                             |
+    | live     | the actor                          | the actor                            |
 
     Args:
-        engine: the worker group's compute_log_prob (LoRA) or compute_ref_log_prob.
-        batch: of scoring_batch.
-        adapter_off: score with the LoRA adapter disabled: the frozen base.
-        names: B sample names for error messages.
+        settings: algorithm.egrsd.teacher.
+        workers: verl's actor worker group, whose student still has its initial weights.
+        uses_lora: whether the student is an adapter.
+    """
 
-    Returns:
-        log-probs and entropies, each (B, jagged) float32, nats, aligned with the response.
+    def __init__(self, settings: TeacherConfig, workers: Any, *, uses_lora: bool):
+        self.settings, self.workers = settings, workers
+        self.adapter_off = uses_lora and settings.kind == "frozen"
+        if settings.kind == "live" or self.adapter_off:
+            self.engine = workers.compute_log_prob
+        elif uses_lora:
+            self.engine = workers.compute_teacher_log_prob
+        else:
+            self.engine = workers.compute_ref_log_prob
+        if self.settings.moves:
+            print(f"EGRSD keeps a {settings.kind} teacher of {workers.init_teacher()[0]:,} parameters on each rank.")
+
+    def score(self, batch: TensorDict, *, names: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Log-probs and entropies of ``scoring_batch``, each (B, jagged) float32, nats, aligned with the response."""
+        if self.adapter_off:
+            tu.assign_non_tensor(batch, no_lora_adapter=True)
+        return checked(self.engine(batch), batch["response_mask"], names=names)
+
+    def follow(self, step: int) -> None:
+        """Called after the student's update of that step, which counts from 1."""
+        if self.settings.kind == "ema":
+            self.workers.update_teacher(self.settings.ema_decay)
+        elif self.settings.kind == "snapshot" and step % self.settings.sync_every == 0:
+            self.workers.update_teacher(0.0)
+
+    def save(self, folder: Path) -> None:
+        if self.settings.moves:
+            self.workers.save_teacher(str(folder))
+
+    def load(self, folder: Path) -> None:
+        if self.settings.moves:
+            self.workers.load_teacher(str(folder))
+
+
+def checked(output: TensorDict, response_mask: Tensor, *, names: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """What an engine returned, aligned with the response.
+
+    Args:
+        output: ``log_probs`` and ``entropy``, jagged over prompt + response.
+        response_mask: (B, jagged).
+        names: B sample names for error messages.
 
     Raises:
         TypeError: if the engine computed either in another dtype than float32.
         ValueError: if a value under the response mask is not finite; names the sample.
     """
-    if adapter_off:
-        tu.assign_non_tensor(batch, no_lora_adapter=True)
-    output = engine(batch)
     aligned = {}
     for name in ("log_probs", "entropy"):
         if output[name].dtype != torch.float32:
@@ -67,8 +111,8 @@ def score(
                 f"the engine returned the teacher's {name} in {output[name].dtype}; EGRSD needs float32. Was "
                 "recipe.egrsd.engine registered, or are fused kernels of another backend than triton in use?"
             )
-        aligned[name] = response_from_nested(output[name], batch["response_mask"])
-        _refuse_non_finite(name, aligned[name], batch["response_mask"], names)
+        aligned[name] = response_from_nested(output[name], response_mask)
+        _refuse_non_finite(name, aligned[name], response_mask, names)
     return aligned["log_probs"], aligned["entropy"]
 
 

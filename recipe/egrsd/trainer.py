@@ -11,26 +11,26 @@ from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
 from verl.trainer.ppo.utils import Role
-from verl.trainer.ppo.v1 import PPOTrainer, PPOTrainerSync, register_trainer
+from verl.trainer.ppo.v1 import PPOTrainer, PPOTrainerColocateAsync, PPOTrainerSync, register_trainer
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.debug import marked_timer
-from verl.workers.engine_workers import ActorRolloutRefWorker
 
-from recipe.egrsd import checkpoint, cpu, schema, teacher
+from recipe.egrsd import checkpoint, cpu, schema, validation
 from recipe.egrsd.advantage import RunningBaseline, shaped_reward
 from recipe.egrsd.loss import SUM_PREFIX, egrsd_loss
 from recipe.egrsd.metrics import reward_metrics, teacher_metrics, token_means
+from recipe.egrsd.teacher import Teacher, scoring_batch
 from recipe.egrsd.watchdog import EngineWatchdog
 from recipe.egrsd.weights import entropy_scale
+from recipe.egrsd.worker import EgrsdWorker
 
 
 class EgrsdMixin(PPOTrainer):
     """What EGRSD adds to any of verl's trainers; everything not overridden here is verl's."""
 
     def __init__(self, config):
-        self.egrsd = schema.validate(config)
-        self.uses_lora = schema.uses_lora(config)
-        self.resumed_from = checkpoint.folder_to_resume(config.trainer)
+        self.egrsd = validation.validate(config)
+        self.resumed_from = checkpoint.folder_to_resume(config.trainer, has_teacher=self.egrsd.teacher.moves)
         self.baseline = RunningBaseline(warmup_steps=self.egrsd.warmup_steps)
         self.step_rewards = None
         with open_dict(config):
@@ -46,12 +46,12 @@ class EgrsdMixin(PPOTrainer):
             self.replay_buffer.poll_interval = 0.1  # verl's 2 s between looks is longer than a step of a tiny model
 
     def _init_resource_pool_mgr(self):
-        """A full-parameter run gets verl's reference worker, which verl itself would build for a KL term only."""
+        """The teacher may need verl's reference worker, which verl itself would build for a KL term only."""
         super()._init_resource_pool_mgr()
         role = next(r for r in (Role.ActorRolloutRef, Role.ActorRollout) if r in self.role_worker_mapping)
         self.role_worker_mapping.pop(role)
         pool = self.mapping.pop(role)
-        role = role if self.uses_lora else Role.ActorRolloutRef
+        role = Role.ActorRolloutRef if schema.uses_reference(self.config) else role
         self.role_worker_mapping[role], self.mapping[role] = ray.remote(_worker_cls()), pool
 
     def on_init_end(self):
@@ -65,12 +65,16 @@ class EgrsdMixin(PPOTrainer):
             super().fit(agent_loop_manager)
 
     def _load_checkpoint(self):
+        uses_lora = schema.uses_lora(self.config)
+        self.teacher = Teacher(self.egrsd.teacher, self.actor_rollout_wg, uses_lora=uses_lora)  # from the initial weights
         super()._load_checkpoint()
         if self.resumed_from:
             self.baseline.load_state_dict(checkpoint.load(self.resumed_from)["baseline"])
+            self.teacher.load(self.resumed_from / "actor")
 
     def _step_once(self, *args, **kwargs):
         batch = super()._step_once(*args, **kwargs)
+        self.teacher.follow(self.global_steps)
         self.baseline.update(self.step_rewards)  # after the step that used the old statistics, before its checkpoint
         return batch
 
@@ -88,10 +92,8 @@ class EgrsdMixin(PPOTrainer):
             ids if real else ids[:1] for ids, real in zip(list(data["teacher_prompt_ids"]), _is_real(batch), strict=True)
         ]
         temperature = self.config.actor_rollout_ref.rollout.temperature
-        rows = teacher.scoring_batch(prompts, data["responses"], data["response_mask"], temperature=temperature)
-        workers = self.actor_rollout_wg
-        engine = workers.compute_log_prob if self.uses_lora else workers.compute_ref_log_prob
-        log_probs, entropy = teacher.score(engine, rows, adapter_off=self.uses_lora, names=batch.keys)
+        rows = scoring_batch(prompts, data["responses"], data["response_mask"], temperature=temperature)
+        log_probs, entropy = self.teacher.score(rows, names=batch.keys)
         _write(batch, teacher_log_probs=log_probs, teacher_entropy=entropy)
 
         mask, entropy = data["response_mask"].to_padded_tensor(0).bool(), entropy.to_padded_tensor(0.0)
@@ -122,17 +124,20 @@ class EgrsdMixin(PPOTrainer):
         return advantages, advantages
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
-        batch.extra_info["egrsd_entropy_scale"] = self.entropy_scale  # reaches every micro-batch, as the temperature does
+        mixing = self.egrsd.mixing_at(self.global_steps)
+        # These reach every micro-batch, as the temperature does.
+        batch.extra_info |= {"egrsd_entropy_scale": self.entropy_scale, "egrsd_mixing": mixing}
         batch = super()._update_actor(batch, metrics)
         prefix = f"actor/{SUM_PREFIX}"
         sums = {name.removeprefix(prefix): metrics.pop(name) for name in list(metrics) if name.startswith(prefix)}
-        metrics.update(token_means(sums))
+        metrics.update(token_means(sums) | {"egrsd/mixing": mixing})
         return batch
 
     def _save_checkpoint(self):
         """Our state first: verl's marker of a complete checkpoint is the last thing that is written."""
         folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
         checkpoint.save(folder, {"baseline": self.baseline.state_dict()})
+        self.teacher.save(folder / "actor")  # verl prunes this folder
         super()._save_checkpoint()
 
 
@@ -141,12 +146,17 @@ class EgrsdSync(EgrsdMixin, PPOTrainerSync):
     """EGRSD on verl's synchronous trainer."""
 
 
+@register_trainer("egrsd_colocate_async")
+class EgrsdColocateAsync(EgrsdMixin, PPOTrainerColocateAsync):
+    """EGRSD with partial rollouts: a response may hold tokens of several policies; log p_S is always the current one's."""
+
+
 def _worker_cls() -> type:
     if cpu.enabled():
-        from recipe.egrsd.cpu.engine import CpuActorRolloutRefWorker
+        from recipe.egrsd.cpu.engine import CpuEgrsdWorker
 
-        return CpuActorRolloutRefWorker
-    return ActorRolloutRefWorker
+        return CpuEgrsdWorker
+    return EgrsdWorker
 
 
 def _is_real(batch: KVBatchMeta) -> list[bool]:

@@ -37,6 +37,20 @@ def ratio_weight(
     return (advantages.detach().sign() * log_ratio).exp().clamp(1.0 - clip_range, 1.0 + clip_range)
 
 
+def mixed_weight(weight: Tensor, *, mixing: float) -> Tensor:
+    """1 - mixing + mixing * weight, as RLSD mixes its ratio weight with 1 (arXiv 2604.03128, Alg. 1); EGRSD has mixing = 1.
+
+    Args:
+        weight: (B, T) of ratio_weight.
+        mixing: 1 returns the weight unchanged, 0 returns 1.
+
+    Returns:
+        (B, T) float32.
+    """
+    _require_float32(weight=weight)
+    return (1.0 - mixing) + mixing * weight.detach()
+
+
 def lookahead_entropy(entropy: Tensor, response_mask: Tensor, *, window: int) -> Tensor:
     """Smallest entropy over the positions t ... t + window of the same response; paper Eq. 8 (CL-EGRSD).
 

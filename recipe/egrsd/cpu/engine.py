@@ -4,9 +4,9 @@ import torch.distributed
 from verl.single_controller.base.decorator import Dispatch, register
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp import transformer_impl
-from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from recipe.egrsd.engine import VENDOR, EgrsdEngine
+from recipe.egrsd.worker import EgrsdWorker
 
 
 @EngineRegistry.register(model_type="language_model", backend=["fsdp2"], device=["cpu"], vendor=VENDOR)
@@ -26,7 +26,7 @@ class CpuEgrsdEngine(EgrsdEngine):
             self._uses_fsdp2_cpu_offload_policy = False
 
 
-class CpuActorRolloutRefWorker(ActorRolloutRefWorker):
+class CpuEgrsdWorker(EgrsdWorker):
     """Opens the process group itself: verl asks for "cpu:gloo,cpu:gloo", which torch refuses (utils/distributed.py:89)."""
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
