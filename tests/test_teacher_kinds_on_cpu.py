@@ -23,7 +23,7 @@ KINDS = {
     "live": ["algorithm.egrsd.teacher.kind=live"],
 }
 STUDENTS = {"full": ["trainer.n_gpus_per_node=2"], "lora": LORA}
-in_make_test = {("ema", "full"), ("snapshot", "lora")}
+in_make_test = {("ema", "full")}
 CASES = [
     pytest.param(kind, student, id=f"{kind}-{student}", marks=() if (kind, student) in in_make_test else pytest.mark.long)
     for kind in KINDS
@@ -106,7 +106,8 @@ def assert_memory(result: Run, kind: str, students: list[Weights], student: str)
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("runs")
-@pytest.mark.parametrize("student", ["full", pytest.param("lora", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("student", ["full", "lora"])
 def test_a_moving_teacher_resumes_to_the_bit(student, inputs, rollouts, tmp_path):
     overrides = [*COIN_REWARD, *DESCENT, *KINDS["ema"], *(LORA if student == "lora" else []), *replaying(rollouts)]
     whole = good(run(inputs, tmp_path / "whole", [*overrides, "trainer.save_freq=1"]))

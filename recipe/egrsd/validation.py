@@ -43,9 +43,9 @@ def check_entry(entry: Mapping[str, Any]) -> None:
         raise ValueError("trainer.use_v1=false runs verl's legacy trainer, which would train without EGRSD; drop that override.")
     if entry["trainer_mode"].removeprefix("egrsd_") == "separate_async":
         raise ValueError(
-            "trainer.v1.trainer_mode=separate_async is not supported by EGRSD: verl then makes several updates in a step, and "
-            "between them batch maximum, baseline and teacher would have to move, and its weights travel by NCCL alone, which our tests "
-            f"on CPUs cannot run; use one of {list(TRAINER_MODES)}."
+            "trainer.v1.trainer_mode=separate_async is not supported by EGRSD: verl then makes several updates in a step, with "
+            "one batch maximum, baseline and teacher for all of them, and its weight transfer needs NCCL, which our tests on "
+            f"CPUs do not have; use one of {list(TRAINER_MODES)}."
         )
     if entry["trainer_mode"] not in TRAINER_MODES:
         raise ValueError(
