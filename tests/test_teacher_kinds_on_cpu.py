@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import DESCENT, LORA
-from peft import PeftModel
+from peft import LoraConfig, get_peft_model
 from runs import COIN_REWARD, TEMPERATURE, Run, good, parameters, replaying, run
 from safetensors.torch import load_file
 from test_end_to_end_on_cpu import plain_forward
@@ -47,26 +47,25 @@ def saved_students(result: Run, inputs: Path, *, lora: bool) -> list[Weights]:
     """The student's weights, or its adapter's, after each step."""
     if not lora:
         return [load_file(inputs / "model" / "model.safetensors"), *(parameters(result, step) for step in (1, 2, 3))]
-    adapters = [load_file(adapter_folder(result, step) / "adapter_model.safetensors") for step in (1, 2, 3)]
+    adapters = [adapter(result, step) for step in (1, 2, 3)]
+    # While B is 0 A has no gradient, so that the first step leaves it where it was.
     initial = {name: torch.zeros_like(tensor) if "lora_B" in name else tensor for name, tensor in adapters[0].items()}
     return [initial, *adapters]
 
 
-def adapter_folder(result: Run, step: int) -> Path:
-    return result.folder / "checkpoints" / f"global_step_{step}" / "actor" / "lora_adapter"
+def adapter(result: Run, step: int) -> Weights:
+    """verl keeps it among the model's shards."""
+    shards = result.folder / "checkpoints" / f"global_step_{step}" / "actor" / "model_world_size_1_rank_0.pt"
+    state = torch.load(shards, weights_only=False)
+    return {name: tensor.to_local() for name, tensor in state.items() if "lora_" in name}
 
 
-def build(result: Run, inputs: Path, weights: Weights, *, lora: bool):
+def build(inputs: Path, weights: Weights, *, lora: bool):
     model = AutoModelForCausalLM.from_pretrained(inputs / "model", dtype=torch.float32)
     if lora:
-        model = PeftModel.from_pretrained(model, adapter_folder(result, 1))
-        own = {name: parameter for name, parameter in model.named_parameters() if "lora_" in name}
-        assert len(own) == len(weights)
-        with torch.no_grad():
-            for name, tensor in weights.items():
-                own[name.replace(".weight", ".default.weight")].copy_(tensor)
-    else:
-        model.load_state_dict(weights)
+        model = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"))
+        assert {name for name, _ in model.named_parameters() if "lora_" in name} == set(weights)
+    model.load_state_dict(weights, strict=not lora)
     return model.eval()
 
 
@@ -81,7 +80,7 @@ def test_the_teacher_is_the_student_it_should_be(kind, student, inputs, tmp_path
     moved = 0.0
     for step in (1, 2, 3):
         batch, weights = result.probe(step), expected_teacher(kind, students, step)
-        model, initial = (build(result, inputs, w, lora=lora) for w in (weights, students[0]))
+        model, initial = (build(inputs, w, lora=lora) for w in (weights, students[0]))
         for row, response in enumerate(batch["responses"]):
             prompt = list(batch["teacher_prompt_ids"][row])
             log_probs, entropy = plain_forward(model, prompt, response, temperature=TEMPERATURE)
