@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from recipe.egrsd.metrics import METRICS
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("runs")]  # one process: it shares conftest's runs
+pytestmark = [pytest.mark.slow, pytest.mark.shares_runs]
 
 
 def plain_forward(model, prompt: list[int], response: torch.Tensor, *, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -22,7 +22,7 @@ KILLS = (("_step_once", 1, 0.3), ("_score_with_teacher", 2, 0.3), ("_save_checkp
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("runs")
+@pytest.mark.shares_runs
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 6))])
 def test_a_killed_trainer_resumes_to_the_same_end(seed, padded, inputs, rollouts, tmp_path):
     """Four kills at random moments of four phases, each resumed: bit for bit the parameters of the run that never stopped."""

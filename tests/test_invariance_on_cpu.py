@@ -18,7 +18,6 @@ from recipe.egrsd.loss import token_weights
 from recipe.egrsd.schema import EgrsdConfig, TeacherConfig
 
 pytestmark = pytest.mark.slow
-shares_runs = pytest.mark.xdist_group("runs")  # in one process: conftest's runs are shared by it
 
 COLUMNS = ("old_log_probs", "teacher_log_probs", "teacher_entropy", "advantages")
 TEACHER = TeacherConfig(
@@ -64,7 +63,7 @@ def assert_same_training(one: Run, other: Run) -> None:
         torch.testing.assert_close(after[name], tensor, atol=1e-6, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@shares_runs
+@pytest.mark.shares_runs
 def test_ranks_micro_batches_batching_and_padding_change_nothing(full, padded, inputs):
     assert_same_training(full, padded)
     from safetensors.torch import load_file
@@ -88,7 +87,7 @@ ONE_AT_A_TIME = {
 }  # fmt: skip
 
 
-@shares_runs
+@pytest.mark.shares_runs
 @pytest.mark.long
 @pytest.mark.parametrize("change", ONE_AT_A_TIME)
 def test_one_change_at_a_time(change, full, inputs, rollouts, tmp_path):
@@ -97,7 +96,7 @@ def test_one_change_at_a_time(change, full, inputs, rollouts, tmp_path):
     assert_same_training(good(run(inputs, tmp_path, overrides)), full)
 
 
-@shares_runs
+@pytest.mark.shares_runs
 def test_frozen_reference_is_lora_with_the_adapter_off(full, lora):
     """Same per-token weights in the first step, where a fresh adapter is zero; the same teacher in every step."""
     ours, theirs = dict(weights(full, 1, window=3)), dict(weights(lora, 1, window=3))
@@ -130,7 +129,7 @@ def test_a_teacher_that_sees_no_solution_leaves_only_the_gate(adapter, inputs, t
         assert logged["egrsd/gate_mean"] < 0.9999
 
 
-@shares_runs
+@pytest.mark.shares_runs
 def test_without_its_parts_it_is_verls_grpo_to_the_bit(inputs, rollouts, tmp_path):
     """gamma = clip_range = length_bonus = 0, group advantages: the same parameters as verl's own trainer, loss and engine."""
     shared = [*COIN_REWARD, *DESCENT, *replaying(rollouts), "trainer.save_freq=3"]

@@ -1,11 +1,10 @@
 """1.0 if the last \\boxed{...} of a response equals the ground truth, else 0.0, decided by math-verify.
 
 verl calls ``compute_score`` from many threads of a Ray actor. math-verify bounds its own time with SIGALRM, which fails
-in a thread, and 9^{9^{9^9}} keeps sympy busy for ever, so a comparison that is not plain runs in a worker process: this
-very file, started as a script. A worker that exceeds its time is killed and replaced, its memory is limited, and it
-ends with its parent. It imports math-verify and nothing else: not the parent's __main__, not verl, ray or torch.
-
-Times are seconds, lengths are characters, memory is bytes.
+in a thread, and 9^{9^{9^9}} keeps sympy busy for ever, so a comparison that is not plain runs in a worker: this very
+file, started as a script. It imports math-verify and nothing else (not the parent's __main__, not verl, ray or torch)
+and then only forks. Its child compares, in limited memory, and is killed when it exceeds its time; the next one takes
+milliseconds, not the imports' second. Both end with the parent. Times are seconds, lengths characters, memory bytes.
 """
 
 import atexit
@@ -19,6 +18,7 @@ import queue
 import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
 from multiprocessing.connection import Connection, Pipe
@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 MAX_ANSWER_CHARS = 1000  # a longer answer scores 0 (answer_too_long), a longer ground truth is a bad one
 MAX_PRED_CHARS = 100  # of ``pred``, the answer's beginning, on which verl's maj@N votes
 WORKERS = 2  # per process that scores; each starts when it is first needed
-WORKER_BYTES = 1 << 30  # address space of one worker, which uses about 60 MiB
-WORKER_START_SECONDS = 120  # within which a new worker is ready (usual: 0.4); not part of any response's time
+WORKER_BYTES = 1 << 30  # address space of a worker's child, which uses about 60 MiB
+WORKER_START_SECONDS = 120  # within which a worker is ready (usual: below 1); not part of any response's time
 
 
 def compute_score(
@@ -58,8 +58,7 @@ def compute_score(
         overflow) and ``bad_ground_truth`` (0 or 1); ``response_chars`` (int); ``pred`` (str, "" without an answer).
 
     Raises:
-        TypeError: solution_str is not a str.
-        ValueError: timeout_seconds is not a positive number of seconds.
+        TypeError, ValueError: solution_str is not a str; timeout_seconds is not a positive number of seconds.
         RuntimeError: no worker can be started, so that no score would mean anything.
     """
     if not isinstance(solution_str, str):
@@ -82,16 +81,12 @@ def compute_score(
 
 def last_boxed(text: str) -> str | None:
     """Content of the last \\boxed{...}, white space collapsed; None without one, or if its braces do not close."""
-    start = None
-    for opening in re.finditer(r"\\boxed\s*\{", text):
-        start = opening.end()
-    if start is None:
-        return None
+    last = ["", *re.split(r"\\boxed\s*\{", text)[1:]][-1]  # "" has no brace that closes
     depth = 1
-    for token in re.finditer(r"\\.|[{}]", text[start:], re.DOTALL):  # \\. steps over \{ and \}, which nest nothing
+    for token in re.finditer(r"\\.|[{}]", last, re.DOTALL):  # \\. steps over \{ and \}, which nest nothing
         depth += {"{": 1, "}": -1}.get(token[0], 0)
         if depth == 0:
-            return " ".join(text[start : start + token.start()].split())
+            return " ".join(last[: token.start()].split())
     return None
 
 
@@ -130,16 +125,15 @@ def _warn_once(shown: str) -> None:
 
 
 class _Worker:
-    """One worker process, used by one thread at a time. It starts on first use, and anew after it was killed."""
+    """A process that forks and its child, which compares. Used by one thread at a time; starts on first use."""
 
-    def __init__(self) -> None:
-        self.process: subprocess.Popen | None = None
+    process: subprocess.Popen | None = None
+    pipe: Connection | None = None  # of this child alone: what another sent late or in part is lost with its own pipe
 
     def compare(self, expected: str, answer: str, timeout_seconds: float) -> str:
-        """The outcome for one pair. However it ends, a late verdict cannot be taken for that of the next pair."""
-        if self.process is None or self.process.poll() is not None:
-            self.stop()
-            self.start()
+        """The outcome for one pair."""
+        if self.pipe is None or self.pipe.poll():  # no verdict is due: the child died idle
+            self.renew_child()
         reusable = False
         try:
             self.pipe.send((expected, answer, timeout_seconds))
@@ -151,31 +145,38 @@ class _Worker:
             return "crashed"
         finally:
             if not reusable:
-                self.stop()
+                self.renew_child()
+
+    def renew_child(self) -> None:
+        """Has the child killed, if there is one, and returns when the next is ready. RuntimeError if none is; stderr says why."""
+        self.pipe = None
+        if is_new := self.process is None:
+            self.start()
+        pipe, theirs = Pipe()
+        with contextlib.suppress(EOFError, OSError):
+            with theirs:
+                socket.send_fds(self.requests, [b"+"], [theirs.fileno()])
+            if pipe.poll(WORKER_START_SECONDS) and pipe.recv():
+                self.pipe = pipe
+                return
+        self.stop()
+        if is_new:
+            raise RuntimeError(f"The answer checker does not start. Can {sys.executable} import math_verify?")
+        self.renew_child()
 
     def start(self) -> None:
-        """Runs this file as a script. RuntimeError if that fails; the worker's own message is on stderr."""
-        self.pipe, theirs = Pipe()
-        with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, __file__, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONSAFEPATH": "1"},  # the files beside this one are no top-level modules
-            )
-        ready = False
-        with contextlib.suppress(EOFError, OSError):
-            ready = self.pipe.poll(WORKER_START_SECONDS) and self.pipe.recv()
-        if not ready:
-            self.stop()
-            raise RuntimeError(f"The answer checker does not start. Can {sys.executable} import math_verify?")
+        self.requests, theirs = socket.socketpair()
+        env = {**os.environ, "PYTHONSAFEPATH": "1"}  # the files beside this one are no top-level modules
+        with theirs:  # a session of its own: Ctrl-C is not for it, and stop reaches its child with it
+            self.process = subprocess.Popen([sys.executable, __file__], stdin=theirs, env=env, start_new_session=True)
 
     def stop(self) -> None:
         if self.process is not None:
-            self.process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-            self.pipe.close()
-            self.process = None
+            self.requests.close()
+            self.process = self.pipe = None
 
 
 def _new_pool() -> None:
@@ -185,30 +186,36 @@ def _new_pool() -> None:
         _idle.put(_Worker())
 
 
-@atexit.register
-def _stop_idle_workers() -> None:
-    with contextlib.suppress(queue.Empty):
-        while True:
-            _idle.get_nowait().stop()
-
-
-_idle: queue.LifoQueue[_Worker]
 _new_pool()
+atexit.register(lambda: [worker.stop() for worker in _idle.queue])
 os.register_at_fork(after_in_child=_new_pool)  # two processes on one pipe would read each other's verdicts
 
 
+def _fork_children(requests: socket.socket) -> None:
+    """The worker: forks a child for each pipe that it is sent and kills the one before; ends with its parent."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would free a dead child's id before we kill it
+    logging.getLogger("math_verify").setLevel(logging.ERROR)
+    for answer in [r"(x+1)^2", r"3+4i", r"\{1,\sqrt{2}\}", r"[1,2)\cup(3,\infty)", r"y=\frac{\pi}{6}x"]:
+        _compare(answer, "x^2+2x+1")  # what this imports, loads and caches, every child has
+    while pipes := socket.recv_fds(requests, 1, 1)[1]:
+        if (child := os.fork()) == 0:
+            requests.close()
+            return _serve(Connection(pipes[0]))
+        os.close(pipes[0])
+        requests.recv(1, socket.MSG_PEEK)  # returns when the next request waits or the parent has ended
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
 def _serve(pipe: Connection) -> None:
-    """The worker: answers (expected, answer, seconds) with (outcome, reusable) until the parent closes the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's; its end closes the pipe
+    """The child: answers (expected, answer, seconds) with (outcome, reusable) until the parent closes the pipe."""
     resource.setrlimit(resource.RLIMIT_AS, (WORKER_BYTES, WORKER_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    logging.getLogger("math_verify").setLevel(logging.ERROR)
-    _compare("\\frac12", "0.5")  # imports, compiles and loads the grammar
-    pipe.send(True)
     with contextlib.suppress(EOFError, OSError):
+        pipe.send(True)
         while True:
             expected, answer, seconds = pipe.recv()
-            signal.setitimer(signal.ITIMER_REAL, seconds + 1)  # SIGALRM ends the process if the parent no longer can
+            signal.setitimer(signal.ITIMER_REAL, seconds + 1)  # SIGALRM ends the child if nobody else can
             outcome = _compare(expected, answer)
             signal.setitimer(signal.ITIMER_REAL, 0)
             pipe.send((outcome, _has_room()))
@@ -216,34 +223,26 @@ def _serve(pipe: Connection) -> None:
 
 def _compare(expected: str, answer: str) -> str:
     """math-verify's verdict. It swallows its own errors, RecursionError and MemoryError included, as "different"."""
-    from math_verify import verify
-
-    gold = _parse(expected)
-    if not gold:
-        return "bad_ground_truth"
-    return "equal" if verify(gold, _parse(answer), timeout_seconds=None) else "different"
-
-
-def _parse(answer: str) -> list:
-    """The answer as at most one sympy object; read whole or not at all, no number is picked out of the unreadable."""
     from latex2sympy2_extended.antlr_parser import PSParser
-    from math_verify import LatexExtractionConfig, parse
+    from math_verify import LatexExtractionConfig, parse, verify
 
     if not hasattr(PSParser.AtomContext, "FUNC_GAMMA"):  # missing from its antlr 4.9.3 grammar: 50\% is unreadable
         PSParser.AtomContext.FUNC_GAMMA = lambda self: None
+    # A text is read whole, as at most one sympy object, or not at all: no number is picked out of the unreadable.
     boxed = [LatexExtractionConfig(boxed_match_priority=0)]
-    text = f"\\boxed{{{answer}}}"
-    return parse(text, boxed, fallback_mode="no_fallback", extraction_mode="first_match", parsing_timeout=None)
+    read = functools.partial(parse, fallback_mode="no_fallback", extraction_mode="first_match", parsing_timeout=None)
+    if not (gold := read(f"\\boxed{{{expected}}}", boxed)):
+        return "bad_ground_truth"
+    return "equal" if verify(gold, read(f"\\boxed{{{answer}}}", boxed), timeout_seconds=None) else "different"
 
 
 def _has_room() -> bool:
     """Whether half of the memory limit is free, so that the next pair does not pay for this one."""
-    try:
+    with contextlib.suppress(OSError):
         mmap.mmap(-1, WORKER_BYTES // 2, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ).close()
-    except OSError:
-        return False
-    return True
+        return True
+    return False
 
 
 if __name__ == "__main__":
-    _serve(Connection(int(sys.argv[1])))
+    _fork_children(socket.socket(fileno=0))  # stdin, see _Worker.start
