@@ -5,6 +5,7 @@ import signal
 import threading
 from pathlib import Path
 
+import psutil
 import torch
 import transfer_queue as tq
 import wrapt
@@ -52,6 +53,29 @@ def _kill_on_request(module) -> None:
         return method(self, *args, **kwargs)
 
     setattr(module.EgrsdMixin, name, die_in)
+
+
+@wrapt.when_imported("recipe.egrsd.trainer")
+def _kill_the_engine_on_request(module) -> None:
+    """EGRSD_KILL_ENGINE=method:step kills the vLLM engines of this run when the trainer enters the method in that step."""
+    if "EGRSD_KILL_ENGINE" not in os.environ:
+        return
+    name, step = os.environ["EGRSD_KILL_ENGINE"].split(":")
+    method = getattr(module.EgrsdSync, name)
+
+    def kill_engines_first(self, *args, **kwargs):
+        if self.global_steps == int(step):
+            for pid in engines_of_this_run():
+                os.kill(pid, signal.SIGKILL)
+            print("The engines were killed.")
+        return method(self, *args, **kwargs)
+
+    setattr(module.EgrsdSync, name, kill_engines_first)
+
+
+def engines_of_this_run() -> list[int]:
+    """Process ids below this run's raylet, which started this process, too; runs beside this one have engines of their own."""
+    return [child.pid for child in psutil.Process(os.getppid()).children(recursive=True) if "EngineCor" in child.name()]
 
 
 @wrapt.when_imported("recipe.egrsd.cpu.engine")

@@ -92,15 +92,33 @@ def test_a_checkpoint_that_is_gone_does_not_mean_from_scratch(saved):
         checkpoint.folder_to_resume(saved, has_teacher=False)
 
 
+DIED = r"EngineDied: the vLLM server at \S+ \(pid \d+\) died"
 CAUSES = {
-    "EngineCore": r"EngineDied: the vLLM server at \S+ \(pid \d+\) died[\s\S]*Its last words:",
-    "vLLMHttpServer": r"EngineDied: the vLLM server at \S+ \(pid \d+\) died|actor.*(died|dead)",
+    "EngineCore": rf"{DIED}[\s\S]*Its last words:",
+    "vLLMHttpServer": rf"{DIED}|actor.*(died|dead)",
     "WorkerDict": r"actor.*(died|dead)",
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", ["EngineCore", *(pytest.param(name, marks=pytest.mark.long) for name in list(CAUSES)[1:])])
+def test_an_engine_killed_before_the_weights_reach_it_ends_the_run(tmp_path):
+    """The trainer then waits inside Ray, where no exception reaches it."""
+    write_inputs(tmp_path / "inputs", train=64)
+    killed_at = []
+
+    def notice(process, log_path):
+        if not killed_at and "The engines were killed." in log_path.read_text(errors="replace"):
+            killed_at.append(time.monotonic())
+
+    result = run(tmp_path / "inputs", tmp_path / "run", [*COIN_REWARD], watch=notice, EGRSD_KILL_ENGINE="on_step_end:1")
+    assert result.returncode not in (0, None, -signal.SIGTERM)
+    assert time.monotonic() - killed_at[0] < 60
+    assert re.search(CAUSES["EngineCore"], result.log)
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize("victim", CAUSES)
 def test_a_killed_process_ends_the_run_within_a_minute(victim, tmp_path):
     write_inputs(tmp_path / "inputs", train=64)
     killed_at = []

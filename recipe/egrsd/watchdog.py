@@ -1,15 +1,17 @@
 """Ends a run whose rollout engine died, with the engine's own error.
 
 verl's trainer polls for samples that a dead engine will never deliver, and reports what remains as failed prompts. The
-watchdog asks every vLLM server for its health and interrupts the trainer when one is gone. A weight sync that hangs on a dead
-or failed receiver is rollout.py's business.
+watchdog asks every vLLM server for its health and interrupts the trainer when one is gone, or ends its process where it cannot be
+interrupted. A weight sync whose receiver failed but lives is rollout.py's business.
 """
 
 import ctypes
 import glob
 import os
 import re
+import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -19,6 +21,8 @@ import ray
 
 POLL_SECONDS = 3.0
 FAILURES_BEFORE_DEATH = 3
+GRACE_SECONDS = 10.0
+LOG_SECONDS = 3.0  # in which Ray carries the last words of this process to the driver
 SHOWN_LOG_LINES = 15
 
 
@@ -61,6 +65,11 @@ class EngineWatchdog:
             failures = failures + 1 if self._look() else 0
         self.cause = self._look()
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._trainer_thread), ctypes.py_object(EngineDied))
+        if not self._stopped.wait(GRACE_SECONDS):
+            # The trainer waits inside Ray for an answer that nobody will send; no exception reaches it there.
+            print(f"EngineDied: {self.cause}", file=sys.stderr, flush=True)
+            time.sleep(LOG_SECONDS)
+            os._exit(1)
 
     def _look(self) -> str | None:
         """The obituary of the first dead server, or None."""
