@@ -46,16 +46,20 @@ class Run:
         return torch.load(self.folder / "probe" / f"{step}.pt", weights_only=False)
 
 
-def write_inputs(folder: Path, *, train: int = 32, validation: int = 4) -> None:
-    """A tiny Qwen3 with random but decided weights, and parquet files of addition problems."""
+def write_inputs(folder: Path, *, train: int = 32, validation: int = 4, body: float = 6.0, head: float = 10.0) -> None:
+    """A tiny Qwen3 with random but decided weights, and parquet files of addition problems.
+
+    Its weights are the usual initial ones times body or head: those alone are so small that every distribution is uniform. Larger
+    factors make larger logits, and with them larger float32 rounding errors between two ways to compute the same number.
+    """
     tokenizer = tiny.build_tokenizer()
     config = tiny.build_model(tokenizer).config
     config.tie_word_embeddings = False  # verl 0.9.1 cannot sync a tied model with an adapter to vLLM 0.29
     model = Qwen3ForCausalLM(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.ndim == 2:  # the usual initial weights are so small that every distribution is uniform
-                parameter.mul_(20.0 if "lm_head" in name else 8.0)
+            if parameter.ndim == 2:
+                parameter.mul_(head if "lm_head" in name else body)
     tiny.save(model, tokenizer, folder / "model")
     write_parquet(make_problems("train", train, seed=0), folder / "train.parquet")
     write_parquet(make_problems("validation", validation, seed=0), folder / "val.parquet")

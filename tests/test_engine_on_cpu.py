@@ -14,7 +14,7 @@ MILLINAT = 1e-3
 
 def run_engine(folder, *flags: str) -> dict[str, dict]:
     """tests/engine_outputs.py: configuration -> logits, ids, log-probs, entropies of its rows."""
-    write_inputs(folder, train=4)
+    write_inputs(folder, train=4, body=8.0, head=20.0)  # logits up to 16
     out = folder / "outputs.pt"
     command = [sys.executable, ROOT / "tests" / "engine_outputs.py", folder / "model", out, *flags]
     finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
