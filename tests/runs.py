@@ -46,7 +46,7 @@ class Run:
         return torch.load(self.folder / "probe" / f"{step}.pt", weights_only=False)
 
 
-def write_inputs(folder: Path, *, train: int = 32, validation: int = 4, body: float = 6.0, head: float = 10.0) -> None:
+def write_inputs(folder: Path, *, train: int = 32, validation: int = 4, body: float = 4.0, head: float = 8.0) -> None:
     """A tiny Qwen3 with random but decided weights, and parquet files of addition problems.
 
     Its weights are the usual initial ones times body or head: those alone are so small that every distribution is uniform. Larger
