@@ -11,6 +11,7 @@ verl imports this module at ``import verl``: through the ``verl.plugins`` entry 
 """
 
 import os
+from abc import abstractmethod
 from pathlib import Path
 
 from hydra._internal.sources_registry import SourcesRegistry
@@ -53,8 +54,9 @@ class _WrappedSource(ConfigSource):
         self.edit(result.config)
         return result
 
+    @abstractmethod
     def edit(self, config) -> None:
-        raise NotImplementedError
+        """Changes a config that was just read, in place."""
 
 
 class VerlPrimarySource(_WrappedSource):

@@ -17,6 +17,8 @@ from torch.distributed.tensor import DTensor
 from verl.single_controller.base.decorator import Dispatch, make_nd_compute_dataproto_dispatch_fn, register
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
+from recipe.egrsd.engine import EgrsdEngine
+
 
 def local_shards(module: nn.Module, *, trainable_only: bool) -> list[Tensor]:
     """This rank's part of every parameter, sharing memory with it; FSDP2 or not sharded."""
@@ -34,7 +36,17 @@ def move_towards(teacher: Iterable[Tensor], student: Iterable[Tensor], *, decay:
 
 
 class EgrsdWorker(ActorRolloutRefWorker):
-    """The methods that a moving teacher needs; a frozen or live one needs none of them."""
+    """verl's worker on our engine, plus the methods that a moving teacher needs; a frozen or live one needs none of them."""
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def init_model(self):
+        super().init_model()
+        for part in filter(None, (self.actor, self.ref)):
+            if not isinstance(part.engine, EgrsdEngine):  # verl takes its own without a word if it does not find ours
+                raise TypeError(
+                    f"verl chose {type(part.engine).__name__}, which rounds logits to bfloat16; is VERL_ENGINE_DEVICE or "
+                    "VERL_ENGINE_VENDOR set in the workers' environment? Unset it."
+                )
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def init_teacher(self) -> int:
