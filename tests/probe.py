@@ -79,6 +79,15 @@ def engines_of_this_run() -> list[int]:
 
 
 @wrapt.when_imported("recipe.egrsd.cpu.engine")
+def _hide_our_engine(module) -> None:
+    """EGRSD_HIDE_ENGINE=1 leaves verl's own engine as the only one, which it then takes without a word."""
+    if os.environ.get("EGRSD_HIDE_ENGINE"):
+        engines = module.EngineRegistry._engines["language_model"]["fsdp2"]
+        engines["cpu"] = engines["cuda"]
+        del engines[("cpu", module.VENDOR)]
+
+
+@wrapt.when_imported("recipe.egrsd.cpu.engine")
 def _poison_the_reference(module) -> None:
     if not os.environ.get("EGRSD_POISON"):
         return

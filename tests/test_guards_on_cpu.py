@@ -159,6 +159,16 @@ def test_a_broken_teacher_stops_the_run(inputs, tmp_path):
     assert "at response token 0; the teacher's weights or the logits are broken." in result.log
 
 
+@pytest.mark.slow
+@pytest.mark.long
+def test_verls_own_engine_is_refused(inputs, tmp_path):
+    """LoRA, because verl's engine cannot build a reference model on a CPU."""
+    result = run(inputs, tmp_path, [LORA], timeout=200, EGRSD_HIDE_ENGINE="1")
+    assert result.returncode not in (0, None)
+    assert "TypeError: verl chose FSDPEngineWithLMHead, which rounds logits to bfloat16" in result.log
+    assert not (tmp_path / "probe").exists()  # nothing was trained
+
+
 def test_a_verl_out_of_range_is_named(inputs, tmp_path):
     """Another version in front of the installed one, as the metadata of a package that importlib.metadata finds first."""
     info = tmp_path / "verl-0.8.0.dist-info"
