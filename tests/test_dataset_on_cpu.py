@@ -32,7 +32,14 @@ def write(path: Path, change: dict[int, dict] | None = None) -> Path:
 
 
 def dataset(
-    tokenizer, path: Path, *, train: bool = True, filter_rows: bool = False, entry: dict | None = None, **teacher
+    tokenizer,
+    path: Path,
+    *,
+    train: bool = True,
+    filter_rows: bool = False,
+    entry: dict | None = None,
+    privilege: str = "solution",
+    **teacher,
 ) -> EgrsdDataset:
     settings = {
         "kind": "frozen",
@@ -44,7 +51,7 @@ def dataset(
         "template": str(tiny.TEACHER_TEMPLATE),
         "max_prompt_length": 256,
     }
-    egrsd = {"teacher": settings | teacher, "use_v1": True, "trainer_mode": "egrsd_sync"} | (entry or {})
+    egrsd = {"teacher": settings | teacher, "privilege": privilege, "use_v1": True, "trainer_mode": "egrsd_sync"} | (entry or {})
     config = OmegaConf.create(
         {
             "train_files": str(path) if train else "another.parquet",
@@ -155,3 +162,42 @@ def test_a_system_turn_is_kept():
     system = {"role": "system", "content": "Be brief."}
     messages = privileged.teacher_messages([system, {"role": "user", "content": "1+1?"}], "2", instruction="")
     assert messages[0] == system and len(messages) == 2
+
+
+def shown(tokenizer, path: Path, privilege: str, **teacher) -> list[str]:
+    rows = dataset(tokenizer, path, privilege=privilege, **teacher)
+    return [tokenizer.decode(row["teacher_prompt_ids"]) for row in rows]
+
+
+def test_each_privilege_shows_what_it_says(tokenizer, tmp_path):
+    path = write(tmp_path / "rows.parquet")
+    solutions = [reference_solution(problem) for problem in PROBLEMS]
+    for row, text in enumerate(shown(tokenizer, path, "shuffled")):
+        assert solutions[row] not in text
+        assert solutions[(row + 3) % 6] in text  # half a data set further on
+    for row, text in enumerate(shown(tokenizer, path, "answer_only")):
+        assert solutions[row] not in text
+        assert PROBLEMS[row].answer in text.replace(PROBLEMS[row].question, "")
+    others = shown(tokenizer, path, "wrong")
+    for row, text in enumerate(others):
+        assert PROBLEMS[row].answer != PROBLEMS[(row + 3) % 6].answer
+        assert PROBLEMS[(row + 3) % 6].answer in text.replace(PROBLEMS[row].question, "")
+    student = [tokenizer.apply_chat_template(p.messages, add_generation_prompt=True, tokenize=False) for p in PROBLEMS]
+    assert shown(tokenizer, path, "none") == student
+    for row, text in enumerate(shown(tokenizer, path, "concise", template=None, max_prompt_length=1024)):
+        assert "as briefly as correctness allows" in text and solutions[row] not in text
+        assert text.endswith(INSTRUCTION + "<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_a_row_needs_only_what_its_privilege_shows(tokenizer, tmp_path):
+    path = write(tmp_path / "rows.parquet", {2: {"solution": None}})
+    assert len(shown(tokenizer, path, "answer_only")) == len(shown(tokenizer, path, "none")) == 6
+    with pytest.raises(ValueError, match=r"row 2: extra_info.solution is NoneType"):
+        dataset(tokenizer, path, privilege="shuffled")
+
+
+def test_another_row_is_one_that_differs():
+    assert privileged.another_text(["a", "b", "a", "a"], 0) == "b"
+    assert privileged.another_text(["a", "", "c"], 0) == "c"  # an unusable row has nothing to show
+    with pytest.raises(privileged.RowError, match="no other row has a different text"):
+        privileged.another_text(["a", "a"], 0)

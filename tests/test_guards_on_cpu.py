@@ -20,6 +20,8 @@ from recipe.egrsd import validation
 LORA = "actor_rollout_ref.model.lora_rank=8"
 EMA = "algorithm.egrsd.teacher.kind=ema algorithm.egrsd.teacher.ema_decay=0.99"
 FSDP2 = "actor_rollout_ref.actor.strategy=fsdp2"
+UNWEIGHTED = "algorithm.egrsd.gamma=0 algorithm.egrsd.clip_range=0 algorithm.egrsd.length_bonus=0"
+OPSD = f"{UNWEIGHTED} algorithm.egrsd.divergence=forward_kl {FSDP2}"
 REFUSED = {
     "algorithm.adv_estimator=grpo": "algorithm.egrsd.advantage=grpo",
     "algorithm.rollout_correction.bypass_mode=true": "their ratio would measure the engines",
@@ -55,6 +57,19 @@ REFUSED = {
     "algorithm.egrsd.teacher.kind=live actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=8000": "rollout.log_prob_max",
     "algorithm.egrsd.teacher.max_prompt_length=0": "must be positive",
     "algorithm.egrsd.teacher.template=nowhere.jinja": "is not a file",
+    "algorithm.egrsd.privilege=hint": "privilege=hint is not available; choose from",
+    "algorithm.egrsd.divergence=jsd": "divergence=jsd is not available; choose from",
+    "algorithm.egrsd.divergence_clip=0.05": "means nothing to divergence=null; leave it null",
+    "algorithm.egrsd.divergence=forward_kl": "algorithm.egrsd.gamma=0.3 means nothing to divergence=forward_kl",
+    f"{OPSD} algorithm.egrsd.divergence_clip=0": "must be positive (nats), or null",
+    f"{OPSD} actor_rollout_ref.actor.strategy=fsdp": "strategy=fsdp cannot gather the teacher's head, which",
+    f"{OPSD} actor_rollout_ref.model.use_fused_kernels=true actor_rollout_ref.model.fused_kernel_options.impl_backend=triton": (
+        "use_fused_kernels=True computes no logits"
+    ),
+    f"{OPSD} actor_rollout_ref.actor.ulysses_sequence_parallel_size=2": "ulysses_sequence_parallel_size=2 splits rows",
+    f"{OPSD} actor_rollout_ref.actor.use_kl_loss=true": "use_kl_loss=True adds a term to the loss",
+    f"{OPSD} actor_rollout_ref.actor.entropy_coeff=0.01": "entropy_coeff=0.01 adds a term to the loss",
+    f"{OPSD} algorithm.use_kl_in_reward=true": "use_kl_in_reward=True changes rewards, which are not used",
     "+algorithm.egrsd.gama=0.3": "unknown key(s) ['gama']",
     "+algorithm.egrsd.teacher.sync=1": "unknown key(s) ['sync']",
     "~algorithm.egrsd.floor": "missing key(s) ['floor']",
@@ -74,6 +89,11 @@ def test_the_presets_are_valid():
     rlsd = validation.validate(composed(algorithm="rlsd"))
     assert [rlsd.mixing_at(step) for step in (1, 26, 50, 51, 100)] == pytest.approx([0.5, 0.25, 0.01, 0.0, 0.0])
     assert (rlsd.gamma, rlsd.advantage, rlsd.teacher.kind, rlsd.teacher.sync_every) == (0, "grpo", "snapshot", 20)
+    opsd, crisp = (validation.validate(composed(algorithm=name)) for name in ("opsd", "crisp"))
+    assert (opsd.divergence, opsd.divergence_clip, opsd.privilege) == ("forward_kl", 0.05, "solution")
+    assert opsd.teacher.kind == "frozen"
+    assert (crisp.divergence, crisp.divergence_clip, crisp.privilege) == ("reverse_kl", None, "concise")
+    assert (crisp.teacher.kind, crisp.teacher.sync_every) == ("snapshot", 50)
 
 
 def refusal(monkeypatch, folder: Path, *overrides: str) -> str:

@@ -59,10 +59,10 @@ def test_every_row_is_used_or_refused_by_name(rows, tokenizer, tmp_path):
     """A row that is used has exactly the control tokens of a harmless one: one turn opened, one closed, the answer's opened."""
     training = dataset(tokenizer, write(tmp_path / "rows.parquet"), max_prompt_length=4096)
     control = set(tokenizer.all_special_ids)
-    harmless = [token for token in training._teacher_prompt(ROW)["teacher_prompt_ids"] if token in control]
+    harmless = [token for token in training._teacher_prompt(ROW, 0)["teacher_prompt_ids"] if token in control]
     used = []
     for name, row in rows:
-        outcome = training._teacher_prompt(row)
+        outcome = training._teacher_prompt(row, 0)
         if outcome["egrsd_refusal"]:
             assert outcome["teacher_prompt_ids"] == [], name
             assert len(outcome["egrsd_refusal"]) > 20, name
@@ -77,4 +77,4 @@ def test_every_row_is_used_or_refused_by_name(rows, tokenizer, tmp_path):
 def test_text_between_fences_is_not_a_template(tokenizer, tmp_path):
     training = dataset(tokenizer, write(tmp_path / "rows.parquet"))
     injected = {**ROW, "extra_info": {"solution": hostile.INJECTIONS["jinja variable"]}}
-    assert "{{ 7 * 7 }}" in tokenizer.decode(training._teacher_prompt(injected)["teacher_prompt_ids"])
+    assert "{{ 7 * 7 }}" in tokenizer.decode(training._teacher_prompt(injected, 0)["teacher_prompt_ids"])

@@ -25,6 +25,7 @@ class EgrsdDataset(RLHFDataset):
     def __init__(self, data_files, tokenizer, config, processor=None, max_samples=-1):
         validation.check_entry(config.egrsd)
         self.teacher = schema.TeacherConfig(**config.egrsd.teacher)
+        self.privilege = config.egrsd.privilege
         self.is_train = _paths(data_files) == _paths(config.train_files)
         super().__init__(data_files, tokenizer, config, processor=processor, max_samples=max_samples)
 
@@ -35,9 +36,15 @@ class EgrsdDataset(RLHFDataset):
         return super().maybe_filter_out_long_prompts(dataframe)
 
     def _add_teacher_prompts(self, dataframe):
+        if self.privilege in ("shuffled", "wrong"):
+            self.all_texts = [self._own_text(row) for row in dataframe]
         # No cache: its fingerprint would not notice an edited template.
         dataframe = dataframe.map(
-            self._teacher_prompt, num_proc=self.num_workers, load_from_cache_file=False, desc="Tokenising teacher prompts"
+            self._teacher_prompt,
+            with_indices=True,
+            num_proc=self.num_workers,
+            load_from_cache_file=False,
+            desc="Tokenising teacher prompts",
         )
         refusals = [(row, reason) for row, reason in enumerate(dataframe["egrsd_refusal"]) if reason]
         if refusals and not self.filter_overlong_prompts:
@@ -48,19 +55,31 @@ class EgrsdDataset(RLHFDataset):
             dataframe = dataframe.select([row for row in range(len(dataframe)) if row not in refused])
         return dataframe.remove_columns("egrsd_refusal")
 
-    def _teacher_prompt(self, row: dict) -> dict:
+    def _teacher_prompt(self, row: dict, index: int) -> dict:
         """One row -> its teacher prompt, or the reason why it has none."""
         try:
-            return {"teacher_prompt_ids": self._teacher_prompt_ids(row), "egrsd_refusal": ""}
+            return {"teacher_prompt_ids": self._teacher_prompt_ids(row, index), "egrsd_refusal": ""}
         except privileged.RowError as error:
             return {"teacher_prompt_ids": [], "egrsd_refusal": str(error)}
 
-    def _teacher_prompt_ids(self, row: dict) -> list[int]:
-        solution = privileged.reference_solution(row.get("extra_info"), solution_key=self.teacher.solution_key)
-        privileged.refuse_control_tokens(self.tokenizer, solution, where=f"extra_info.{self.teacher.solution_key}")
-        messages = privileged.teacher_messages(
-            row.get(self.prompt_key), solution, instruction=self.teacher.instruction, template=self.teacher.template
-        )
+    def _own_text(self, row: dict) -> str:
+        """What the row has to show, or nothing if it cannot be used: then it is refused in its own turn."""
+        try:
+            return privileged.shown_text(row, privilege=self.privilege, solution_key=self.teacher.solution_key)
+        except privileged.RowError:
+            return ""
+
+    def _teacher_prompt_ids(self, row: dict, index: int) -> list[int]:
+        text = privileged.shown_text(row, privilege=self.privilege, solution_key=self.teacher.solution_key)
+        if self.privilege in ("shuffled", "wrong"):
+            text = privileged.another_text(self.all_texts, index)
+        privileged.refuse_control_tokens(self.tokenizer, text, where=f"extra_info.{self.teacher.solution_key}")
+        messages = privileged.user_chat(row.get(self.prompt_key))
+        if self.privilege != "none":
+            default = privileged.CONCISE_TEMPLATE if self.privilege == "concise" else privileged.DEFAULT_TEMPLATE
+            messages = privileged.teacher_messages(
+                messages, text, instruction=self.teacher.instruction, template=self.teacher.template or default
+            )
         chat_template = {**self.apply_chat_template_kwargs, "enable_thinking": self.teacher.enable_thinking}
         ids = privileged.prompt_ids(self.tokenizer, messages, **chat_template)
         if len(ids) > self.teacher.max_prompt_length:

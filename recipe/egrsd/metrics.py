@@ -32,6 +32,9 @@ METRICS: dict[str, Meaning] = {
     "egrsd/ratio_clip_high_frac": Meaning("share of tokens whose ratio weight is clipped from above", "share", 0.0, 0.3),
     "egrsd/token_weight_mean": Meaning("ratio weight (mixed with 1) times gate, mean over tokens", "1", 0.5, 1.2),
     "egrsd/mixing": Meaning("share of the ratio weight in a token's weight; 1 for EGRSD, falls to 0 for RLSD", "1", 0.0, 1.0),
+    "egrsd/divergence_mean": Meaning(
+        "divergence of teacher and student, mean over tokens; algorithm.egrsd.divergence only", "nats", 0.0, 1.0
+    ),
     "egrsd/first_token_log_ratio": Meaning(
         "log p_T - log p_S at the first response token; far below 0 where the thinking switches differ", "nats", -20.0, 5.0
     ),
@@ -46,31 +49,31 @@ METRICS: dict[str, Meaning] = {
 }
 
 
-def token_sums(
-    student_log_probs: Tensor, teacher_log_probs: Tensor, weights: Any, mask: Tensor, *, clip_range: float, floor: float
-) -> dict[str, Tensor]:
-    """Sums over the tokens of a micro-batch; token_means turns their totals over micro-batches and ranks into means.
-
-    Sums, because a mean of means would depend on how the batch was split.
-
-    Args:
-        student_log_probs, teacher_log_probs: (B, T) nats.
-        weights: loss.TokenWeights.
-        mask: (B, T) bool.
-    """
-    log_ratio = teacher_log_probs - student_log_probs
-    first = mask & (mask.cumsum(-1) == 1)
-    per_token = {
+def weight_metrics(weights: Any, *, clip_range: float, floor: float) -> dict[str, Tensor]:
+    """What is logged of a micro-batch's loss.TokenWeights, each (B, T)."""
+    return {
         "gate_mean": weights.gate,
         "gate_floor_frac": weights.gate <= floor,
         "lookahead_restored_mean": weights.gate - weights.gate_without_lookahead,
-        "log_ratio_mean": log_ratio,
-        "log_ratio_abs_mean": log_ratio.abs(),
         "ratio_weight_mean": weights.ratio,
         "ratio_clip_low_frac": weights.ratio <= 1.0 - clip_range,
         "ratio_clip_high_frac": weights.ratio >= 1.0 + clip_range,
         "token_weight_mean": weights.token,
     }
+
+
+def token_sums(log_ratio: Tensor, per_token: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
+    """Sums over the tokens of a micro-batch; token_means turns their totals over micro-batches and ranks into means.
+
+    Sums, because a mean of means would depend on how the batch was split.
+
+    Args:
+        log_ratio: (B, T) log p_T - log p_S, nats.
+        per_token: more values, each (B, T).
+        mask: (B, T) bool.
+    """
+    first = mask & (mask.cumsum(-1) == 1)
+    per_token = {"log_ratio_mean": log_ratio, "log_ratio_abs_mean": log_ratio.abs(), **per_token}
     sums = {name: torch.where(mask, value.float(), 0.0).sum() for name, value in per_token.items()}
     sums["first_token_log_ratio"] = torch.where(first, log_ratio, 0.0).sum()
     return {**sums, "num_tokens": mask.sum().float(), "num_responses": first.sum().float()}

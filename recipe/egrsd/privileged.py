@@ -1,4 +1,12 @@
-"""What the teacher sees: a row's prompt and its reference solution -> one user turn -> token ids.
+"""What the teacher sees: a row's prompt and what it is privileged with -> one user turn -> token ids.
+
+| algorithm.egrsd.privilege | shown beyond the problem                                              |
+| solution                  | the reference solution (the paper)                                    |
+| answer_only               | the final answer alone                                                |
+| shuffled                  | another row's solution: does the gain come from any text at all?      |
+| wrong                     | another row's final answer                                            |
+| concise                   | no solution, but the wish for a short one (CRISP)                     |
+| none                      | nothing: the teacher is the student, but for the thinking switch      |
 
 The student's prompt is the row's own; the two differ in the last user turn and in the thinking switch of the chat template.
 A prompt is never cut. A row that cannot be used raises RowError with the reason; the data set adds the row number.
@@ -12,6 +20,7 @@ from typing import Any
 import jinja2
 
 DEFAULT_TEMPLATE = Path(__file__).with_name("teacher_prompt.jinja")
+CONCISE_TEMPLATE = Path(__file__).with_name("teacher_prompt_concise.jinja")
 
 
 class RowError(ValueError):
@@ -30,6 +39,42 @@ def reference_solution(extra_info: Any, *, solution_key: str) -> str:
     return solution.strip()
 
 
+def final_answer(reward_model: Any) -> str:
+    """The ground truth of a row; RowError when there is none."""
+    answer = reward_model.get("ground_truth") if isinstance(reward_model, Mapping) else None
+    if not isinstance(answer, str) or not answer.strip():
+        raise RowError(f"reward_model.ground_truth is {answer!r}, expected the final answer as a string")
+    return answer.strip()
+
+
+def shown_text(row: Mapping[str, Any], *, privilege: str, solution_key: str) -> str:
+    """What a row has to show under that privilege; empty where the privilege is no text of a row. RowError as above."""
+    if privilege in ("solution", "shuffled"):
+        return reference_solution(row.get("extra_info"), solution_key=solution_key)
+    if privilege in ("answer_only", "wrong"):
+        return final_answer(row.get("reward_model"))
+    return ""
+
+
+def another_text(texts: Sequence[str], row: int) -> str:
+    """The text of the first row that differs, searched from half a data set further on; the same one in every run."""
+    start = row + len(texts) // 2
+    for other in range(start, start + len(texts)):
+        text = texts[other % len(texts)]
+        if text and text != texts[row]:
+            return text
+    raise RowError("no other row has a different text to show")
+
+
+def user_chat(messages: Any) -> Sequence[Mapping]:
+    """The messages themselves; RowError if they are not turns of plain text, the last of them a user's."""
+    if not isinstance(messages, Sequence) or not all(map(_is_plain_turn, messages)):
+        raise RowError("the prompt must be a list of turns of plain text")
+    if not messages or messages[-1]["role"] != "user":
+        raise RowError("the prompt must end in a user turn of plain text")
+    return messages
+
+
 def teacher_messages(
     messages: Sequence[Mapping], solution: str, *, instruction: str, template: str | Path | None = None
 ) -> list[Mapping]:
@@ -43,12 +88,9 @@ def teacher_messages(
         template: a jinja file with the variables problem, solution, instruction; None is teacher_prompt.jinja.
 
     Raises:
-        RowError: not turns of plain text, the last not a user's, or not ending in ``instruction``.
+        RowError: as ``user_chat``, or the prompt does not end in ``instruction``.
     """
-    if not isinstance(messages, Sequence) or not all(map(_is_plain_turn, messages)):
-        raise RowError("the prompt must be a list of turns of plain text")
-    if not messages or messages[-1]["role"] != "user":
-        raise RowError("the prompt must end in a user turn of plain text")
+    messages = user_chat(messages)
     problem = messages[-1]["content"].strip()
     if not problem.endswith(instruction.strip()):
         raise RowError(

@@ -7,6 +7,8 @@ from typing import Any
 
 TRAINER_MODES = {"egrsd_sync": "sync", "egrsd_colocate_async": "colocate_async"}
 TEACHER_KINDS = ("frozen", "snapshot", "ema", "live")
+DIVERGENCES = ("forward_kl", "reverse_kl")
+PRIVILEGES = ("solution", "answer_only", "shuffled", "wrong", "concise", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,12 @@ class EgrsdConfig:
     """Extra reward of a correct answer of length 0, >= 0."""
     warmup_steps: int
     """Steps before the running statistics whiten, >= 0."""
+    divergence: str | None
+    """forward_kl or reverse_kl: the loss is this divergence of teacher and student instead, and rewards are only watched."""
+    divergence_clip: float | None
+    """Upper bound of one vocabulary entry's share of the divergence, nats, > 0; None for none."""
+    privilege: str
+    """What the teacher is shown beyond the problem (privileged.py)."""
     teacher: TeacherConfig
 
     def __post_init__(self) -> None:
@@ -90,6 +98,17 @@ class EgrsdConfig:
         _require(steps is None or steps >= 1, "mixing_decay_steps", steps, "must be a number of steps >= 1, or null")
         _require(self.length_bonus >= 0, "length_bonus", self.length_bonus, "would punish short answers; use >= 0")
         _require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "must be >= 0")
+        _require(self.privilege in PRIVILEGES, "privilege", self.privilege, f"is not available; choose from {PRIVILEGES}")
+        self._check_divergence()
+
+    def _check_divergence(self) -> None:
+        kind, clip = self.divergence, self.divergence_clip
+        _require(kind in (None, *DIVERGENCES), "divergence", kind, f"is not available; choose from {DIVERGENCES}, or null")
+        _require(clip is None or kind is not None, "divergence_clip", clip, "means nothing to divergence=null; leave it null")
+        _require(clip is None or clip > 0, "divergence_clip", clip, "must be positive (nats), or null")
+        for key in ("gamma", "window", "clip_range", "length_bonus") if kind else ():
+            value = getattr(self, key)
+            _require(value == 0, key, value, f"means nothing to divergence={kind}: no weights, no reward; set it to 0")
 
     def mixing_at(self, step: int) -> float:
         """The mixing of a step, which counts from 1."""

@@ -5,6 +5,7 @@ prompt in front of the same response needs no other alignment (workers/utils/pad
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,25 @@ from verl.workers.utils.padding import response_from_nested
 from recipe.egrsd.schema import TeacherConfig
 
 
+@dataclass(frozen=True)
+class Scores:
+    """What a teacher says about B responses, each field (B, jagged) over the response."""
+
+    log_probs: Tensor
+    """float32, nats."""
+    entropy: Tensor
+    """float32, nats, over the whole vocabulary."""
+    hidden: Tensor | None
+    """What the head was given, flattened to T * H for each response; for a divergence only."""
+
+
 def scoring_batch(
-    prompt_ids: Sequence[Sequence[int]], responses: Tensor, response_mask: Tensor, *, temperature: float
+    prompt_ids: Sequence[Sequence[int]],
+    responses: Tensor,
+    response_mask: Tensor,
+    *,
+    temperature: float,
+    keep_hidden: bool = False,
 ) -> TensorDict:
     """Rows for verl's compute_log_prob / compute_ref_log_prob.
 
@@ -27,6 +45,7 @@ def scoring_batch(
         responses: (B, jagged) int64 token ids, prompt excluded.
         response_mask: (B, jagged), the student's; the engine needs a loss mask even where it computes no loss.
         temperature: of the rollout; student and teacher are compared at the temperature the student is trained at.
+        keep_hidden: also return what the head was given (engine.py).
     """
     prompts = [torch.as_tensor(ids, dtype=torch.int64) for ids in prompt_ids]
     rows = [torch.cat([prompt, response]) for prompt, response in zip(prompts, responses.unbind(), strict=True)]
@@ -39,7 +58,9 @@ def scoring_batch(
         "position_ids": [torch.arange(len(row)) for row in rows],
     }
     batch = TensorDict({name: _nested(column) for name, column in columns.items()}, batch_size=len(rows))
-    tu.assign_non_tensor(batch, calculate_entropy=True, compute_loss=False, temperature=temperature)
+    tu.assign_non_tensor(
+        batch, calculate_entropy=True, compute_loss=False, temperature=temperature, egrsd_keep_hidden=keep_hidden
+    )
     return batch
 
 
@@ -70,11 +91,15 @@ class Teacher:
         if self.settings.moves:
             print(f"EGRSD keeps a {settings.kind} teacher of {workers.init_teacher()[0]:,} parameters on each rank.")
 
-    def score(self, batch: TensorDict, *, names: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Log-probs and entropies of ``scoring_batch``, each (B, jagged) float32, nats, aligned with the response."""
+    def score(self, batch: TensorDict, *, names: Sequence[str]) -> Scores:
+        """Scores the rows of ``scoring_batch``; names are B sample names for error messages."""
         if self.adapter_off:
             tu.assign_non_tensor(batch, no_lora_adapter=True)
-        return checked(self.engine(batch), batch["response_mask"], names=names)
+        output = self.engine(batch)
+        hidden = output.get("teacher_hidden")
+        if hidden is not None:
+            self.workers.hold_teacher_head()
+        return Scores(*checked(output, batch["response_mask"], names=names), hidden)
 
     def follow(self, step: int) -> None:
         """Called after the student's update of that step, which counts from 1."""

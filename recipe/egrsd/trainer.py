@@ -17,7 +17,7 @@ from verl.utils.debug import marked_timer
 
 from recipe.egrsd import checkpoint, cpu, schema, validation
 from recipe.egrsd.advantage import RunningBaseline, shaped_reward
-from recipe.egrsd.loss import SUM_PREFIX, egrsd_loss
+from recipe.egrsd.loss import SUM_PREFIX, divergence_loss, egrsd_loss
 from recipe.egrsd.metrics import reward_metrics, teacher_metrics, token_means
 from recipe.egrsd.teacher import Teacher, scoring_batch
 from recipe.egrsd.watchdog import EngineWatchdog
@@ -56,7 +56,8 @@ class EgrsdMixin(PPOTrainer):
 
     def on_init_end(self):
         actor_config = omega_conf_to_dataclass(self.config.actor_rollout_ref.actor)
-        self.actor_rollout_wg.set_loss_fn(partial(egrsd_loss, actor_config, self.egrsd))
+        loss = divergence_loss if self.egrsd.divergence else egrsd_loss
+        self.actor_rollout_wg.set_loss_fn(partial(loss, actor_config, self.egrsd))
         with self.watchdog:
             super().on_init_end()
 
@@ -92,11 +93,18 @@ class EgrsdMixin(PPOTrainer):
             ids if real else ids[:1] for ids, real in zip(list(data["teacher_prompt_ids"]), _is_real(batch), strict=True)
         ]
         temperature = self.config.actor_rollout_ref.rollout.temperature
-        rows = scoring_batch(prompts, data["responses"], data["response_mask"], temperature=temperature)
-        log_probs, entropy = self.teacher.score(rows, names=batch.keys)
-        _write(batch, teacher_log_probs=log_probs, teacher_entropy=entropy)
+        rows = scoring_batch(
+            prompts,
+            data["responses"],
+            data["response_mask"],
+            temperature=temperature,
+            keep_hidden=self.egrsd.divergence is not None,
+        )
+        scores = self.teacher.score(rows, names=batch.keys)
+        hidden = {} if scores.hidden is None else {"teacher_hidden": scores.hidden}
+        _write(batch, teacher_log_probs=scores.log_probs, teacher_entropy=scores.entropy, **hidden)
 
-        mask, entropy = data["response_mask"].to_padded_tensor(0).bool(), entropy.to_padded_tensor(0.0)
+        mask, entropy = data["response_mask"].to_padded_tensor(0).bool(), scores.entropy.to_padded_tensor(0.0)
         scale = entropy_scale(entropy, mask, min_nats=self.egrsd.min_entropy_scale)
         self.entropy_scale = scale.item()
         lengths = torch.tensor([len(ids) for ids, real in zip(prompts, _is_real(batch), strict=True) if real])

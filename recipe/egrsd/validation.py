@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 
 from recipe.egrsd.schema import TRAINER_MODES, EgrsdConfig, read, uses_reference
@@ -30,6 +31,8 @@ def validate(config: Any) -> EgrsdConfig:
     _check_numerics(config, model)
     _check_teacher_rows(config, egrsd)
     _check_teacher_weights(config, egrsd)
+    if egrsd.divergence:
+        _check_divergence(config, egrsd.divergence)
     return egrsd
 
 
@@ -113,6 +116,25 @@ def _check_teacher_rows(config: Any, egrsd: EgrsdConfig) -> None:
             f"{longest} tokens (algorithm.egrsd.teacher.max_prompt_length={egrsd.teacher.max_prompt_length} + "
             f"data.max_response_length={config.data.max_response_length}); raise the first or lower the second."
         )
+
+
+def _check_divergence(config: Any, kind: str) -> None:
+    """A divergence over the vocabulary is the whole loss, and needs all logits of a token and the teacher's head in one place."""
+    actor, ref, model = config.actor_rollout_ref.actor, config.actor_rollout_ref.ref, config.actor_rollout_ref.model
+    for key, bad, reason, way_out in (
+        ("actor_rollout_ref.actor.strategy", actor.strategy != "fsdp2", "cannot gather the teacher's head", "fsdp2"),
+        ("actor_rollout_ref.model.use_fused_kernels", model.use_fused_kernels, "computes no logits", "false"),
+        ("actor_rollout_ref.actor.ulysses_sequence_parallel_size", actor.ulysses_sequence_parallel_size > 1, "splits rows", 1),
+        ("actor_rollout_ref.ref.ulysses_sequence_parallel_size", ref.ulysses_sequence_parallel_size > 1, "splits rows", 1),
+        ("actor_rollout_ref.actor.use_kl_loss", actor.use_kl_loss, "adds a term to the loss", "false"),
+        ("actor_rollout_ref.actor.entropy_coeff", actor.entropy_coeff != 0, "adds a term to the loss", 0),
+        ("algorithm.use_kl_in_reward", config.algorithm.use_kl_in_reward, "changes rewards, which are not used", "false"),
+    ):
+        if bad:
+            raise ValueError(
+                f"{key}={OmegaConf.select(config, key)} {reason}, which algorithm.egrsd.divergence={kind} does not allow; set it "
+                f"to {way_out}."
+            )
 
 
 def _check_teacher_weights(config: Any, egrsd: EgrsdConfig) -> None:

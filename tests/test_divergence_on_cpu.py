@@ -1,0 +1,160 @@
+"""The divergence over the vocabulary: against float64 loops, its gradient, its memory, and in whole runs of opsd and crisp."""
+
+import math
+
+import pytest
+import torch
+from conftest import LORA
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from runs import COIN_REWARD, TEMPERATURE, good, parameters, run
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from recipe.egrsd.divergence import chunked_divergence, token_divergence
+
+KINDS = ("forward_kl", "reverse_kl")
+
+
+def oracle(student: list[float], teacher: list[float], *, kind: str, clip: float | None) -> float:
+    """One token, in float64 loops."""
+
+    def softmax(logits: list[float]) -> list[float]:
+        powers = [math.exp(logit - max(logits)) for logit in logits]
+        return [power / sum(powers) for power in powers]
+
+    p_student, p_teacher = softmax(student), softmax(teacher)
+    left, right = (p_teacher, p_student) if kind == "forward_kl" else (p_student, p_teacher)
+    total = 0.0
+    for p, q in zip(left, right, strict=True):
+        share = 0.0 if p == 0 else p * math.log(p / q)
+        total += share if clip is None else min(share, clip)
+    return total
+
+
+@st.composite
+def logits(draw) -> tuple[list[list[float]], list[list[float]]]:
+    tokens, vocabulary = draw(st.integers(1, 4)), draw(st.integers(2, 9))
+    row = st.lists(st.floats(-12, 12, width=32), min_size=vocabulary, max_size=vocabulary)
+    return tuple(draw(st.lists(row, min_size=tokens, max_size=tokens)) for _ in range(2))
+
+
+@settings(max_examples=500, deadline=None)
+@given(logits(), st.sampled_from(KINDS), st.none() | st.floats(0.001, 1.0))
+def test_it_is_the_sum_of_the_definition(rows, kind, clip):
+    student, teacher = rows
+    ours = token_divergence(torch.tensor(student), torch.tensor(teacher), kind=kind, clip=clip)
+    expected = [oracle(*pair, kind=kind, clip=clip) for pair in zip(student, teacher, strict=True)]
+    assert ours.tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_by_hand():
+    """p_T = (.5, .5), p_S = (.8, .2): .5 ln(.5/.8) + .5 ln(.5/.2) = -.235002 + .458145, and .8 ln 1.6 + .2 ln .4."""
+    student, teacher = (torch.tensor([row]).log() for row in ([0.8, 0.2], [0.5, 0.5]))
+    assert token_divergence(student, teacher, kind="forward_kl", clip=None).item() == pytest.approx(0.223144, abs=1e-6)
+    assert token_divergence(student, teacher, kind="reverse_kl", clip=None).item() == pytest.approx(0.192745, abs=1e-6)
+    # Only the positive share is clipped, each entry by itself: -.235002 + .05.
+    assert token_divergence(student, teacher, kind="forward_kl", clip=0.05).item() == pytest.approx(-0.185002, abs=1e-6)
+
+
+def test_a_padded_vocabulary_counts_for_nothing():
+    padding = torch.full((3, 2), -torch.inf)
+    student, teacher = torch.randn(3, 5), torch.randn(3, 5)
+    padded = torch.cat([student, padding], -1).requires_grad_()
+    for kind in KINDS:
+        value = token_divergence(padded, torch.cat([teacher, padding], -1), kind=kind, clip=0.05)
+        torch.testing.assert_close(value, token_divergence(student, teacher, kind=kind, clip=0.05), atol=1e-6, rtol=0)
+        (gradient,) = torch.autograd.grad(value.sum(), padded)
+        assert gradient.isfinite().all() and not gradient[:, 5:].any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("clip", [None, 0.05])
+def test_chunks_change_neither_value_nor_gradient_and_none_reaches_the_teacher(kind, clip):
+    torch.manual_seed(0)
+    student = torch.randn(10, 50).requires_grad_()
+    hidden, head = torch.randn(10, 8).requires_grad_(), torch.randn(50, 8).requires_grad_()
+    each = torch.linspace(0.5, 1.5, 10)  # tokens that count differently
+    whole = token_divergence(student, hidden @ head.T / 1.1, kind=kind, clip=clip)
+    (expected,) = torch.autograd.grad((each * whole).sum(), student)
+    for chunk_tokens in (1, 3, 10, 99):
+        ours = chunked_divergence(
+            student, hidden, head.detach(), temperature=1.1, kind=kind, clip=clip, chunk_tokens=chunk_tokens
+        )
+        torch.testing.assert_close(ours, whole, atol=1e-6, rtol=0)
+        gradient, to_hidden = torch.autograd.grad((each * ours).sum(), [student, hidden], allow_unused=True)
+        torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=0)
+        assert to_hidden is None
+
+
+def test_gradients_are_right():
+    torch.manual_seed(1)
+    student, teacher = torch.randn(4, 6, dtype=torch.float64, requires_grad=True), torch.randn(4, 6, dtype=torch.float64)
+    for kind in KINDS:
+        assert torch.autograd.gradcheck(lambda s, kind=kind: token_divergence(s, teacher, kind=kind, clip=0.05), student)
+
+
+def whole_batch_loss(model, teacher, batch: dict, *, kind: str, clip: float | None) -> Tensor:
+    """Mean divergence over the response tokens by two plain transformers forwards in float32."""
+    total, tokens = 0.0, 0
+    for row, response in enumerate(batch["responses"]):
+
+        def logits_of(network, prompt, response=response) -> Tensor:
+            ids = torch.cat([torch.as_tensor(prompt), response])[None]
+            return network(ids).logits[0, -len(response) - 1 : -1] / TEMPERATURE
+
+        with torch.no_grad():
+            taught = logits_of(teacher, batch["teacher_prompt_ids"][row])
+        divergence = token_divergence(logits_of(model, batch["prompts"][row]), taught, kind=kind, clip=clip)
+        total, tokens = total + divergence.sum(), tokens + len(response)
+    return total / tokens
+
+
+SGD = [
+    "actor_rollout_ref.actor.optim.optimizer=SGD", "actor_rollout_ref.actor.optim.lr=1.0",
+    "actor_rollout_ref.actor.optim.weight_decay=0", "actor_rollout_ref.actor.grad_clip=1000", "trainer.save_freq=1",
+    "actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model]", "trainer.total_training_steps=2",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    ("algorithm", "kind", "clip", "overrides"),
+    [
+        ("opsd", "forward_kl", 0.05, ["trainer.n_gpus_per_node=2"]),
+        pytest.param(
+            "crisp", "reverse_kl", None,
+            ["actor_rollout_ref.model.use_remove_padding=False", "algorithm.egrsd.teacher.template=null"],
+            marks=pytest.mark.long,
+        ),
+    ],
+)  # fmt: skip
+def test_a_step_is_gradient_descent_on_the_divergence(algorithm, kind, clip, overrides, inputs, tmp_path):
+    """Parameters after each of two steps equal those of a plain training loop on the same responses."""
+    result = good(run(inputs, tmp_path, [*COIN_REWARD, *SGD, *overrides], algorithm=algorithm))
+    model, teacher = (AutoModelForCausalLM.from_pretrained(inputs / "model", dtype=torch.float32) for _ in range(2))
+    for step in (1, 2):
+        loss = whole_batch_loss(model, teacher, result.probe(step), kind=kind, clip=clip)
+        assert result.metrics[step - 1]["egrsd/divergence_mean"] == pytest.approx(loss.item(), abs=1e-5)
+        model.zero_grad()
+        loss.backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter -= parameter.grad
+        after = parameters(result, step)
+        moved = 0.0
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(after[name], parameter.detach(), atol=1e-5, rtol=0)
+            moved = max(moved, parameter.grad.abs().max().item())
+        assert moved > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_opsd_with_an_adapter_closes_in_on_the_teacher(inputs, tmp_path):
+    """The frozen teacher is the actor with its adapter off; the same problems again and again."""
+    overrides = [*LORA, "data.max_response_length=8", "trainer.total_training_steps=12", "actor_rollout_ref.actor.optim.lr=3e-3"]
+    result = good(run(inputs, tmp_path, overrides, algorithm="opsd"))
+    divergence = [step["egrsd/divergence_mean"] for step in result.metrics]
+    assert sum(divergence[-3:]) < 0.8 * sum(divergence[:3])
