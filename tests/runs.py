@@ -69,6 +69,7 @@ def command(inputs: Path, folder: Path, overrides: Sequence[str] = (), *, algori
     """A run of three steps of four prompts with two responses each; later overrides win."""
     settings = {
         "algorithm": algorithm,
+        "algorithm.egrsd.score_student": "always",  # so that the probe finds log p_S
         "algorithm.egrsd.teacher.instruction": f"'{INSTRUCTION}'",
         "algorithm.egrsd.teacher.template": tiny.TEACHER_TEMPLATE,
         "algorithm.egrsd.teacher.max_prompt_length": 256,

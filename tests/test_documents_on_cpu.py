@@ -14,7 +14,7 @@ from recipe.egrsd.metrics import METRICS
 RECIPE = ROOT / "recipe" / "egrsd"
 # A module may import those of its own layer's left; verl and ray start at the second layer.
 LAYERS = [
-    {"weights", "divergence", "advantage", "privileged", "reward", "metrics", "schema", "checkpoint"},
+    {"weights", "divergence", "head", "advantage", "privileged", "reward", "metrics", "schema", "checkpoint"},
     {"validation"},
     {"loss", "dataset", "teacher", "engine", "rollout", "watchdog", "hydra_plugin"},
     {"worker"},

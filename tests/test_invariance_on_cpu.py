@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from runs import COIN_REWARD, ROOT, Run, good, parameters, replaying, run
 
 from recipe.egrsd.loss import token_weights
+from recipe.egrsd.metrics import METRICS
 from recipe.egrsd.schema import EgrsdConfig, TeacherConfig
 
 pytestmark = pytest.mark.slow
@@ -27,7 +28,8 @@ TEACHER = TeacherConfig(
 SETTINGS = {
     "floor": 0.1, "min_entropy_scale": 1.0, "clip_range": 0.2, "mixing": 1.0, "mixing_decay_steps": None,
     "advantage": "running", "length_bonus": 0.5, "warmup_steps": 10,
-    "divergence": None, "divergence_clip": None, "privilege": "solution", "teacher": TEACHER,
+    "divergence": None, "divergence_clip": None, "privilege": "solution", "score_student": "auto",
+    "teacher": TEACHER,
 }  # fmt: skip
 
 
@@ -142,6 +144,22 @@ def test_without_its_parts_it_is_verls_grpo_to_the_bit(inputs, rollouts, tmp_pat
     assert all(torch.equal(tensor, expected[name]) for name, tensor in parameters(ours, 3).items())
     assert [step["actor/grad_norm"] for step in ours.metrics] == [step["actor/grad_norm"] for step in verls.metrics]
     assert all(step["actor/grad_norm"] > 0 for step in verls.metrics)
+
+
+@pytest.mark.shares_runs
+def test_one_update_a_batch_needs_no_scoring_pass(full, inputs, rollouts, tmp_path):
+    """The same parameters and metrics without verl's old_log_prob pass; its two metrics come from the training pass."""
+    overrides = [*COIN_REWARD, *DESCENT, *replaying(rollouts), "trainer.save_freq=3", "algorithm.egrsd.score_student=auto"]
+    result = good(run(inputs, tmp_path, overrides, EGRSD_PROBE=""))
+    assert "EGRSD takes log p_S from the training pass" in result.log
+    assert "EGRSD keeps verl's old_log_prob pass: algorithm.egrsd.score_student=always." in full.log
+    expected = parameters(full, 3)
+    for name, tensor in parameters(result, 3).items():
+        torch.testing.assert_close(tensor, expected[name], atol=1e-6, rtol=0)
+    shared = [*METRICS.keys() - {"egrsd/divergence_mean"}, "training/rollout_probs_diff_max", "training/rollout_probs_diff_mean"]
+    for ours, theirs in zip(result.metrics, full.metrics, strict=True):
+        assert {name: ours[name] for name in shared} == pytest.approx({name: theirs[name] for name in shared}, abs=1e-5)
+        assert ours["timing_s/old_log_prob"] < 0.01 < theirs["timing_s/old_log_prob"]
 
 
 def run_plain_grpo(inputs: Path, folder: Path, overrides: list[str]) -> Run:

@@ -26,6 +26,7 @@ def settings(**changes) -> EgrsdConfig:
     )  # fmt: skip
     knobs = {"gamma": 0.7, "window": 2, "floor": 0.1, "min_entropy_scale": 1.0, "clip_range": 0.2, "advantage": "running"}
     knobs |= {"mixing": 1.0, "mixing_decay_steps": None, "divergence": None, "divergence_clip": None, "privilege": "solution"}
+    knobs |= {"score_student": "auto"}
     return EgrsdConfig(**(knobs | {"length_bonus": 0.5, "warmup_steps": 10} | changes), teacher=teacher)
 
 
@@ -136,6 +137,18 @@ def test_weights_come_from_the_pass_that_is_trained_not_from_the_scored_one():
     _, metrics = egrsd_loss(actor_config(), settings(gamma=0.0), model_output, micro_batch(samples, chosen))
     tokens = metrics[SUM_PREFIX + "num_tokens"].aggregate()
     assert metrics[SUM_PREFIX + "ratio_weight_mean"].aggregate() == pytest.approx(tokens, abs=1e-5)
+
+
+def test_without_scores_of_the_student_the_update_is_the_same():
+    """One update a batch: exp(log p - log p) is 1 whether the second comes from a pass of its own or not."""
+    samples, chosen = rows(), range(4)
+    loss, gradient, _ = loss_and_gradient(samples, chosen)
+    model_output, leaf = output(samples, chosen)
+    del (batch := micro_batch(samples, chosen))["old_log_probs"]
+    alone, _ = egrsd_loss(actor_config(), settings(), model_output, batch)
+    alone.backward()
+    assert torch.equal(alone.detach(), loss)
+    assert torch.equal(leaf.grad, gradient)
 
 
 def test_a_bf16_teacher_is_refused():

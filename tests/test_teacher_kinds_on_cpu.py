@@ -23,12 +23,6 @@ KINDS = {
     "live": ["algorithm.egrsd.teacher.kind=live"],
 }
 STUDENTS = {"full": ["trainer.n_gpus_per_node=2"], "lora": LORA}
-in_make_test = {("ema", "full")}
-CASES = [
-    pytest.param(kind, student, id=f"{kind}-{student}", marks=() if (kind, student) in in_make_test else pytest.mark.long)
-    for kind in KINDS
-    for student in STUDENTS
-]
 
 
 def expected_teacher(kind: str, students: list[Weights], step: int) -> Weights:
@@ -70,8 +64,10 @@ def build(inputs: Path, weights: Weights, *, lora: bool):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize(("kind", "student"), CASES)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("student", STUDENTS)
 def test_the_teacher_is_the_student_it_should_be(kind, student, inputs, tmp_path):
     lora = student == "lora"
     overrides = [*COIN_REWARD, *DESCENT, "actor_rollout_ref.actor.optim.lr=1.0", *KINDS[kind], *STUDENTS[student]]

@@ -3,19 +3,22 @@
 verl divides bfloat16 logits by the rollout temperature in bfloat16, and without remove-padding takes the entropy in
 bfloat16, too. Either moves a value by up to 0.1 nat, the size of what the gate and the ratio read.
 
-For a divergence over the vocabulary it also hands out what the teacher's head was given, and takes it back when it trains.
+Teacher rows are scored where it counts, at their responses. For a divergence over the vocabulary the engine also hands out what
+the teacher's head was given there, and takes it back when it trains.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from tensordict import TensorDict
-from torch import Tensor, nn
+from torch import Tensor
 from verl.utils import tensordict_utils as tu
+from verl.utils.ulysses import get_ulysses_sequence_parallel_rank
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
+
+from recipe.egrsd.head import HeadScores, scored_in_chunks
 
 VENDOR = "egrsd"
 """config/algorithm/egrsd.yaml puts it into VERL_ENGINE_VENDOR, by which verl chooses among registered engines."""
@@ -38,22 +41,43 @@ def float32_logits(logits: Tensor, temperature: Tensor | None) -> Tensor:
 
 @EngineRegistry.register(model_type="language_model", backend=["fsdp", "fsdp2"], device=["cuda", "npu"], vendor=VENDOR)
 class EgrsdEngine(FSDPEngineWithLMHead):
-    """Hands verl float32 logits that are already scaled; verl computes everything from them (transformer_impl.py:1332)."""
+    """Hands verl float32 logits that are already scaled; verl computes everything from them (transformer_impl.py:1332).
 
+    The rows of teacher.scoring_batch get no logits, but log-prob and entropy of their responses in chunks (head.py).
+    """
+
+    scores: HeadScores | None = None
+    """Of the scoring micro-batch under way, or of the last one; None in any other pass."""
     teacher_head: Tensor
     """(V, H), set by the worker before a training pass whose micro-batches hold ``teacher_hidden``."""
-    last_token: tuple[Tensor, Tensor, float]
-    """Of the last pass that kept hidden states: one token's (H,) hidden state, its (V,) logits, and what divided them."""
 
     def forward_step(self, micro_batch, loss_function, forward_only):
-        self.keeps_hidden = tu.get_non_tensor_data(data=micro_batch, key="egrsd_keep_hidden", default=False)
-        if not self.keeps_hidden:
+        self.scores = None
+        if not _flag(micro_batch, "egrsd_scores_responses") or _flag(micro_batch, "use_fused_kernels"):
             return super().forward_step(micro_batch, loss_function, forward_only)
-        with _input_of(self.module.get_output_embeddings()) as self.head_inputs:
+        head = self.module.get_output_embeddings()
+        with scored_in_chunks(head, self._responses_of, temperature=micro_batch["temperature"]) as self.scores:
             return super().forward_step(micro_batch, loss_function, forward_only)
 
+    def prepare_model_inputs(self, micro_batch):
+        model_inputs, output_args = super().prepare_model_inputs(micro_batch)
+        if self.scores is not None:
+            shards = self.ulysses_sequence_parallel_size if self.use_ulysses_sp else 1
+            packed = model_inputs["attention_mask"] is None
+            size = output_args["input_ids_rmpad_rolled"].numel() * shards
+            positions = F.pad(response_positions(micro_batch), (0, size - micro_batch["input_ids"].offsets()[-1].item()))
+            self.chosen = positions.view(shards, -1)[get_ulysses_sequence_parallel_rank() if shards > 1 else 0]
+            self.labels = output_args["input_ids_rmpad_rolled"][self.chosen]
+            self.layout = self.chosen[None] if packed else _padded(self.chosen, micro_batch["input_ids"])
+        return model_inputs, output_args
+
+    def _responses_of(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        return hidden[self.layout], self.labels
+
     def prepare_model_outputs(self, output, output_args, micro_batch, logits_processor_func):
-        if not tu.get_non_tensor_data(data=micro_batch, key="use_fused_kernels", default=False):
+        if self.scores is not None:
+            return self._scores_by_row(output_args, micro_batch)
+        if not _flag(micro_batch, "use_fused_kernels"):
             key, temperature = _temperature(output_args)
             output.logits = float32_logits(output.logits, temperature)
             output_args = {**output_args, key: torch.ones_like(output_args[key]), "temperature_is_one": True}
@@ -61,12 +85,39 @@ class EgrsdEngine(FSDPEngineWithLMHead):
             # verl's seam for what a loss computes from the logits; it is named after the one loss of verl's that does.
             tu.assign_non_tensor(micro_batch, distillation_use_topk=True)
             logits_processor_func = partial(logits_processor_func, teacher_head=self.teacher_head)
-        result = super().prepare_model_outputs(output, output_args, micro_batch, logits_processor_func)
-        if self.keeps_hidden:
-            hidden = list(_responses(self.head_inputs.pop(), micro_batch))
-            self.last_token = (hidden[-1][-1], list(_responses(output.logits, micro_batch))[-1][-1], micro_batch["temperature"])
-            result["teacher_hidden"] = torch.nested.as_nested_tensor([row.flatten() for row in hidden], layout=torch.jagged)
+        return super().prepare_model_outputs(output, output_args, micro_batch, logits_processor_func)
+
+    def _scores_by_row(self, output_args, micro_batch) -> dict[str, Tensor]:
+        """What verl returns, (B, jagged) over prompt + response; 0 where the prompt is."""
+        result, offsets = {}, micro_batch["input_ids"].offsets()
+        for name in ("log_probs", "entropy"):
+            (values,) = getattr(self.scores, name)
+            everywhere = values.new_zeros(self.chosen.numel()).masked_scatter(self.chosen, values)
+            everywhere = self._gather_and_unpad_packed(everywhere, output_args.get("pad_size", 0))
+            result[name] = torch.nested.nested_tensor_from_jagged(everywhere, offsets)
+        if _flag(micro_batch, "egrsd_keeps_hidden"):
+            (hidden,) = self.scores.hidden
+            rows = hidden.split(micro_batch["responses"].offsets().diff().tolist())
+            result["teacher_hidden"] = torch.nested.as_nested_tensor([row.flatten() for row in rows], layout=torch.jagged)
         return result
+
+
+def response_positions(micro_batch: TensorDict) -> Tensor:
+    """(tokens,) bool over prompt + response of all rows: True where a position predicts a response token, one before it."""
+    ids, responses = micro_batch["input_ids"], micro_batch["responses"]
+    positions = torch.zeros(ids.values().numel(), dtype=torch.bool, device=ids.device)
+    for end, length in zip(ids.offsets()[1:].tolist(), responses.offsets().diff().tolist(), strict=True):
+        positions[end - length - 1 : end - 1] = True
+    return positions
+
+
+def _padded(values: Tensor, like: Tensor) -> Tensor:
+    """(tokens,) -> (B, S), in the rows of a jagged tensor."""
+    return torch.nested.nested_tensor_from_jagged(values.int(), like.offsets()).to_padded_tensor(0).bool()
+
+
+def _flag(micro_batch: TensorDict, key: str) -> bool:
+    return tu.get_non_tensor_data(data=micro_batch, key=key, default=False)
 
 
 def _temperature(output_args: dict) -> tuple[str, Tensor | None]:
@@ -75,24 +126,3 @@ def _temperature(output_args: dict) -> tuple[str, Tensor | None]:
     if output_args.get("temperature_is_one", False):
         return key, None
     return key, output_args[key][(..., *[None] * new_axes)]
-
-
-@contextmanager
-def _input_of(module: nn.Module) -> Iterator[list[Tensor]]:
-    """A list to which every call of the module appends its input."""
-    inputs = []
-    hook = module.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
-    try:
-        yield inputs
-    finally:
-        hook.remove()
-
-
-def _responses(outputs: Tensor, micro_batch: TensorDict) -> Iterator[Tensor]:
-    """The (T, ...) part of each row that belongs to its response, from packed (1, tokens, ...) or padded (B, S, ...) outputs."""
-    ends = micro_batch["input_ids"].offsets()[1:].tolist()
-    lengths = micro_batch["input_ids"].offsets().diff().tolist()
-    packed = outputs.size(0) == 1
-    for row, response in enumerate(micro_batch["responses"].offsets().diff().tolist()):
-        sequence, end = (outputs[0], ends[row]) if packed else (outputs[row], lengths[row])
-        yield sequence[end - response - 1 : end - 1]  # a position's output belongs to the token behind it

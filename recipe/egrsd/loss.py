@@ -22,6 +22,8 @@ from recipe.egrsd.schema import EgrsdConfig
 from recipe.egrsd.weights import entropy_gate, lookahead_entropy, mixed_weight, ratio_weight
 
 SUM_PREFIX = "egrsd_sum/"
+ROLLOUT_DISTANCE_MEAN, ROLLOUT_DISTANCE_MAX = "rollout_probs_diff_mean", "rollout_probs_diff_max"
+"""verl's names under training/ for what it computes from its old_log_prob pass (utils/debug/metrics.py:63)."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,11 @@ def egrsd_loss(
     weighted = torch.where(mask, advantages * weights.token, advantages)
     data = data.copy()
     data["advantages"] = response_to_nested(weighted, data["response_mask"])
+    if "old_log_probs" not in data:  # the only update of this batch: the old policy is the one being trained
+        data["old_log_probs"] = response_to_nested(student, data["response_mask"])
     loss, metrics = ppo_loss(config, model_output, data, dp_group)
     per_token = weight_metrics(weights, clip_range=egrsd.clip_range, floor=egrsd.floor)
-    return loss, metrics | _summed(token_sums(teacher - student, per_token, mask))
+    return loss, metrics | _logged(student, teacher, per_token, data, mask)
 
 
 def divergence_loss(
@@ -117,8 +121,8 @@ def divergence_loss(
         config.global_batch_info[key] = data[key]
     config.global_batch_info["loss_scale_factor"] = config.loss_scale_factor
     loss = agg_loss(divergence, mask, loss_agg_mode=config.loss_agg_mode, **config.global_batch_info)
-    log_ratio = data["teacher_log_probs"].to_padded_tensor(0.0) - student
-    return loss, _summed(token_sums(log_ratio, {"divergence_mean": divergence.detach()}, mask))
+    teacher = data["teacher_log_probs"].to_padded_tensor(0.0)
+    return loss, _logged(student, teacher, {"divergence_mean": divergence.detach()}, data, mask)
 
 
 def _row_divergences(egrsd: EgrsdConfig, data: TensorDict, logits: Tensor, teacher_head: Tensor) -> Tensor:
@@ -135,5 +139,14 @@ def _row_divergences(egrsd: EgrsdConfig, data: TensorDict, logits: Tensor, teach
     return torch.cat(rows)
 
 
-def _summed(sums: dict[str, Tensor]) -> dict[str, Metric]:
-    return {SUM_PREFIX + name: Metric(AggregationType.SUM, value) for name, value in sums.items()}
+def _logged(
+    student: Tensor, teacher: Tensor, per_token: dict[str, Tensor], data: TensorDict, mask: Tensor
+) -> dict[str, Metric]:
+    """Sums over the micro-batch's tokens, and the largest distance of the rollout's probabilities from the trained ones."""
+    metrics = {}
+    if "rollout_log_probs" in data:
+        distance = (data["rollout_log_probs"].to_padded_tensor(0.0).exp() - student.exp()).abs().masked_fill(~mask, 0.0)
+        per_token = {**per_token, ROLLOUT_DISTANCE_MEAN: distance}
+        metrics[ROLLOUT_DISTANCE_MAX] = Metric(AggregationType.MAX, distance.max())
+    sums = token_sums(teacher - student, per_token, mask)
+    return metrics | {SUM_PREFIX + name: Metric(AggregationType.SUM, value) for name, value in sums.items()}

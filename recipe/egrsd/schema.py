@@ -85,6 +85,8 @@ class EgrsdConfig:
     """Upper bound of one vocabulary entry's share of the divergence, nats, > 0; None for none."""
     privilege: str
     """What the teacher is shown beyond the problem (privileged.py)."""
+    score_student: str
+    """auto: verl's old_log_prob pass runs only where something needs it; always: it always runs."""
     teacher: TeacherConfig
 
     def __post_init__(self) -> None:
@@ -98,6 +100,7 @@ class EgrsdConfig:
         _require(steps is None or steps >= 1, "mixing_decay_steps", steps, "must be a number of steps >= 1, or null")
         _require(self.length_bonus >= 0, "length_bonus", self.length_bonus, "would punish short answers; use >= 0")
         _require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "must be >= 0")
+        _require(self.score_student in ("auto", "always"), "score_student", self.score_student, "must be auto or always")
         _require(self.privilege in PRIVILEGES, "privilege", self.privilege, f"is not available; choose from {PRIVILEGES}")
         self._check_divergence()
 
@@ -122,6 +125,20 @@ def read(node: Mapping[str, Any]) -> EgrsdConfig:
     values = dict(node)
     teacher = _build(TeacherConfig, dict(values.pop("teacher", {})), "algorithm.egrsd.teacher")
     return _build(EgrsdConfig, {**values, "teacher": teacher}, "algorithm.egrsd")
+
+
+def student_scores_needed(config: Any) -> str:
+    """Why verl's old_log_prob pass must run; empty if one update a batch makes it the training pass over again."""
+    actor, algorithm = config.actor_rollout_ref.actor, config.algorithm
+    correction = algorithm.get("rollout_correction") or {}
+    updates = config.data.train_batch_size // actor.ppo_mini_batch_size * actor.ppo_epochs
+    reasons = {
+        "algorithm.egrsd.score_student=always": algorithm.egrsd.score_student == "always",
+        f"a batch makes {updates} updates": updates > 1,
+        "algorithm.use_kl_in_reward=true": algorithm.use_kl_in_reward,
+        "algorithm.rollout_correction is on": correction.get("rollout_is") or correction.get("rollout_rs"),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
 
 
 def uses_reference(config: Any) -> bool:

@@ -45,7 +45,7 @@ def scoring_batch(
         responses: (B, jagged) int64 token ids, prompt excluded.
         response_mask: (B, jagged), the student's; the engine needs a loss mask even where it computes no loss.
         temperature: of the rollout; student and teacher are compared at the temperature the student is trained at.
-        keep_hidden: also return what the head was given (engine.py).
+        keep_hidden: also return what the head was given (engine.py), flattened to T * H for each response.
     """
     prompts = [torch.as_tensor(ids, dtype=torch.int64) for ids in prompt_ids]
     rows = [torch.cat([prompt, response]) for prompt, response in zip(prompts, responses.unbind(), strict=True)]
@@ -59,7 +59,12 @@ def scoring_batch(
     }
     batch = TensorDict({name: _nested(column) for name, column in columns.items()}, batch_size=len(rows))
     tu.assign_non_tensor(
-        batch, calculate_entropy=True, compute_loss=False, temperature=temperature, egrsd_keep_hidden=keep_hidden
+        batch,
+        calculate_entropy=True,
+        compute_loss=False,
+        temperature=temperature,
+        egrsd_scores_responses=True,
+        egrsd_keeps_hidden=keep_hidden,
     )
     return batch
 
@@ -98,7 +103,7 @@ class Teacher:
         output = self.engine(batch)
         hidden = output.get("teacher_hidden")
         if hidden is not None:
-            self.workers.hold_teacher_head()
+            self.workers.hold_teacher_head(batch["temperature"])
         return Scores(*checked(output, batch["response_mask"], names=names), hidden)
 
     def follow(self, step: int) -> None:

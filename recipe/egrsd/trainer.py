@@ -17,7 +17,7 @@ from verl.utils.debug import marked_timer
 
 from recipe.egrsd import checkpoint, cpu, schema, validation
 from recipe.egrsd.advantage import RunningBaseline, shaped_reward
-from recipe.egrsd.loss import SUM_PREFIX, divergence_loss, egrsd_loss
+from recipe.egrsd.loss import ROLLOUT_DISTANCE_MAX, ROLLOUT_DISTANCE_MEAN, SUM_PREFIX, divergence_loss, egrsd_loss
 from recipe.egrsd.metrics import reward_metrics, teacher_metrics, token_means
 from recipe.egrsd.teacher import Teacher, scoring_batch
 from recipe.egrsd.watchdog import EngineWatchdog
@@ -33,6 +33,7 @@ class EgrsdMixin(PPOTrainer):
         self.resumed_from = checkpoint.folder_to_resume(config.trainer, has_teacher=self.egrsd.teacher.moves)
         self.baseline = RunningBaseline(warmup_steps=self.egrsd.warmup_steps)
         self.step_rewards = None
+        self.student_scores_needed = schema.student_scores_needed(config)
         with open_dict(config):
             # verl branches on its own mode names (trainer_base.py:129); ours only had to get us here.
             config.trainer.v1.trainer_mode = schema.TRAINER_MODES[config.trainer.v1.trainer_mode]
@@ -40,6 +41,8 @@ class EgrsdMixin(PPOTrainer):
                 ADV_ESTIMATOR_REGISTRY[config.algorithm.adv_estimator] = self._running_advantage
             else:
                 config.algorithm.adv_estimator = self.egrsd.advantage
+            if not self.student_scores_needed:
+                config.algorithm.rollout_correction = None  # nothing but metrics here, of a pass that does not run
         super().__init__(config)
         self.watchdog = EngineWatchdog(self)
         if cpu.enabled():
@@ -58,6 +61,8 @@ class EgrsdMixin(PPOTrainer):
         actor_config = omega_conf_to_dataclass(self.config.actor_rollout_ref.actor)
         loss = divergence_loss if self.egrsd.divergence else egrsd_loss
         self.actor_rollout_wg.set_loss_fn(partial(loss, actor_config, self.egrsd))
+        kept = f"keeps verl's old_log_prob pass: {self.student_scores_needed}"
+        print(f"EGRSD {kept if self.student_scores_needed else 'takes log p_S from the training pass, the only one of a batch'}.")
         with self.watchdog:
             super().on_init_end()
 
@@ -78,6 +83,9 @@ class EgrsdMixin(PPOTrainer):
         self.teacher.follow(self.global_steps)
         self.baseline.update(self.step_rewards)  # after the step that used the old statistics, before its checkpoint
         return batch
+
+    def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        return super()._compute_old_log_prob(batch, metrics) if self.student_scores_needed else batch
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         with marked_timer("teacher", self.timing_raw):
@@ -138,7 +146,13 @@ class EgrsdMixin(PPOTrainer):
         batch = super()._update_actor(batch, metrics)
         prefix = f"actor/{SUM_PREFIX}"
         sums = {name.removeprefix(prefix): metrics.pop(name) for name in list(metrics) if name.startswith(prefix)}
-        metrics.update(token_means(sums) | {"egrsd/mixing": mixing})
+        means = token_means(sums) | {"egrsd/mixing": mixing}
+        distance = {
+            f"training/{ROLLOUT_DISTANCE_MEAN}": means.pop(f"egrsd/{ROLLOUT_DISTANCE_MEAN}", None),
+            f"training/{ROLLOUT_DISTANCE_MAX}": metrics.pop(f"actor/{ROLLOUT_DISTANCE_MAX}", None),
+        }
+        known = metrics.keys()  # verl's own, if its old_log_prob pass has run
+        metrics.update(means | {name: value for name, value in distance.items() if value is not None and name not in known})
         return batch
 
     def _save_checkpoint(self):

@@ -70,18 +70,18 @@ class EgrsdWorker(ActorRolloutRefWorker):
         return output.cpu() if output is not None else None
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
-    def hold_teacher_head(self) -> None:
-        """Gathers the head of the model that scored last: (V, H) on every rank, for a divergence over the vocabulary.
+    def hold_teacher_head(self, temperature: float) -> None:
+        """Gathers the head of the model that scored last, at that temperature: (V, H) on every rank, for a divergence.
 
         Raises:
             TypeError: if the model's logits are not its head's weight times its hidden states.
         """
         engine = (self.ref or self.actor).engine
-        hidden, logits, temperature = engine.last_token
+        hidden, logits = engine.scores.hidden[-1][-1], engine.scores.last_logits
         weight = engine.module.get_output_embeddings().weight.detach().to(hidden.device)
         head = (weight.full_tensor() if isinstance(weight, DTensor) else weight.clone()).to(hidden.dtype)
         recomputed = (hidden @ head.T).float() / temperature
-        if not torch.allclose(recomputed, logits.float(), atol=0.05):  # bfloat16 products differ by their order of summation
+        if not torch.allclose(recomputed, logits, atol=0.05):  # bfloat16 products differ by their order of summation
             raise TypeError(
                 f"{type(engine.module).__name__} does more to its logits than multiply by the head's weight (they are off by "
                 f"{(recomputed - logits).abs().max().item():.3g}), so algorithm.egrsd.divergence cannot be computed in chunks; "

@@ -1,0 +1,83 @@
+"""The model's head where it counts: log-prob and entropy of chosen positions in float32 chunks, without their logits in memory.
+
+A teacher row is a long privileged prompt and a short response, and nobody asks for the prompt's logits. Inside the forward pass,
+where the head's weight is gathered, the head is given the response positions alone, so many at a time.
+
+N  chosen positions      V  vocabulary      H  hidden size
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+CHUNK_TOKENS = 512
+"""At a vocabulary of 151,936 one float32 tensor of a chunk takes 297 MiB; about three are alive at once."""
+
+
+@dataclass
+class HeadScores:
+    """What ``scored_in_chunks`` found; one entry for each call of the head."""
+
+    log_probs: list[Tensor] = field(default_factory=list)
+    """(N,) float32, nats."""
+    entropy: list[Tensor] = field(default_factory=list)
+    """(N,) float32, nats."""
+    hidden: list[Tensor] = field(default_factory=list)
+    """(N, H), what the head was given."""
+    last_logits: Tensor | None = None
+    """(V,) float32, of the last position, divided by the temperature."""
+
+
+def score_chunk(logits: Tensor, labels: Tensor, *, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-prob of the labels and entropy of every row in float32, nats, and the scaled logits.
+
+    Args:
+        logits: (N, V), any dtype, not scaled. -inf (a padded vocabulary) means probability 0.
+        labels: (N,) int64.
+        temperature: what the float32 logits are divided by.
+    """
+    scaled = (logits.float() / temperature).clamp_(min=torch.finfo(torch.float32).min)  # 0 * log 0 is 0, not NaN
+    log_p = scaled.log_softmax(-1)
+    chosen = log_p.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    return chosen, -(log_p.exp() * log_p).sum(-1), scaled
+
+
+@contextmanager
+def scored_in_chunks(
+    head: nn.Module,
+    choose: Callable[[Tensor], tuple[Tensor, Tensor]],
+    *,
+    temperature: float,
+    chunk_tokens: int = CHUNK_TOKENS,
+) -> Iterator[HeadScores]:
+    """While it lasts, a forward pass through ``head`` computes scores instead of logits; the pass returns logits of width 0.
+
+    Args:
+        head: the model's output embedding; its weight is whole when the model calls it, also under FSDP.
+        choose: (B, S, H) hidden states -> (N, H) of the chosen positions, (N,) token ids to score there.
+        temperature: of the scores.
+        chunk_tokens: positions at a time; changes memory, not the result.
+    """
+    scores, logits_of = HeadScores(), head.forward
+
+    def forward(hidden: Tensor) -> Tensor:
+        chosen, labels = choose(hidden)
+        parts = [torch.empty(2, 0, device=hidden.device)]
+        for chunk, targets in zip(chosen.split(chunk_tokens), labels.split(chunk_tokens), strict=True):
+            *values, scaled = score_chunk(logits_of(chunk), targets, temperature=temperature)
+            parts.append(torch.stack(values))
+            scores.last_logits = scaled[-1].clone() if len(scaled) else None
+        log_probs, entropy = torch.cat(parts, 1)
+        scores.log_probs.append(log_probs)
+        scores.entropy.append(entropy)
+        scores.hidden.append(chosen)
+        return hidden.new_empty(*hidden.shape[:-1], 0)
+
+    head.forward = forward
+    try:
+        yield scores
+    finally:
+        del head.forward  # the class's own shows again

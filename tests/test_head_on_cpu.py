@@ -1,0 +1,82 @@
+"""The head on response positions only: float32 scores in chunks, no tensor as large as the prompt's logits."""
+
+import pytest
+import torch
+from tensordict import TensorDict
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from recipe.egrsd.engine import response_positions
+from recipe.egrsd.head import score_chunk, scored_in_chunks
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1.1])
+@pytest.mark.parametrize("padding", [0, 9])
+def test_scores_of_bf16_logits_are_those_of_float64(temperature, padding):
+    torch.manual_seed(0)
+    logits = (4 * torch.randn(40, 300)).bfloat16()
+    logits[:, 300 - padding :] = -torch.inf
+    labels = torch.randint(300 - padding, (40,))
+    log_probs, entropy, _ = score_chunk(logits, labels, temperature=temperature)
+    exact = (logits.double() / temperature).log_softmax(-1)
+    assert log_probs.dtype == entropy.dtype == torch.float32
+    torch.testing.assert_close(log_probs.double(), exact.gather(-1, labels[:, None])[:, 0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(entropy.double(), -torch.special.xlogy(exact.exp(), exact.exp()).sum(-1), atol=1e-5, rtol=0)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Elements of the largest tensor that any operation returned."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        for tensor in output if isinstance(output, list | tuple) else [output]:
+            if isinstance(tensor, torch.Tensor):
+                self.largest = max(self.largest, tensor.numel())
+        return output
+
+
+def score(head: nn.Linear, hidden: torch.Tensor, chosen: torch.Tensor, labels: torch.Tensor, **options):
+    with scored_in_chunks(head, lambda states: (states[chosen[None]], labels), temperature=1.3, **options) as scores:
+        assert head(hidden).shape == (1, hidden.size(1), 0)
+    return scores
+
+
+@pytest.mark.parametrize("prompt", [10, 1000])
+def test_no_tensor_outgrows_a_chunk_however_long_the_prompt(prompt):
+    torch.manual_seed(0)
+    head, response, vocabulary = nn.Linear(2, 5000, bias=False), 30, 5000
+    hidden, labels = torch.randn(1, prompt + response, 2), torch.randint(vocabulary, (response,))
+    chosen = torch.arange(prompt + response) >= prompt
+    exact = (head(hidden)[0, prompt:].double() / 1.3).log_softmax(-1)
+    for chunk_tokens in (1, 7, 30, 64):
+        with torch.no_grad(), LargestTensor() as mode:
+            scores = score(head, hidden, chosen, labels, chunk_tokens=chunk_tokens)
+        assert mode.largest <= max(2, min(chunk_tokens, response)) * vocabulary  # 2: the weight itself
+        (log_probs,), (entropy,), (kept,) = scores.log_probs, scores.entropy, scores.hidden
+        torch.testing.assert_close(log_probs.double(), exact.gather(-1, labels[:, None])[:, 0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(entropy.double(), -(exact.exp() * exact).sum(-1), atol=1e-5, rtol=0)
+        assert torch.equal(kept, hidden[0, prompt:])
+        torch.testing.assert_close(scores.last_logits, head(hidden)[0, -1] / 1.3, atol=1e-5, rtol=0)
+
+
+def test_the_head_is_itself_again_also_after_an_error():
+    head, hidden = nn.Linear(2, 5), torch.randn(1, 3, 2)
+    with pytest.raises(ZeroDivisionError), scored_in_chunks(head, lambda _: 1 / 0, temperature=1.0):
+        head(hidden)
+    assert head(hidden).shape == (1, 3, 5) and "forward" not in vars(head)
+
+
+def test_nothing_to_score():
+    scores = score(nn.Linear(2, 5), torch.randn(1, 3, 2), torch.zeros(3, dtype=torch.bool), torch.zeros(0, dtype=torch.int64))
+    assert scores.log_probs[0].shape == scores.entropy[0].shape == (0,)
+
+
+def test_a_position_predicts_the_token_behind_it():
+    """Prompts of 2, 1, 3 tokens with responses of 1, 3, 2: P R | P R R R | P P P R R."""
+    nested = lambda lengths: torch.nested.as_nested_tensor(  # noqa: E731
+        [torch.ones(n, dtype=torch.int64) for n in lengths], layout=torch.jagged
+    )
+    batch = TensorDict({"input_ids": nested([3, 4, 5]), "responses": nested([1, 3, 2])}, batch_size=3)
+    assert response_positions(batch).int().tolist() == [0, 1, 0, 1, 1, 1, 0, 0, 0, 1, 1, 0]
