@@ -112,7 +112,8 @@ def test_frozen_reference_is_lora_with_the_adapter_off(full, lora):
             torch.testing.assert_close(adapter[name][column], reference[name][column], atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("adapter", [pytest.param([], marks=pytest.mark.long), LORA], ids=["full", "lora"])
+@pytest.mark.long
+@pytest.mark.parametrize("adapter", [[], LORA], ids=["full", "lora"])
 def test_a_teacher_that_sees_no_solution_leaves_only_the_gate(adapter, inputs, tmp_path):
     """Null test: same prompt for both, weights that never move (lr = 0): ratio weight 1 at every token of the run."""
     (tmp_path / "nothing.jinja").write_text("{{ problem }}\n\n{{ instruction }}")
