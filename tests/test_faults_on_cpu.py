@@ -39,7 +39,7 @@ def test_a_killed_trainer_resumes_to_the_same_end(seed, unkilled, inputs, tmp_pa
     chance = random.Random(seed)
     for method, step, longest in KILLS:
         moment = f"{method}:{step}:{chance.uniform(0, longest):.3f}"
-        killed = run(inputs, tmp_path / method, overrides, timeout=200, EGRSD_KILL=moment)
+        killed = run(inputs, tmp_path / method, overrides, timeout=600, EGRSD_KILL=moment)
         assert killed.returncode not in (0, None, -signal.SIGTERM), f"{moment}: not killed, or left hanging"
         assert "The actor is dead because its worker process has died" in killed.log, moment
         print(moment, *sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("checkpoints/*/*")), sep="\n")
@@ -151,7 +151,7 @@ def test_a_killed_process_ends_the_run_within_a_minute(victim, tmp_path):
 def test_an_engine_that_cannot_take_the_weights_ends_the_run_with_its_error(tmp_path):
     """The receiver raises before it answers, as it does for a weight it does not know; verl alone would wait for ever."""
     write_inputs(tmp_path / "inputs")
-    result = run(tmp_path / "inputs", tmp_path / "run", [*COIN_REWARD], timeout=200, EGRSD_BREAK_SYNC="1")
+    result = run(tmp_path / "inputs", tmp_path / "run", [*COIN_REWARD], timeout=400, EGRSD_BREAK_SYNC="1")
     assert result.returncode not in (0, None, -signal.SIGTERM)
     assert "the rollout engine could not take the new weights" in result.log
     assert "this engine was told to break" in result.log
