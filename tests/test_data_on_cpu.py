@@ -313,7 +313,7 @@ BENCHMARK = {
     ("problem", "expected"),
     [
         (ROOTS, [("roots", 0)]),
-        ("Let $x$ and $y$ be REAL numbers such that\n$$x + y = 10$$, $$xy=21.$$ Find $\\left(x^{2}+y^2\\right)$!", [("roots", 0)]),
+        ("Let $x$ and $y$ be REAL numbers such that\n$$x + y =10$$, $$xy=21.$$ Find $\\left(x^{2}+y^2\\right)$!", [("roots", 0)]),
         (f"Here is an old problem. {ROOTS} Explain each step.", [("roots", 0)]),
         ("Let $x$ and $y$ be real numbers such that $x-y=4$ and $xy=5$. Find all values of $x^3-y^3$.", []),
         ("The probability can be written as p/q where p and q are relatively prime positive integers. Find p + q.", []),
