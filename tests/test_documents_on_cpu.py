@@ -15,8 +15,8 @@ RECIPE = ROOT / "recipe" / "egrsd"
 # A module may import those of its own layer's left; verl and ray start at the second layer.
 LAYERS = [
     {"weights", "divergence", "head", "advantage", "privileged", "reward", "metrics", "schema", "checkpoint"},
-    {"validation"},
-    {"loss", "dataset", "teacher", "engine", "rollout", "watchdog", "hydra_plugin"},
+    {"validation", "data"},
+    {"loss", "dataset", "teacher", "engine", "rollout", "watchdog", "hydra_plugin", "prepare_data"},
     {"worker"},
     {"cpu"},
     {"trainer"},
@@ -66,7 +66,7 @@ def test_the_maths_needs_torch_only(module):
 def test_the_readme_tree_is_the_tree():
     readme = (ROOT / "README.md").read_text()
     tree = readme.split("<!-- tree -->")[1]
-    named = set(re.findall(r"^    (\S+\.(?:py|jinja|txt))", tree, re.M)) - {"__init__.py"}
+    named = set(re.findall(r"^    (\S+\.(?:py|jinja|json|txt))", tree, re.M)) - {"__init__.py"}
     assert named == {path.name for path in RECIPE.iterdir() if path.is_file()} - {"__init__.py"}
 
 

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Qwen3-0.6B on one GPU of 24 GB or more, 20 steps: shows within minutes that machine, install and data work. No experiment
+# of the paper, and 20 steps at its learning rate teach little.
+#
+#   examples/run_qwen3_0_6b_one_gpu.sh
+#   ALGORITHM=egrsd STEPS=100 examples/run_qwen3_0_6b_one_gpu.sh           # all variables: run_qwen3_fsdp.sh
+#
+# Not run by us (no GPU). Estimate: 10 GB for vLLM, 2.4 GB of weights, 7.5 GB for the logits of a teacher's row of 8,192 tokens.
+set -euo pipefail
+
+export MODEL=${MODEL:-Qwen/Qwen3-0.6B}
+export ALGORITHM=${ALGORITHM:-cl_egrsd}
+export N_GPUS=${N_GPUS:-1}
+export MAX_SEQUENCE=${MAX_SEQUENCE:-8192}              # longer teacher rows are dropped and counted
+export MAX_TOKENS_PER_GPU=${MAX_TOKENS_PER_GPU:-4096}
+export GPU_MEMORY=${GPU_MEMORY:-0.4}
+export STEPS=${STEPS:-20}
+export SAVE_FREQ=${SAVE_FREQ:-20}
+export TEST_FREQ=${TEST_FREQ:-10}
+export VAL_SAMPLES=${VAL_SAMPLES:-1}
+
+exec "$(dirname "${BASH_SOURCE[0]}")/run_qwen3_fsdp.sh" "$@"
