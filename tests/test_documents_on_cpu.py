@@ -16,7 +16,7 @@ RECIPE = ROOT / "recipe" / "egrsd"
 LAYERS = [
     {"weights", "advantage", "privileged", "reward", "metrics", "schema", "checkpoint"},
     {"validation"},
-    {"loss", "dataset", "teacher", "engine", "rollout", "watchdog", "hydra_plugin"},
+    {"loss", "dataset", "teacher", "engine", "rollout", "watchdog", "nodes", "hydra_plugin"},
     {"worker"},
     {"cpu"},
     {"trainer"},

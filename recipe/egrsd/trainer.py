@@ -15,7 +15,7 @@ from verl.trainer.ppo.v1 import PPOTrainer, PPOTrainerColocateAsync, PPOTrainerS
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.debug import marked_timer
 
-from recipe.egrsd import checkpoint, cpu, schema, validation
+from recipe.egrsd import checkpoint, cpu, nodes, schema, validation
 from recipe.egrsd.advantage import RunningBaseline, shaped_reward
 from recipe.egrsd.loss import SUM_PREFIX, egrsd_loss
 from recipe.egrsd.metrics import reward_metrics, teacher_metrics, token_means
@@ -31,6 +31,7 @@ class EgrsdMixin(PPOTrainer):
     def __init__(self, config):
         self.egrsd = validation.validate(config)
         self.resumed_from = checkpoint.folder_to_resume(config.trainer, has_teacher=self.egrsd.teacher.moves)
+        nodes.check()
         self.baseline = RunningBaseline(warmup_steps=self.egrsd.warmup_steps)
         self.step_rewards = None
         with open_dict(config):
