@@ -14,7 +14,7 @@ from recipe.egrsd.metrics import METRICS
 RECIPE = ROOT / "recipe" / "egrsd"
 # A module may import those of its own layer's left; verl and ray start at the second layer.
 LAYERS = [
-    {"weights", "advantage", "privileged", "reward", "metrics", "schema", "checkpoint"},
+    {"weights", "advantage", "privileged", "reward", "metrics", "schema", "checkpoint", "rows"},
     {"validation"},
     {"loss", "dataset", "teacher", "engine", "rollout", "watchdog", "nodes", "hydra_plugin"},
     {"worker"},
