@@ -3,7 +3,7 @@
 #
 #   1. On every machine: the same verl and egrsd-verl, and the folders of model, data and checkpoints under the same paths.
 #   2. On the first:     ray start --head --port=6379
-#      On each other:    ray start --address=FIRST_MACHINE:6379
+#      On each other:    ray start --address=FIRST_MACHINE:6379      # refused for want of a token? docs/modes.md, Several nodes
 #   3. On the first:     NNODES=2 bash examples/run_qwen3_8b_multinode.sh
 #   4. On every machine: ray stop
 #

@@ -1,5 +1,6 @@
 """Several Ray nodes on one machine, started as on several: `ray start --head`, then `ray start --address`."""
 
+import secrets
 import shutil
 import socket
 import subprocess
@@ -16,31 +17,33 @@ START_SECONDS = 120
 
 
 @contextmanager
-def cluster(folder: Path, pythons: Sequence[str | Path], env: Mapping[str, str]) -> Iterator[str]:
-    """One node for each Python, the first is the head; each has one logical GPU. Yields the address.
+def cluster(folder: Path, pythons: Sequence[str | Path], env: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """One node for each Python, the first is the head; each has one logical GPU. Yields the variables by which a run joins them.
 
     Not ray.cluster_utils.Cluster, which writes its address where every other run on this machine would find and join it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     temp = tempfile.mkdtemp(prefix="nodes")  # short: the path of a socket in it may have 107 characters
-    address = f"127.0.0.1:{_free_port()}"
-    head = ["--head", f"--port={address.split(':')[1]}", f"--temp-dir={temp}", "--include-dashboard=false"]
+    port = _free_port()
+    # Recent versions of Ray ask for a token, which the machines of a cluster must share.
+    join = {"RAY_ADDRESS": f"127.0.0.1:{port}", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    head = ["--head", f"--port={port}", f"--temp-dir={temp}", "--include-dashboard=false"]
     started: list[psutil.Process] = []
     try:
         for number, python in enumerate(pythons):
             log = folder / f"node_{number}"
-            role = [f"--address={address}"] if number else [*head, f"--ray-client-server-port={_free_port()}"]
+            role = [f"--address={join['RAY_ADDRESS']}"] if number else [*head, f"--ray-client-server-port={_free_port()}"]
             with log.open("w") as output:
                 started.append(
                     psutil.Popen(
                         [python, "-m", "ray.scripts.scripts", "start", *role, "--block", "--disable-usage-stats",
                          "--num-cpus=16", "--num-gpus=1", f"--dashboard-agent-listen-port={_free_port()}",
                          f"--object-store-memory={500 * 2**20}"],
-                        cwd=folder, env=dict(env), stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+                        cwd=folder, env={**env, **join}, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
                     )
                 )  # fmt: skip
             _wait_until_started(started[-1], log)
-        yield address
+        yield join
     finally:
         for process in reversed(started):
             _end(process)

@@ -33,8 +33,8 @@ def bare_python(tmp_path_factory) -> Path:
 
 def run_on_two_nodes(inputs: Path, folder: Path, overrides: list[str], *, second: Path | str, timeout: float = 600) -> Run:
     """From an empty folder, because Ray lets workers import from the folder that the driver was started in."""
-    with cluster(folder / "nodes", [sys.executable, second], environment(folder)) as address:
-        return run(inputs, folder, [*TWO_NODES, *overrides], cwd=folder / "nodes", timeout=timeout, RAY_ADDRESS=address)
+    with cluster(folder / "nodes", [sys.executable, second], environment(folder)) as join:
+        return run(inputs, folder, [*TWO_NODES, *overrides], cwd=folder / "nodes", timeout=timeout, **join)
 
 
 def places(result: Run) -> list[dict[str, str]]:
@@ -61,7 +61,7 @@ def test_two_nodes_train_as_one(code, full, rollouts, inputs, bare_python, tmp_p
     assert [place["code"].startswith(ours) for place in (one, other)] == [code == "installed"] * 2
 
 
-REFUSALS = {"no code": "cannot run the recipe: No module named 'recipe", "other code": ", the trainer verl "}
+REFUSALS = {"no code": "cannot run the recipe: ModuleNotFoundError: No module named 'recipe", "other code": ", the trainer verl "}
 
 
 @pytest.mark.slow
