@@ -1,52 +1,65 @@
 # make demo   trains a tiny model with EGRSD on this machine's CPU
 # make test   runs every test but the long ones
-# make test-long   runs those: one change at a time, 20 kills, 10,000 rewards
+# make test-long   runs those: one change at a time, 20 kills, 10,000 rewards, two nodes
+# make test-matrix   runs whole runs, command line and guards on each verl that is supported
 #
-# Each first builds .venv from the pinned versions in requirements/. Nothing else is installed or changed.
+# Each first builds .venv from the pinned versions in requirements/, the last one .venv-verl-0.9.0 and so on, which differ in verl
+# alone. Nothing else is installed or changed.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+VERL ?=
+VERLS = 0.9.0 0.9.1
+MATRIX = tests/test_end_to_end_on_cpu.py tests/test_command_line_on_cpu.py tests/test_guards_on_cpu.py
 SEED ?= 0
 ARGS ?=
 
-.PHONY: install demo test test-long lint clean
+.PHONY: install demo test test-long test-matrix lint clean
 
 # A run waits as often as it computes, so two at a time save a quarter of the time. pytest's 5 means that no test was selected.
 define in-two-processes
-	@.venv/bin/python -m pytest -m "shares_runs and ($(1))" $(ARGS) >.shares_runs.log 2>&1 & \
-	.venv/bin/python -m pytest -m "not shares_runs and ($(1))" $(ARGS); first=$$?; \
+	@$(VENV)/bin/python -m pytest -m "shares_runs and ($(1))" $(ARGS) >.shares_runs.log 2>&1 & \
+	$(VENV)/bin/python -m pytest -m "not shares_runs and ($(1))" $(ARGS); first=$$?; \
 	wait $$!; second=$$?; cat .shares_runs.log; \
 	case $$first$$second in 00|05|50) ;; *) exit 1 ;; esac
 endef
 
-install: .venv/ok
+install: $(VENV)/ok
 
-demo: .venv/ok
-	.venv/bin/python -m examples.tiny_cpu.demo --seed $(SEED) $(if $(RESUME),--resume)
+demo: $(VENV)/ok
+	$(VENV)/bin/python -m examples.tiny_cpu.demo --seed $(SEED) $(if $(RESUME),--resume)
 
-test: .venv/ok  # make test ARGS='-k weights'
-	.venv/bin/ruff check .
+test: $(VENV)/ok  # make test ARGS='-k weights'
+	$(VENV)/bin/ruff check .
 	$(call in-two-processes,not long)
 
-test-long: .venv/ok
+test-long: $(VENV)/ok
 	$(call in-two-processes,long)
 
-lint: .venv/ok
-	.venv/bin/ruff check .
+test-matrix: $(VERLS:%=test-verl-%)
+
+test-verl-%:
+	@$(MAKE) --no-print-directory install VENV=.venv-verl-$* VERL=$*
+	.venv-verl-$*/bin/python -m pytest $(MATRIX) $(ARGS)
+
+lint: $(VENV)/ok
+	$(VENV)/bin/ruff check .
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-verl-* build *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 # Two steps, so that a change in setup.cfg does not cost the download again. --no-compile saves 20 seconds: Python compiles
 # what a run imports, which is a small part of it.
-.venv/ok: .venv/pinned setup.cfg pyproject.toml
-	.venv/bin/pip install --quiet --no-deps --no-build-isolation --editable .
+$(VENV)/ok: $(VENV)/pinned setup.cfg pyproject.toml
+	$(VENV)/bin/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-.venv/pinned: requirements/torch.txt requirements/cpu.txt
+$(VENV)/pinned: requirements/torch.txt requirements/cpu.txt
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
 	  echo "The pinned packages are for Python 3.11, and '$(PYTHON)' is not one. Name yours: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
-	rm -rf .venv
-	"$(PYTHON)" -m venv .venv
-	.venv/bin/pip install --quiet --no-compile --requirement requirements/torch.txt
-	.venv/bin/pip install --quiet --no-compile --no-deps --requirement requirements/cpu.txt
+	rm -rf $(VENV)
+	"$(PYTHON)" -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --no-compile --requirement requirements/torch.txt
+	$(VENV)/bin/pip install --quiet --no-compile --no-deps --requirement requirements/cpu.txt
+	$(if $(VERL),$(VENV)/bin/pip install --quiet --no-compile --no-deps verl==$(VERL))
 	touch $@

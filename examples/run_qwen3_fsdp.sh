@@ -8,7 +8,7 @@
 #   examples/run_qwen3_4b_fsdp.sh --cfg job                                # show the config and end
 #
 # A run that was stopped continues from its last checkpoint: give the same command again.
-# Not run by us: we had no GPU. Composed and validated by tests/test_examples_on_cpu.py; memory figures below are estimates.
+# Not run by us: we had no GPU. Composed and validated by tests/test_run_scripts_on_cpu.py; memory figures below are estimates.
 set -euo pipefail
 
 # ---- what

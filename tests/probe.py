@@ -1,11 +1,13 @@
 """Loaded in every process of a test run (VERL_USE_EXTERNAL_MODULES): keeps what the trainer saw, breaks things when told to."""
 
+import json
 import os
 import signal
 import threading
 from pathlib import Path
 
 import psutil
+import ray
 import torch
 import transfer_queue as tq
 import wrapt
@@ -37,6 +39,21 @@ def _keep_batches(module) -> None:
         return result
 
     module.EgrsdMixin._update_actor = update_and_keep
+
+
+@wrapt.when_imported("recipe.egrsd.worker")
+def _keep_places(module) -> None:
+    """rank_R.json: on which Ray node that rank runs, and whose code."""
+    folder = os.environ.get("EGRSD_PROBE")
+    if not folder:
+        return
+
+    @wrapt.patch_function_wrapper(module.EgrsdWorker, "init_model")
+    def init_and_keep(wrapped, worker, args, kwargs):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        place = {"node": ray.get_runtime_context().get_node_id(), "code": module.__file__}
+        (Path(folder) / f"rank_{worker.rank}.json").write_text(json.dumps(place))
+        return wrapped(*args, **kwargs)
 
 
 @wrapt.when_imported("recipe.egrsd.trainer")

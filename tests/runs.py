@@ -99,6 +99,18 @@ def command(inputs: Path, folder: Path, overrides: Sequence[str] = (), *, algori
     return [sys.executable, "-m", "verl.trainer.main_ppo", *kept, *overrides]
 
 
+def environment(folder: Path) -> dict[str, str]:
+    """The variables of a run whose files go to this folder; Ray's processes inherit them from whoever starts Ray."""
+    return {
+        **os.environ,
+        "VERL_PLATFORM": "cpu",
+        "VERL_USE_EXTERNAL_MODULES": "probe",
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]),
+        "VERL_FILE_LOGGER_PATH": str(folder / "metrics.jsonl"),
+        "EGRSD_PROBE": str(folder / "probe"),
+    }
+
+
 def run(
     inputs: Path,
     folder: Path,
@@ -107,25 +119,17 @@ def run(
     algorithm: str = "cl_egrsd",
     timeout: float = 600,
     watch: Any = None,
+    cwd: Path = ROOT,
     **env: str,
 ) -> Run:
     """Runs it to its end; ``watch(process, log_path)`` is called once a second meanwhile. Kills it after ``timeout`` seconds."""
     folder.mkdir(parents=True, exist_ok=True)
     log_path, started = folder / "log", time.monotonic()
-    environment = {
-        **os.environ,
-        "VERL_PLATFORM": "cpu",
-        "VERL_USE_EXTERNAL_MODULES": "probe",
-        "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]),
-        "VERL_FILE_LOGGER_PATH": str(folder / "metrics.jsonl"),
-        "EGRSD_PROBE": str(folder / "probe"),
-        **env,
-    }
     with log_path.open("w") as log:
         process = subprocess.Popen(
             command(inputs, folder, overrides, algorithm=algorithm),
-            cwd=ROOT,
-            env=environment,
+            cwd=cwd,
+            env=environment(folder) | env,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,

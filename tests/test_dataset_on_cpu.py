@@ -1,5 +1,6 @@
 """EgrsdDataset on real parquet files with a real tokenizer: what the teacher sees, and which rows are refused."""
 
+import copy
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,6 +16,27 @@ from recipe.egrsd import privileged
 from recipe.egrsd.dataset import EgrsdDataset
 
 PROBLEMS = make_problems("train", 6, seed=0)
+TOOLS = '''
+from verl.tools.function_tool import function_tool
+
+
+@function_tool("add")
+def add(a: int) -> str:
+    """Adds.
+
+    Args:
+        a: what to add
+    """
+
+
+@function_tool("multiply")
+def multiply(a: int) -> str:
+    """Multiplies.
+
+    Args:
+        a: what to multiply with
+    """
+'''
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +61,7 @@ def dataset(
     filter_rows: bool = False,
     entry: dict | None = None,
     privilege: str = "solution",
+    data: dict | None = None,
     **teacher,
 ) -> EgrsdDataset:
     settings = {
@@ -60,6 +83,7 @@ def dataset(
             "max_prompt_length": 128,
             "apply_chat_template_kwargs": {"enable_thinking": False},
             "egrsd": egrsd,
+            **(data or {}),
         }
     )
     return EgrsdDataset(str(path), tokenizer, config)
@@ -81,6 +105,18 @@ def test_thinking_is_switched_for_the_teacher_alone(tokenizer, tmp_path):
     path = write(tmp_path / "rows.parquet")
     on, off = (dataset(tokenizer, path, enable_thinking=switch)[0]["teacher_prompt_ids"] for switch in (True, False))
     assert tokenizer.decode(off) == tokenizer.decode(on) + "<think>\n\n</think>\n\n"
+
+
+def test_the_teacher_is_told_of_the_tools_that_the_student_has(tokenizer, tmp_path):
+    """All of them, or those that the row selects, as in verl's tool agent loop."""
+    (tmp_path / "tools.py").write_text(TOOLS)
+    path = write(tmp_path / "rows.parquet", {0: {"tool_selection": []}, 1: {"tool_selection": ["add"]}})
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = "{% for tool in tools or [] %}[{{ tool.function.name }}]{% endfor %}" + tokenizer.chat_template
+    rows = dataset(tokenizer, path, data={"function_tool_path": str(tmp_path / "tools.py")})
+    starts = [tokenizer.decode(row["teacher_prompt_ids"]).split("<|im_start|>")[0] for row in rows]
+    assert starts == ["[add][multiply]", "[add]", *["[add][multiply]"] * (len(PROBLEMS) - 2)]
+    assert tokenizer.decode(dataset(tokenizer, path)[0]["teacher_prompt_ids"]).startswith("<|im_start|>")
 
 
 def test_the_built_in_template_is_complete(tokenizer, tmp_path):

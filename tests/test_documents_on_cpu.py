@@ -14,9 +14,9 @@ from recipe.egrsd.metrics import METRICS
 RECIPE = ROOT / "recipe" / "egrsd"
 # A module may import those of its own layer's left; verl and ray start at the second layer.
 LAYERS = [
-    {"weights", "divergence", "head", "advantage", "privileged", "reward", "metrics", "schema", "checkpoint"},
+    {"weights", "divergence", "head", "advantage", "privileged", "reward", "metrics", "schema", "checkpoint", "rows"},
     {"validation", "data"},
-    {"loss", "dataset", "teacher", "engine", "rollout", "watchdog", "hydra_plugin", "prepare_data"},
+    {"loss", "dataset", "teacher", "engine", "rollout", "watchdog", "nodes", "hydra_plugin", "prepare_data"},
     {"worker"},
     {"cpu"},
     {"trainer"},

@@ -9,6 +9,7 @@ import configparser
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -190,6 +191,18 @@ def test_one_range_of_verl_versions():
     assert required.specifier == installed.specifier == gpu.specifier
     assert gpu.extras == {"vllm"}
     assert required.specifier.contains(importlib.metadata.version("verl"))
+    assert f"`{(RECIPE / 'REQUIRED_VERL.txt').read_text().strip()}`" in (ROOT / "README.md").read_text()
+
+
+def test_the_matrix_spans_the_range(pinned):
+    """make test-matrix: from the oldest verl that is allowed to the one that is pinned, and README names them."""
+    required = Requirement((RECIPE / "REQUIRED_VERL.txt").read_text().strip())
+    (line,) = re.findall(r"^VERLS = (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    versions = [Version(text) for text in line.split()]
+    assert all(required.specifier.contains(version) for version in versions)
+    assert {bound.version for bound in required.specifier if bound.operator == ">="} == {str(versions[0])}
+    assert versions[-1] == pinned["verl"]
+    assert f"verl {' and '.join(map(str, versions))} (`make test-matrix`)" in (ROOT / "README.md").read_text()
 
 
 def test_every_import_is_declared():

@@ -81,6 +81,9 @@ class EgrsdDataset(RLHFDataset):
                 messages, text, instruction=self.teacher.instruction, template=self.teacher.template or default
             )
         chat_template = {**self.apply_chat_template_kwargs, "enable_thinking": self.teacher.enable_thinking}
+        if self.tool_schemas:  # the student's agent loop is told of them, too (tool_agent_loop.py:157)
+            chosen = (row.get("extra_info") or {}).get("tool_selection")
+            chat_template["tools"] = [tool for tool in self.tool_schemas if not chosen or tool["function"]["name"] in chosen]
         ids = privileged.prompt_ids(self.tokenizer, messages, **chat_template)
         if len(ids) > self.teacher.max_prompt_length:
             limit = f"algorithm.egrsd.teacher.max_prompt_length={self.teacher.max_prompt_length}"

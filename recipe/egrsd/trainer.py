@@ -15,10 +15,11 @@ from verl.trainer.ppo.v1 import PPOTrainer, PPOTrainerColocateAsync, PPOTrainerS
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.debug import marked_timer
 
-from recipe.egrsd import checkpoint, cpu, schema, validation
+from recipe.egrsd import checkpoint, cpu, nodes, schema, validation
 from recipe.egrsd.advantage import RunningBaseline, shaped_reward
 from recipe.egrsd.loss import ROLLOUT_DISTANCE_MAX, ROLLOUT_DISTANCE_MEAN, SUM_PREFIX, divergence_loss, egrsd_loss
 from recipe.egrsd.metrics import reward_metrics, teacher_metrics, token_means
+from recipe.egrsd.rows import last_rows, teacher_prompts
 from recipe.egrsd.teacher import Teacher, scoring_batch
 from recipe.egrsd.watchdog import EngineWatchdog
 from recipe.egrsd.weights import entropy_scale
@@ -31,6 +32,7 @@ class EgrsdMixin(PPOTrainer):
     def __init__(self, config):
         self.egrsd = validation.validate(config)
         self.resumed_from = checkpoint.folder_to_resume(config.trainer, has_teacher=self.egrsd.teacher.moves)
+        nodes.check()
         self.baseline = RunningBaseline(warmup_steps=self.egrsd.warmup_steps)
         self.step_rewards = None
         self.student_scores_needed = schema.student_scores_needed(config)
@@ -95,11 +97,10 @@ class EgrsdMixin(PPOTrainer):
 
     def _score_with_teacher(self, batch: KVBatchMeta, metrics: dict) -> None:
         """Writes ``teacher_log_probs`` and ``teacher_entropy``, (B, jagged) float32, and keeps the batch's entropy scale."""
-        data = _read(batch, "teacher_prompt_ids", "responses", "response_mask")
+        data = _read(batch, "prompts", "teacher_prompt_ids", "responses", "response_mask")
+        prompts = teacher_prompts(batch.keys, data["prompts"].unbind(), list(data["teacher_prompt_ids"]))
         # A padding sample carries its donor's prompt; one token is enough for a row that counts for nothing.
-        prompts = [
-            ids if real else ids[:1] for ids, real in zip(list(data["teacher_prompt_ids"]), _is_real(batch), strict=True)
-        ]
+        prompts = [ids if real else ids[:1] for ids, real in zip(prompts, _is_real(batch), strict=True)]
         temperature = self.config.actor_rollout_ref.rollout.temperature
         rows = scoring_batch(
             prompts,
@@ -119,20 +120,21 @@ class EgrsdMixin(PPOTrainer):
         metrics.update(teacher_metrics(entropy, mask, scale, lengths))
 
     def _shape_rewards(self, batch: KVBatchMeta, metrics: dict) -> None:
-        """Scales ``rm_scores`` to the length-shaped reward and keeps the real samples' rewards for the baseline."""
+        """Scales ``rm_scores`` to the length-shaped reward and keeps one reward a rollout, padding aside, for the baseline."""
         data = _read(batch, "rm_scores", "responses", "response_mask")
         max_length = self.config.data.max_response_length
         scores = data["rm_scores"].to_padded_tensor(0.0).sum(-1)
         lengths = data["response_mask"].to_padded_tensor(0).sum(-1)
-        rewards = shaped_reward(scores, lengths, max_length=max_length, length_bonus=self.egrsd.length_bonus)
+        last = last_rows(batch.keys)
+        rewards = shaped_reward(scores, lengths, max_length=max_length, length_bonus=self.egrsd.length_bonus)[last]
         if self.egrsd.length_bonus > 0:  # scores are 0 or 1, so the shaped reward is the factor
             shaped = [row * reward for row, reward in zip(data["rm_scores"].unbind(), rewards, strict=True)]
             _write(batch, rm_scores=torch.nested.as_nested_tensor(shaped, layout=torch.jagged))
-        real = torch.tensor(_is_real(batch))
+        counted = torch.tensor(_is_real(batch)) & (last == torch.arange(len(last)))
         truncated = data["responses"].offsets().diff() >= max_length
-        self.step_rewards = rewards[real]
+        self.step_rewards = rewards[counted]
         statistics = {"baseline_mean": self.baseline.mean, "baseline_std": self.baseline.std}
-        metrics.update(reward_metrics(self.step_rewards, truncated[real], **statistics))
+        metrics.update(reward_metrics(self.step_rewards, truncated[counted], **statistics))
 
     def _running_advantage(self, token_level_rewards, response_mask, **_):
         """The paper's baseline as a verl advantage estimator: (B, T) rewards and mask -> (B, T) advantages and returns."""

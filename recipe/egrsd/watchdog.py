@@ -45,8 +45,8 @@ class EngineWatchdog:
         self._stopped = threading.Event()
         self._trainer_thread = threading.get_ident()
         replicas = self.trainer.llm_server_manager.get_replicas()
-        pids = ray.get([replica.servers[0].__ray_call__.remote(lambda _: os.getpid()) for replica in replicas])
-        self._servers = {replica.server_address: pid for replica, pid in zip(replicas, pids, strict=True)}
+        places = ray.get([replica.servers[0].__ray_call__.remote(lambda _: _place()) for replica in replicas])
+        self._servers = {replica.server_address: place for replica, place in zip(replicas, places, strict=True)}
         threading.Thread(target=self._watch, daemon=True).start()
 
     def __exit__(self, kind, error, traceback) -> None:
@@ -73,11 +73,16 @@ class EngineWatchdog:
 
     def _look(self) -> str | None:
         """The obituary of the first dead server, or None."""
-        for address, pid in self._servers.items():
+        for address, (node, pid) in self._servers.items():
             problem = _health_problem(address)
             if problem:
-                return f"the vLLM server at {address} (pid {pid}) died: {problem}.\n{_last_errors(pid)}"
+                return f"the vLLM server at {address} (pid {pid}) died: {problem}.\n{_last_errors(node, pid)}"
         return None
+
+
+def _place() -> tuple[str, int]:
+    """Ray's id of this process's node, and its own process id there."""
+    return ray.get_runtime_context().get_node_id(), os.getpid()
 
 
 def _health_problem(address: str) -> str | None:
@@ -95,8 +100,10 @@ def _health_problem(address: str) -> str | None:
     return None
 
 
-def _last_errors(pid: int) -> str:
-    """The last error lines that a process of this node and its children wrote to Ray's log files."""
+def _last_errors(node: str, pid: int) -> str:
+    """The last error lines that a process and its children wrote to Ray's log files, which lie on its own node."""
+    if node != _place()[0]:
+        return f"Its last words are in Ray's logs/worker-*-{pid}.* on Ray node {node}."
     logs = os.path.join(ray._private.worker.global_worker.node.get_session_dir_path(), "logs")
     paths = glob.glob(os.path.join(glob.escape(logs), f"worker-*-{pid}.*"))
     lines = [line for path in sorted(paths) for line in Path(path).read_text(errors="replace").splitlines()]
