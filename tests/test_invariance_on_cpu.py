@@ -27,7 +27,8 @@ TEACHER = TeacherConfig(
 SETTINGS = {
     "floor": 0.1, "min_entropy_scale": 1.0, "clip_range": 0.2, "mixing": 1.0, "mixing_decay_steps": None,
     "advantage": "running", "length_bonus": 0.5, "warmup_steps": 10,
-    "divergence": None, "divergence_clip": None, "privilege": "solution", "teacher": TEACHER,
+    "divergence": None, "divergence_clip": None, "privilege": "solution", "save_tokens_every": None,
+    "teacher": TEACHER,
 }  # fmt: skip
 
 

@@ -85,6 +85,8 @@ class EgrsdConfig:
     """Upper bound of one vocabulary entry's share of the divergence, nats, > 0; None for none."""
     privilege: str
     """What the teacher is shown beyond the problem (privileged.py)."""
+    save_tokens_every: int | None
+    """Steps, >= 1, between two files of responses with all that was decided about each token (tokens.py); None for none."""
     teacher: TeacherConfig
 
     def __post_init__(self) -> None:
@@ -98,6 +100,8 @@ class EgrsdConfig:
         _require(steps is None or steps >= 1, "mixing_decay_steps", steps, "must be a number of steps >= 1, or null")
         _require(self.length_bonus >= 0, "length_bonus", self.length_bonus, "would punish short answers; use >= 0")
         _require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "must be >= 0")
+        every = self.save_tokens_every
+        _require(every is None or every >= 1, "save_tokens_every", every, "must be a number of steps >= 1, or null")
         _require(self.privilege in PRIVILEGES, "privilege", self.privilege, f"is not available; choose from {PRIVILEGES}")
         self._check_divergence()
 

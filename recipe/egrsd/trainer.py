@@ -15,7 +15,7 @@ from verl.trainer.ppo.v1 import PPOTrainer, PPOTrainerColocateAsync, PPOTrainerS
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.debug import marked_timer
 
-from recipe.egrsd import checkpoint, cpu, schema, validation
+from recipe.egrsd import checkpoint, cpu, schema, tokens, validation
 from recipe.egrsd.advantage import RunningBaseline, shaped_reward
 from recipe.egrsd.loss import SUM_PREFIX, divergence_loss, egrsd_loss
 from recipe.egrsd.metrics import reward_metrics, teacher_metrics, token_means
@@ -133,6 +133,8 @@ class EgrsdMixin(PPOTrainer):
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         mixing = self.egrsd.mixing_at(self.global_steps)
+        if tokens.is_due(self.global_steps, self.egrsd.save_tokens_every):
+            self._save_tokens(batch, mixing)
         # These reach every micro-batch, as the temperature does.
         batch.extra_info |= {"egrsd_entropy_scale": self.entropy_scale, "egrsd_mixing": mixing}
         batch = super()._update_actor(batch, metrics)
@@ -140,6 +142,13 @@ class EgrsdMixin(PPOTrainer):
         sums = {name.removeprefix(prefix): metrics.pop(name) for name in list(metrics) if name.startswith(prefix)}
         metrics.update(token_means(sums) | {"egrsd/mixing": mixing})
         return batch
+
+    def _save_tokens(self, batch: KVBatchMeta, mixing: float) -> None:
+        keys = tokens.chosen(batch.keys, _is_real(batch))
+        data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=list(tokens.FIELDS))
+        settings = {"egrsd": self.egrsd, "entropy_scale": self.entropy_scale, "mixing": mixing}
+        folder = Path(self.config.trainer.default_local_dir) / "tokens"
+        tokens.save(folder, data, step=self.global_steps, tokenizer=self.tokenizer, **settings)
 
     def _save_checkpoint(self):
         """Our state first: verl's marker of a complete checkpoint is the last thing that is written."""
