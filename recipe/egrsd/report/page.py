@@ -10,7 +10,6 @@ from statistics import mean
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 
 from recipe.egrsd.metrics import METRICS
 from recipe.egrsd.report import figures
@@ -37,20 +36,21 @@ def render(runs: Sequence[Run], audits: Mapping[str, list[StepAudit]]) -> str:
     has_evaluations, has_audits = any(run.evaluations for run in runs), any(audits.values())
     return environment.get_template("page.html.jinja").render(
         runs=runs,
-        style=Markup((HERE / "page.css").read_text()),
-        script=Markup(script),
+        style=(HERE / "page.css").read_text(),
+        script=script,
         # Nothing but this script runs, whatever a model has written.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         curves=_curves(runs),
         outside=_outside(runs),
-        frontier=Markup(figures.svg((12, 4.8), figures.frontier, runs)) if has_evaluations else None,
+        frontier=figures.svg((12, 4.8), figures.frontier, runs) if has_evaluations else None,
         benchmarks=list(dict.fromkeys(name for run in runs for e in run.evaluations for name in e.benchmarks)),
         evaluations=_evaluations(runs),
         tokens=[_tokens(run) for run in runs if run.tokens],
         kinds=[_kinds(run) for run in runs if run.tokens],
-        leakage=Markup(figures.svg((12, 4), figures.leakage, audits)) if has_audits else None,
+        leakage=figures.svg((12, 4), figures.leakage, audits) if has_audits else None,
         audits=audits,
         paper=figures.PAPER,
+        paper_names=figures.PAPER_NAMES,
         limits={"steps": SHOWN_STEPS, "responses": SHOWN_RESPONSES, "quotes": SHOWN_QUOTES, "ngram": NGRAM},
     )
 
@@ -61,7 +61,7 @@ def _curves(runs: Sequence[Run]) -> list[dict[str, Any]]:
         {
             "name": name,
             "text": meanings[name].text if name in meanings else "verl's validation",
-            "svg": Markup(figures.svg((3.9, 2.3), figures.one_curve, runs, name)),
+            "svg": figures.svg((3.9, 2.3), figures.one_curve, runs, name),
         }
         for name in figures.curve_names(runs)
     ]
