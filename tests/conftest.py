@@ -33,10 +33,10 @@ def inputs(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def full(inputs, tmp_path_factory) -> Run:
-    """CL-EGRSD, full parameters, packed, dynamic batches, two ranks with one micro-batch each. Records its rollouts."""
+    """CL-EGRSD, full parameters, packed, dynamic batches, two ranks, one micro-batch each. Records rollouts, saves tokens."""
     folder = tmp_path_factory.mktemp("full")
     overrides = [*COIN_REWARD, *DESCENT, *replaying(folder / "rollouts"), "trainer.n_gpus_per_node=2", "trainer.save_freq=3"]
-    return good(run(inputs, folder, overrides))
+    return good(run(inputs, folder, [*overrides, "algorithm.egrsd.save_tokens_every=2"]))
 
 
 @pytest.fixture(scope="session")

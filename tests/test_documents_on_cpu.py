@@ -15,9 +15,9 @@ RECIPE = ROOT / "recipe" / "egrsd"
 # A module may import those of its own layer's left; verl and ray start at the second layer.
 LAYERS = [
     {"weights", "divergence", "head", "advantage", "privileged", "reward", "metrics", "schema", "checkpoint", "rows"},
-    {"validation", "data"},
+    {"validation", "data", "report"},
     {"loss", "dataset", "teacher", "engine", "rollout", "watchdog", "nodes", "hydra_plugin", "prepare_data"},
-    {"worker"},
+    {"worker", "tokens"},
     {"cpu"},
     {"trainer"},
     {"register"},

@@ -1,5 +1,6 @@
 """Whole runs: real main_ppo, Ray, vLLM and FSDP2 on the CPU. One run serves several tests."""
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from reference import entropy_gate, entropy_scale, lookahead_entropy, ratio_weight, running_advantages
@@ -97,3 +98,22 @@ def test_rollout_follows_the_actor(padded, lora):
 
 def test_validation_shows_accuracy_and_length(lora):
     assert "val-core/tiny_addition/acc/mean@1" in lora.log or "val-core/tiny_addition/reward/mean@1" in lora.log
+
+
+def test_saved_tokens_are_those_of_the_batch(full):
+    folder = full.folder / "checkpoints" / "tokens"
+    assert {path.name for path in folder.iterdir()} == {"step_1.parquet", "step_2.parquet"}  # the first step and every second one
+    batch = full.probe(2)
+    seen = {(str(uid), tuple(ids.tolist())): i for i, (uid, ids) in enumerate(zip(batch["uid"], batch["responses"], strict=True))}
+    rows = pq.read_table(folder / "step_2.parquet").to_pylist()
+    assert len(rows) == len(seen) == 8
+    for row in rows:
+        i = seen.pop((row["uid"], tuple(row["token_ids"])))
+        for column, field in (
+            ("student_log_probs", "old_log_probs"), ("teacher_log_probs", "teacher_log_probs"),
+            ("teacher_entropy", "teacher_entropy"), ("advantage", "advantages"),
+        ):  # fmt: skip
+            assert row[column] == batch[field][i].tolist(), column
+        assert row["entropy_scale"] == batch["entropy_scale"]
+        assert row["solution"] in row["teacher_prompt"] and row["solution"] not in row["prompt"]
+        assert len(row["tokens"]) == len(row["token_ids"])

@@ -58,6 +58,7 @@ REFUSED = {
     "algorithm.egrsd.teacher.max_prompt_length=0": "must be positive",
     "algorithm.egrsd.teacher.template=nowhere.jinja": "is not a file",
     "algorithm.egrsd.privilege=hint": "privilege=hint is not available; choose from",
+    "algorithm.egrsd.save_tokens_every=0": "must be a number of steps >= 1, or null",
     "algorithm.egrsd.divergence=jsd": "divergence=jsd is not available; choose from",
     "algorithm.egrsd.divergence_clip=0.05": "means nothing to divergence=null; leave it null",
     "algorithm.egrsd.divergence=forward_kl": "algorithm.egrsd.gamma=0.3 means nothing to divergence=forward_kl",

@@ -28,7 +28,7 @@ TEACHER = TeacherConfig(
 SETTINGS = {
     "floor": 0.1, "min_entropy_scale": 1.0, "clip_range": 0.2, "mixing": 1.0, "mixing_decay_steps": None,
     "advantage": "running", "length_bonus": 0.5, "warmup_steps": 10,
-    "divergence": None, "divergence_clip": None, "privilege": "solution", "score_student": "auto",
+    "divergence": None, "divergence_clip": None, "privilege": "solution", "score_student": "auto", "save_tokens_every": None,
     "teacher": TEACHER,
 }  # fmt: skip
 

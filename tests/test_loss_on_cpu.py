@@ -26,7 +26,7 @@ def settings(**changes) -> EgrsdConfig:
     )  # fmt: skip
     knobs = {"gamma": 0.7, "window": 2, "floor": 0.1, "min_entropy_scale": 1.0, "clip_range": 0.2, "advantage": "running"}
     knobs |= {"mixing": 1.0, "mixing_decay_steps": None, "divergence": None, "divergence_clip": None, "privilege": "solution"}
-    knobs |= {"score_student": "auto"}
+    knobs |= {"score_student": "auto", "save_tokens_every": None}
     return EgrsdConfig(**(knobs | {"length_bonus": 0.5, "warmup_steps": 10} | changes), teacher=teacher)
 
 

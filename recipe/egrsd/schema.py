@@ -87,6 +87,8 @@ class EgrsdConfig:
     """What the teacher is shown beyond the problem (privileged.py)."""
     score_student: str
     """auto: verl's old_log_prob pass runs only where something needs it; always: it always runs."""
+    save_tokens_every: int | None
+    """Steps, >= 1, between two files of responses with all that was decided about each token (tokens.py); None for none."""
     teacher: TeacherConfig
 
     def __post_init__(self) -> None:
@@ -101,6 +103,8 @@ class EgrsdConfig:
         _require(self.length_bonus >= 0, "length_bonus", self.length_bonus, "would punish short answers; use >= 0")
         _require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "must be >= 0")
         _require(self.score_student in ("auto", "always"), "score_student", self.score_student, "must be auto or always")
+        every = self.save_tokens_every
+        _require(every is None or every >= 1, "save_tokens_every", every, "must be a number of steps >= 1, or null")
         _require(self.privilege in PRIVILEGES, "privilege", self.privilege, f"is not available; choose from {PRIVILEGES}")
         self._check_divergence()
 

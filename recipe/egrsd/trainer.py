@@ -15,7 +15,7 @@ from verl.trainer.ppo.v1 import PPOTrainer, PPOTrainerColocateAsync, PPOTrainerS
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.debug import marked_timer
 
-from recipe.egrsd import checkpoint, cpu, nodes, schema, validation
+from recipe.egrsd import checkpoint, cpu, nodes, schema, tokens, validation
 from recipe.egrsd.advantage import RunningBaseline, shaped_reward
 from recipe.egrsd.loss import ROLLOUT_DISTANCE_MAX, ROLLOUT_DISTANCE_MEAN, SUM_PREFIX, divergence_loss, egrsd_loss
 from recipe.egrsd.metrics import reward_metrics, teacher_metrics, token_means
@@ -87,7 +87,8 @@ class EgrsdMixin(PPOTrainer):
         return batch
 
     def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
-        return super()._compute_old_log_prob(batch, metrics) if self.student_scores_needed else batch
+        needed = self.student_scores_needed or tokens.is_due(self.global_steps, self.egrsd.save_tokens_every)
+        return super()._compute_old_log_prob(batch, metrics) if needed else batch
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         with marked_timer("teacher", self.timing_raw):
@@ -143,6 +144,8 @@ class EgrsdMixin(PPOTrainer):
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         mixing = self.egrsd.mixing_at(self.global_steps)
+        if tokens.is_due(self.global_steps, self.egrsd.save_tokens_every):
+            self._save_tokens(batch, mixing)
         # These reach every micro-batch, as the temperature does.
         batch.extra_info |= {"egrsd_entropy_scale": self.entropy_scale, "egrsd_mixing": mixing}
         batch = super()._update_actor(batch, metrics)
@@ -156,6 +159,13 @@ class EgrsdMixin(PPOTrainer):
         known = metrics.keys()  # verl's own, if its old_log_prob pass has run
         metrics.update(means | {name: value for name, value in distance.items() if value is not None and name not in known})
         return batch
+
+    def _save_tokens(self, batch: KVBatchMeta, mixing: float) -> None:
+        keys = tokens.chosen(batch.keys, _is_real(batch))
+        data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=list(tokens.FIELDS))
+        settings = {"egrsd": self.egrsd, "entropy_scale": self.entropy_scale, "mixing": mixing}
+        folder = Path(self.config.trainer.default_local_dir) / "tokens"
+        tokens.save(folder, data, step=self.global_steps, tokenizer=self.tokenizer, **settings)
 
     def _save_checkpoint(self):
         """Our state first: verl's marker of a complete checkpoint is the last thing that is written."""

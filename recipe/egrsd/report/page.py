@@ -1,0 +1,154 @@
+"""The page: one HTML file that needs no other. Text that a model wrote reaches it escaped, or as JSON that no tag can end."""
+
+import base64
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import jinja2
+
+from recipe.egrsd.metrics import METRICS
+from recipe.egrsd.report import figures
+from recipe.egrsd.report.leakage import NGRAM, StepAudit
+from recipe.egrsd.report.runs import Estimate, Run
+
+HERE = Path(__file__).parent
+SHOWN_STEPS, SHOWN_RESPONSES, SHOWN_QUOTES = 8, 4, 10
+"""What of the saved tokens goes into the page, which says so."""
+PER_TOKEN = (
+    "mask", "student_log_probs", "teacher_log_probs", "teacher_entropy", "lookahead_entropy", "gate", "gate_without_lookahead",
+    "ratio_weight", "token_weight", "advantage", "kind", "token_ids", "tokens",
+)  # fmt: skip
+DIGITS = 4
+RULES = {"last": "last", "validation": "best on validation"}
+
+
+def render(runs: Sequence[Run], audits: Mapping[str, list[StepAudit]]) -> str:
+    """The whole page."""
+    settings = {"autoescape": True, "undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), **settings)
+    environment.filters |= {"number": _number, "percent": _percent, "share": _share}
+    script = (HERE / "tokens.js").read_text()
+    has_evaluations, has_audits = any(run.evaluations for run in runs), any(audits.values())
+    return environment.get_template("page.html.jinja").render(
+        runs=runs,
+        style=(HERE / "page.css").read_text(),
+        script=script,
+        # Nothing but this script runs, whatever a model has written.
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        curves=_curves(runs),
+        outside=_outside(runs),
+        frontier=figures.svg((12, 4.8), figures.frontier, runs) if has_evaluations else None,
+        benchmarks=list(dict.fromkeys(name for run in runs for e in run.evaluations for name in e.benchmarks)),
+        evaluations=_evaluations(runs),
+        tokens=[_tokens(run) for run in runs if run.tokens],
+        kinds=[_kinds(run) for run in runs if run.tokens],
+        leakage=figures.svg((12, 4), figures.leakage, audits) if has_audits else None,
+        audits=audits,
+        paper=figures.PAPER,
+        paper_names=figures.PAPER_NAMES,
+        limits={"steps": SHOWN_STEPS, "responses": SHOWN_RESPONSES, "quotes": SHOWN_QUOTES, "ngram": NGRAM},
+    )
+
+
+def _curves(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    meanings = METRICS | figures.VERLS
+    return [
+        {
+            "name": name,
+            "text": meanings[name].text if name in meanings else "verl's validation",
+            "svg": figures.svg((3.9, 2.3), figures.one_curve, runs, name),
+        }
+        for name in figures.curve_names(runs)
+    ]
+
+
+def _outside(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Every metric of a run that has left its healthy range, with the steps at which it had."""
+    found = []
+    for run in runs:
+        for name, meaning in METRICS.items():
+            values = {step: data[name] for step, data in run.metrics.items() if name in data}
+            low, high = (-math.inf if meaning.low is None else meaning.low), (math.inf if meaning.high is None else meaning.high)
+            steps = [step for step, value in values.items() if not low <= value <= high]
+            if steps:
+                numbers = {"steps": steps, "of": len(values), "last": values[max(values)]}
+                found.append({"run": run.name, "metric": name, "meaning": meaning, **numbers})
+    return found
+
+
+def _evaluations(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """The models without a step, then what the rules have chosen; nothing else may enter the table."""
+    rows = [("", run, evaluation) for run in runs for evaluation in run.evaluations if evaluation.step is None]
+    rows += [(RULES[rule], run, evaluation) for run in runs for rule, evaluation in run.chosen().items()]
+    return [{"rule": rule, "run": run.name, "evaluation": evaluation} for rule, run, evaluation in rows]
+
+
+def _tokens(run: Run) -> dict[str, Any]:
+    """What tokens.js shows of a run."""
+    steps = _spread(list(run.tokens), SHOWN_STEPS)
+    return {
+        "run": run.name,
+        "steps": [{"step": step, "responses": [_response(row) for row in run.tokens[step][:SHOWN_RESPONSES]]} for step in steps],
+        "settings": run.settings,
+    }
+
+
+def _response(row: Mapping[str, Any]) -> dict[str, Any]:
+    texts = {name: row[name] for name in ("uid", "prompt", "teacher_prompt", "solution")}
+    numbers = {name: _rounded(row[name]) for name in ("reward", "entropy_scale")}
+    return texts | numbers | {name: [_rounded(value) for value in row[name]] for name in PER_TOKEN}
+
+
+def _kinds(run: Run) -> dict[str, Any]:
+    """Share of each kind among all saved tokens of a run, and the mean of what the lookahead gives back to its gate."""
+    restored: dict[str, list[float]] = {}
+    for rows in run.tokens.values():
+        for row in rows:
+            columns = (row[name] for name in ("kind", "mask", "gate", "gate_without_lookahead"))
+            for kind, counts, gate, without in zip(*columns, strict=True):
+                if counts:
+                    restored.setdefault(kind, []).append(gate - without)
+    total = sum(map(len, restored.values()))
+    counts = Counter({kind: len(values) for kind, values in restored.items()})
+    return {
+        "run": run.name,
+        "total": total,
+        "window": run.settings.get("window"),
+        "gamma": run.settings.get("gamma"),
+        "kinds": {kind: {"share": counts[kind] / total, "restored": mean(values)} for kind, values in restored.items()},
+    }
+
+
+def _spread(items: Sequence[int], limit: int) -> list[int]:
+    """At most that many, evenly spread, the first and the last among them."""
+    if len(items) <= limit:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (limit - 1))] for i in range(limit)]
+
+
+def _rounded(value: Any) -> Any:
+    """JSON has no NaN, which a masked position may hold."""
+    if not isinstance(value, float):
+        return value
+    return round(value, DIGITS) if math.isfinite(value) else None
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _percent(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "–"
+    return f"{100 * estimate.value:.1f}" + ("" if estimate.se is None else f" ± {100 * estimate.se:.1f}")
+
+
+def _share(share: Any) -> str:
+    if share.mean is None:
+        return "–"
+    return f"{100 * share.mean:.1f} %" + ("" if share.se is None else f" ± {100 * share.se:.1f}")

@@ -1,0 +1,107 @@
+"""The token log: every column against the paper's loops, token texts, kinds, whole files."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from reference import entropy_gate, lookahead_entropy, ratio_weight
+from tensordict import NonTensorStack, TensorDict
+from test_loss_on_cpu import SCALE, jagged, rows, settings
+
+from examples.tiny_cpu import model as tiny
+from recipe.egrsd import tokens
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny.build_tokenizer()
+
+
+def batch() -> TensorDict:
+    samples = rows()
+    columns = {name: jagged(column) for name, column in samples.items()}
+    columns["rm_scores"] = jagged([torch.eye(1, len(mask))[0].flip(0) * 1.25 for mask in samples["response_mask"]])
+    return TensorDict(
+        columns | {
+            "uid": NonTensorStack(*"abcd"), "teacher_prompt_ids": NonTensorStack(*[[5, 6, 7]] * 4),
+            "extra_info": NonTensorStack({"s": "1 + 1 = 2"}, {"s": "2"}, {}, {"s": None}),
+        },
+        batch_size=4,
+    )  # fmt: skip
+
+
+def saved(folder, tokenizer, **changes):
+    egrsd = settings(**changes)
+    path = tokens.save(folder, batch(), step=3, tokenizer=tokenizer, egrsd=egrsd, entropy_scale=SCALE, mixing=0.25)
+    return path, egrsd
+
+
+def test_every_column_is_that_of_the_paper(tmp_path, tokenizer):
+    path, egrsd = saved(tmp_path / "tokens", tokenizer)
+    assert path == tmp_path / "tokens" / "step_3.parquet" and [file.name for file in path.parent.iterdir()] == [path.name]
+    table, samples = pq.read_table(path), rows()
+    assert json.loads(table.schema.metadata[b"egrsd"])["window"] == egrsd.window == 2
+    for i, row in enumerate(table.to_pylist()):
+        entropy, advantage = samples["teacher_entropy"][i].tolist(), samples["advantages"][i].tolist()
+        mask = samples["response_mask"][i].bool().tolist()
+        student, teacher = samples["old_log_probs"][i].tolist(), samples["teacher_log_probs"][i].tolist()
+        calm = lookahead_entropy([entropy], [mask], window=egrsd.window)[0]
+        knobs = {"scale": SCALE, "gamma": egrsd.gamma, "floor": egrsd.floor}
+        gate = entropy_gate([calm], **knobs)[0]
+        ratio = ratio_weight([student], [teacher], [advantage[0]], clip_range=egrsd.clip_range)[0]
+        expected = {
+            "student_log_probs": student, "teacher_log_probs": teacher, "teacher_entropy": entropy, "lookahead_entropy": calm,
+            "gate": gate, "gate_without_lookahead": entropy_gate([entropy], **knobs)[0], "ratio_weight": ratio,
+            "token_weight": [g and (0.75 + 0.25 * w) * g for w, g in zip(ratio, gate, strict=True)], "advantage": advantage,
+        }  # fmt: skip
+        for name, values in expected.items():
+            counted = [(a, b) for a, b, real in zip(row[name], values, mask, strict=True) if real]
+            torch.testing.assert_close(*(torch.tensor(side) for side in zip(*counted, strict=True)), atol=1e-6, rtol=0)
+        assert row["mask"] == mask and row["token_ids"] == samples["responses"][i].tolist()
+        assert (row["step"], row["uid"], row["reward"], row["entropy_scale"]) == (3, "abcd"[i], 1.25, SCALE)
+        assert row["solution"] == ["1 + 1 = 2", "2", None, None][i]
+        assert row["prompt"] == tokenizer.decode(samples["prompts"][i].tolist())
+
+
+def test_a_divergence_has_no_weights(tmp_path, tokenizer):
+    off = {"gamma": 0.0, "window": 0, "clip_range": 0.0, "length_bonus": 0.0, "divergence": "forward_kl"}
+    for row in pq.read_table(saved(tmp_path, tokenizer, **off)[0]).to_pylist():
+        assert set(row["gate"]) == set(row["ratio_weight"]) == set(row["token_weight"]) == {1.0}
+
+
+def test_kinds():
+    """In units of the scale, 2 nats: high 0.17, low 0.01; window 2."""
+    entropy = 2 * torch.tensor([[0.5, 0.3, 0.0, 0.3, 0.2, 0.17, 0.1, 0.01, 0.011, 0.9]])
+    names = [tokens.KINDS[kind] for kind in tokens.token_kinds(entropy, entropy > -1, entropy_scale=2.0, window=2)[0]]
+    assert names == ["pivot", "pivot", "lock", "fork", "mid", "pivot", "mid", "lock", "mid", "fork"]
+    hole = torch.tensor([[True, True, False] + 7 * [True]])  # what lies under False cannot make a pivot
+    assert tokens.token_kinds(entropy, hole, entropy_scale=2.0, window=2)[0, 1] == tokens.KINDS.index("fork")
+
+
+class Bytes:
+    """A tokenizer with one byte in a token."""
+
+    def decode(self, ids):
+        return bytes(ids).decode(errors="replace")
+
+
+@pytest.mark.parametrize("text", ["plain", "é…∑", "a😀b", "e\u0301"])
+def test_no_character_is_torn(text):
+    strings = tokens.token_strings(Bytes(), text.encode())
+    assert len(strings) == len(text.encode()) and "".join(strings) == text
+
+
+def test_broken_bytes_do_not_swallow_the_rest():
+    assert "".join(tokens.token_strings(Bytes(), b"\xff\xff\xff\xff\xffabc")).endswith("abc")
+    assert tokens.token_strings(Bytes(), b"a\xe2\x82") == ["a", "", "\ufffd"]
+
+
+def test_the_first_step_and_every_so_many():
+    assert [step for step in range(1, 11) if tokens.is_due(step, 5)] == [1, 5, 10]
+    assert not any(tokens.is_due(step, None) for step in range(1, 11))
+
+
+def test_padding_is_never_chosen():
+    keys = [f"{i:02d}" for i in reversed(range(40))]
+    assert tokens.chosen(keys, [int(key) % 2 == 0 for key in keys]) == [f"{i:02d}" for i in range(0, 32, 2)]
