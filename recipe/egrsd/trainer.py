@@ -17,6 +17,7 @@ from verl.utils.debug import marked_timer
 
 from recipe.egrsd import checkpoint, cpu, schema, validation
 from recipe.egrsd.advantage import RunningBaseline, shaped_reward
+from recipe.egrsd.alarms import Alarms
 from recipe.egrsd.loss import SUM_PREFIX, divergence_loss, egrsd_loss
 from recipe.egrsd.metrics import reward_metrics, teacher_metrics, token_means
 from recipe.egrsd.teacher import Teacher, scoring_batch
@@ -32,6 +33,7 @@ class EgrsdMixin(PPOTrainer):
         self.egrsd = validation.validate(config)
         self.resumed_from = checkpoint.folder_to_resume(config.trainer, has_teacher=self.egrsd.teacher.moves)
         self.baseline = RunningBaseline(warmup_steps=self.egrsd.warmup_steps)
+        self.alarms = Alarms(self.egrsd)
         self.step_rewards = None
         with open_dict(config):
             # verl branches on its own mode names (trainer_base.py:129); ours only had to get us here.
@@ -140,6 +142,11 @@ class EgrsdMixin(PPOTrainer):
         sums = {name.removeprefix(prefix): metrics.pop(name) for name in list(metrics) if name.startswith(prefix)}
         metrics.update(token_means(sums) | {"egrsd/mixing": mixing})
         return batch
+
+    def _compute_metrics(self, batch: KVBatchMeta, metrics: dict, *args, **kwargs):
+        super()._compute_metrics(batch, metrics, *args, **kwargs)
+        for warning in self.alarms.check(metrics):
+            print(warning)
 
     def _save_checkpoint(self):
         """Our state first: verl's marker of a complete checkpoint is the last thing that is written."""
