@@ -123,8 +123,8 @@ def _privilege(case: Case) -> Iterator[Finding]:
         text = privileged.shown_text(case.rows[0], privilege=egrsd.privilege, solution_key=egrsd.teacher.solution_key)
         shown = case.tokenizer.decode(case.tokenizer.encode(text, add_special_tokens=False))
         if shown not in case.tokenizer.decode(case.teacher_ids[0]):
-            template = f"algorithm.egrsd.teacher.template={egrsd.teacher.template}"
-            yield Finding(Level.RED, f"row 0: the teacher's prompt does not hold the {egrsd.privilege}; does {template} print it?")
+            said = f"row 0: the teacher's prompt does not hold the {egrsd.privilege}; does algorithm.egrsd.teacher.template="
+            yield Finding(Level.RED, f"{said}{egrsd.teacher.template} print it?")
 
 
 def think_boundary(case: Case) -> Iterator[Finding]:
@@ -167,20 +167,21 @@ def _think_state(end: str) -> str:
 
 
 def budgets(case: Case) -> Iterator[Finding]:
-    """The longest rows against every limit they meet; verl cuts a prompt that is too long, and asserts in the middle of a step."""
+    """The longest rows against every limit they meet: verl cuts a prompt that is too long, and fails on a row within a step."""
     config, parts, response = case.config, case.config.actor_rollout_ref, case.config.data.max_response_length
     student, teacher = case.longest_student_prompt, case.longest_teacher_prompt
     split = parts.actor.ulysses_sequence_parallel_size
     positions = case.model.hf_config.get_text_config().max_position_embeddings
     context = parts.rollout.max_model_len or positions
     name = "ref" if schema.uses_reference(config) else "rollout"
+    for_student, for_teacher = config.data.max_prompt_length, config.algorithm.egrsd.teacher.max_prompt_length
     limits = [
-        ("student prompt", student, config.data.max_prompt_length, "data.max_prompt_length"),
-        ("validation prompt", max(map(len, case.validation_ids)), config.data.max_prompt_length, "data.max_prompt_length"),
-        ("teacher prompt", teacher, config.algorithm.egrsd.teacher.max_prompt_length, "algorithm.egrsd.teacher.max_prompt_length"),
+        ("student prompt", student, for_student, "data.max_prompt_length"),
+        ("validation prompt", max(map(len, case.validation_ids)), for_student, "data.max_prompt_length"),
+        ("teacher prompt", teacher, for_teacher, "algorithm.egrsd.teacher.max_prompt_length"),
         ("student row", student + response, context, "vLLM's max_model_len"),
         ("teacher row", teacher + response, positions, "the model's max_position_embeddings"),
-        ("vLLM row", context, positions, "the model's max_position_embeddings"),
+        ("row of vLLM", context, positions, "the model's max_position_embeddings"),
     ]
     for row, tokens, part, prefix, dynamic in (
         ("student row", student + response, "actor", "ppo", parts.actor.use_dynamic_bsz),
@@ -192,7 +193,7 @@ def budgets(case: Case) -> Iterator[Finding]:
             limits.append((row, tokens, parts[part][key] * split, f"actor_rollout_ref.{part}.{key}"))
     for what, tokens, limit, key in limits:
         sign = "≤" if tokens <= limit else ">"
-        yield Finding(graded(red=tokens > limit), f"longest {what} {tokens:,} {sign} {limit:,} {key}")
+        yield Finding(graded(red=tokens > limit), f"{what} {tokens:,} {sign} {limit:,} ({key})")
 
 
 def answers(case: Case) -> Iterator[Finding]:

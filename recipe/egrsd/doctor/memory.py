@@ -106,7 +106,8 @@ def check(case: Case) -> Iterator[Finding]:
     gradients = Term("gradients", width, "A", size.trained, shards=shards)
     gathered = Term("gathered layers", 2, "E", size.ends + 2 * size.block)
     tokens = micro_batch_tokens(config, config.actor_rollout_ref.actor, "ppo", case.longest_student_prompt)
-    training = [weights, gradients, adam, gathered, *_activations(case, size, tokens), *_logits(case, size, TRAINED_LOGIT, tokens)]
+    training = [weights, gradients, adam, gathered, *_activations(case, size, tokens)]
+    training += _logits(case, size, TRAINED_LOGIT, tokens)
     if config.algorithm.egrsd.divergence:
         training.append(Term("teacher's head", 2, "V·H", size.vocabulary, size.hidden))
     yield _total(f"training, T = {tokens:,}", training, case.gpu_gib)
@@ -151,7 +152,7 @@ def _teacher_weights(config: Any, size: Shapes, shards: int) -> str:
         return f"{kind} teacher, host memory for each GPU: {Term('weights', width, 'P', size.parameters, shards=shards)}"
     if kind in ("snapshot", "ema"):
         return f"{kind} teacher, host memory for each GPU: {Term('adapter', 4, 'A', size.trained, shards=shards)}"
-    return f"{kind} teacher: no weights of its own ({'the student itself' if kind == 'live' else 'the student with its adapter off'})"
+    return f"{kind} teacher: the student{' with its adapter off' if kind == 'frozen' else ''}, no weights of its own"
 
 
 def _width(dtype: str | None) -> int:
