@@ -5,13 +5,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from peft import LoraConfig, get_peft_model
 from runs import ROOT, command, write_inputs
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config
 
 from examples.tiny_cpu.task import make_problems, verl_row
 from recipe.egrsd import checkpoint
@@ -132,21 +133,23 @@ def test_versions(case, monkeypatch, tmp_path, name, version, level, reason):
 
 def test_the_cpus_own_versions_are_not_compared_with_verls_choice_for_gpus(case, monkeypatch):
     monkeypatch.setenv("VERL_PLATFORM", "cpu")
-    found = list(checks.versions(case("+actor_rollout_ref.model.override_config.attn_implementation=sdpa")))
+    found = list(checks.versions(case()))
     assert "verl[vllm] has" not in said(found, YELLOW) and "flash-attn" not in said(found, YELLOW)
 
 
 REFUSED = {
     "trainer.use_v1=false": "verl's legacy trainer",
     "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu=100": "cannot hold one teacher row",
-    "actor_rollout_ref.actor.use_dynamic_bsz=false": "ppo_micro_batch_size",  # verl's own refusal
+    "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2 actor_rollout_ref.model.use_remove_padding=false": (
+        "you must enable `use_remove_padding`"  # verl's own refusal
+    ),
 }
 
 
-@pytest.mark.parametrize("override", REFUSED)
-def test_config(case, override):
-    findings = examine_only(case(override), "config")
-    assert REFUSED[override] in said(findings, RED)
+@pytest.mark.parametrize("overrides", REFUSED)
+def test_config(case, overrides):
+    findings = examine_only(case(*overrides.split(" ")), "config")
+    assert REFUSED[overrides] in said(findings, RED)
 
 
 def examine_only(case: Case, title: str) -> list[Finding]:
@@ -343,6 +346,18 @@ def test_the_adapter_is_pefts(case):
     trained, _ = get_peft_model(model, LoraConfig(r=8, target_modules=["q_proj", "v_proj"])).get_nb_trainable_parameters()
     assert memory.shapes(built.model).trained == trained
     assert "frozen teacher: the student with its adapter off, no weights of its own" in said(list(memory.check(built)), GREEN)
+
+
+def test_shapes_of_qwen3_8b():
+    """Its published sizes; 8.19 billion parameters, and the paper's adapter of rank 64 on seven projections by hand."""
+    sizes = {"vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "head_dim": 128}
+    config = Qwen3Config(**sizes, num_attention_heads=32, num_key_value_heads=8, tie_word_embeddings=False)
+    adapter = {"lora_rank": 64, "lora_adapter_path": None, "target_modules": "all-linear", "exclude_modules": None}
+    size = memory.shapes(SimpleNamespace(hf_config=config, trust_remote_code=False, **adapter))
+    in_and_out = 2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 12288)  # q, o; k, v; gate, up, down
+    assert size.trained == 64 * in_and_out * 36
+    assert size.parameters - size.trained == 8_190_735_360
+    assert (size.ends, size.layers) == (2 * 151936 * 4096, 36)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The checks of config, data and prompts, in the order in which they are shown. Each yields its findings."""
 
+import warnings
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
@@ -51,13 +52,15 @@ def settings(case: Case) -> Iterator[Finding]:
     config = case.config
     egrsd = validation.validate(config)
     yield Finding(Level.GREEN, f"{_short(egrsd)}: no contradiction among the keys")
-    validate_config(config, need_reference_policy(config), need_critic(config))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # verl warns that there is no critic
+        validate_config(config, need_reference_policy(config), need_critic(config))
     yield Finding(Level.GREEN, "verl's own validate_config passes")
 
 
 def resume(case: Case) -> Iterator[Finding]:
-    moves = case.config.algorithm.egrsd.teacher.kind in ("snapshot", "ema")
-    folder = checkpoint.folder_to_resume(case.config.trainer, has_teacher=moves)
+    has_teacher = case.config.algorithm.egrsd.teacher.kind in schema.MOVING_KINDS
+    folder = checkpoint.folder_to_resume(case.config.trainer, has_teacher=has_teacher)
     yield Finding(Level.GREEN, f"resumes from {folder}" if folder else "starts from the initial weights")
 
 

@@ -150,7 +150,7 @@ def _teacher_weights(config: Any, size: Shapes, shards: int) -> str:
     if schema.uses_reference(config):
         width = _width(config.actor_rollout_ref.ref.fsdp_config.model_dtype)
         return f"{kind} teacher, host memory for each GPU: {Term('weights', width, 'P', size.parameters, shards=shards)}"
-    if kind in ("snapshot", "ema"):
+    if kind in schema.MOVING_KINDS:
         return f"{kind} teacher, host memory for each GPU: {Term('adapter', 4, 'A', size.trained, shards=shards)}"
     return f"{kind} teacher: the student{' with its adapter off' if kind == 'frozen' else ''}, no weights of its own"
 
