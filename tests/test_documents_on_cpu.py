@@ -9,18 +9,19 @@ from pathlib import Path
 import pytest
 from runs import ROOT
 
-from recipe.egrsd.metrics import METRICS
+from recipe.egrsd.metrics import ALARM_STEPS, ALARMS, METRICS, START_STEPS
 
 RECIPE = ROOT / "recipe" / "egrsd"
 # A module may import those of its own layer's left; verl and ray start at the second layer.
 LAYERS = [
     {"weights", "divergence", "head", "advantage", "privileged", "reward", "metrics", "schema", "checkpoint", "rows"},
-    {"validation", "data", "report"},
+    {"validation", "data", "report", "alarms"},
     {"loss", "dataset", "teacher", "engine", "rollout", "watchdog", "nodes", "hydra_plugin", "prepare_data"},
     {"worker", "tokens"},
     {"cpu"},
     {"trainer"},
     {"register"},
+    {"doctor"},
 ]
 
 
@@ -30,6 +31,17 @@ def test_the_metric_table_is_the_metrics():
         name: (text.replace("\\|", "|"), unit, *(float(v) if v else None for v in ends)) for name, text, unit, *ends in rows
     }
     assert stated == {name: tuple(meaning) for name, meaning in METRICS.items()}
+
+
+def test_the_alarm_table_is_the_alarms():
+    text = (ROOT / "docs/metrics.md").read_text()
+    rows = re.findall(r"^\| (\S.*) \| `(.*)` \| ([≥≤]) (\S+)( × start)? \| (.*) \|$", text, re.M)
+    stated = {
+        name: (tuple(metrics.split("` + `")), side == "≥", float(threshold), advice, bool(of_start))
+        for name, metrics, side, threshold, of_start, advice in rows
+    }
+    assert stated == {name: tuple(alarm) for name, alarm in ALARMS.items()}
+    assert f"{ALARM_STEPS} steps in a row" in text and f"first {START_STEPS} steps" in text
 
 
 def imports(path: Path) -> set[str]:

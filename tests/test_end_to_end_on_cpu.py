@@ -5,8 +5,10 @@ import pytest
 import torch
 from reference import entropy_gate, entropy_scale, lookahead_entropy, ratio_weight, running_advantages
 from runs import RESPONSE_TOKENS, TEMPERATURE
+from test_alarms_on_cpu import settings
 from transformers import AutoModelForCausalLM
 
+from recipe.egrsd.alarms import Alarms
 from recipe.egrsd.metrics import METRICS
 
 pytestmark = [pytest.mark.slow, pytest.mark.shares_runs]
@@ -84,6 +86,16 @@ def test_every_documented_metric_is_logged_and_no_other(any_run):
     for step in any_run.metrics:
         assert {name for name in step if name.startswith("egrsd/")} == set(METRICS) - {"egrsd/divergence_mean"}
         assert step["timing_s/teacher"] > 0
+
+
+def test_the_alarms_of_a_run_stand_in_its_log(any_run):
+    """Each once, with that step's numbers; a random model writes until it is cut."""
+    alarms = Alarms(settings("cl_egrsd"))
+    due = [warning for step in any_run.metrics for warning in alarms.check(step)]
+    assert "EGRSD alarm, truncation: " in "".join(due)
+    assert any_run.log.count("EGRSD alarm, ") == len(due)
+    for warning in due:
+        assert warning in any_run.log
 
 
 def test_rollout_follows_the_actor(padded, lora):

@@ -1,4 +1,5 @@
-"""Every ``egrsd/...`` metric: its meaning, unit and healthy range, and the code that computes it. docs/metrics.md shows METRICS.
+"""Every ``egrsd/...`` metric: its meaning, unit and healthy range, and the code that computes it; the thresholds of alarms.py.
+docs/metrics.md shows METRICS and ALARMS.
 
 B  responses      T  response positions. Padding samples carry an empty mask and never count.
 """
@@ -46,6 +47,82 @@ METRICS: dict[str, Meaning] = {
     "egrsd/truncated_frac": Meaning("share of responses as long as data.max_response_length", "share", 0.0, 0.5),
     "egrsd/teacher_prompt_length_mean": Meaning("privileged prompt, mean over rows", "tokens"),
     "egrsd/teacher_prompt_length_max": Meaning("longest privileged prompt of the batch", "tokens"),
+}
+
+
+class Alarm(NamedTuple):
+    metrics: tuple[str, ...]
+    """Their sum is watched."""
+    rises: bool
+    """Whether high values are the bad ones. The threshold itself counts as bad."""
+    threshold: float
+    advice: str
+    of_start: bool = False
+    """Whether the threshold is a multiple of the mean over the first START_STEPS steps."""
+
+
+START_STEPS = 10
+ALARM_STEPS = 3
+"""Steps in a row before an alarm is given: one batch of 32 may be all wrong by chance."""
+
+ALARMS: dict[str, Alarm] = {
+    "entropy explosion": Alarm(
+        ("actor/entropy",),
+        True,
+        3.0,
+        "The student is turning random: lower actor_rollout_ref.actor.optim.lr and go back to an earlier checkpoint. If its "
+        "prompt and the teacher's differ in their thinking switch, compare them with python -m recipe.egrsd.doctor.",
+        of_start=True,
+    ),
+    "length collapse": Alarm(
+        ("response_length/mean",),
+        False,
+        0.5,
+        "Responses lose their reasoning: compare accuracy on held-out problems before and after, set "
+        "algorithm.egrsd.length_bonus=0, and look at the thinking switches (docs/caveats.md).",
+        of_start=True,
+    ),
+    "gate at its floor": Alarm(
+        ("egrsd/gate_floor_frac",),
+        True,
+        0.5,
+        "Most tokens have the same, smallest gate, so the teacher's entropy tells nothing apart: lower algorithm.egrsd.gamma.",
+    ),
+    "ratio clip saturated": Alarm(
+        ("egrsd/ratio_clip_low_frac", "egrsd/ratio_clip_high_frac"),
+        True,
+        0.5,
+        "Most ratio weights are a bound, so only the sign of log p_T - log p_S is left: look whether both prompts end alike "
+        "(python -m recipe.egrsd.doctor), whether the student has drifted far from its teacher, or raise "
+        "algorithm.egrsd.clip_range.",
+    ),
+    "privilege inert": Alarm(
+        ("egrsd/log_ratio_abs_mean",),
+        False,
+        1e-3,
+        "The teacher says what the student says, so the solution changes nothing: look at the teacher's prompt "
+        "(python -m recipe.egrsd.doctor), algorithm.egrsd.teacher.template and solution_key.",
+    ),
+    "all correct": Alarm(
+        ("egrsd/correct_frac",),
+        True,
+        1.0,
+        "The problems are too easy to learn from: take harder ones.",
+    ),
+    "all wrong": Alarm(
+        ("egrsd/correct_frac",),
+        False,
+        0.0,
+        "Nothing is rewarded: look whether responses are cut before the answer (egrsd/truncated_frac), whether the prompts ask "
+        "for \\boxed{}, whether the ground truths are readable (python -m recipe.egrsd.doctor), or take easier problems.",
+    ),
+    "truncation": Alarm(
+        ("egrsd/truncated_frac",),
+        True,
+        0.5,
+        "Cut responses earn nothing, however good: raise data.max_response_length, or switch the student's thinking off "
+        "(+data.apply_chat_template_kwargs.enable_thinking=false).",
+    ),
 }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 TRAINER_MODES = {"egrsd_sync": "sync", "egrsd_colocate_async": "colocate_async"}
 TEACHER_KINDS = ("frozen", "snapshot", "ema", "live")
+MOVING_KINDS = ("snapshot", "ema")
 DIVERGENCES = ("forward_kl", "reverse_kl")
 PRIVILEGES = ("solution", "answer_only", "shuffled", "wrong", "concise", "none")
 
@@ -36,7 +37,7 @@ class TeacherConfig:
     @property
     def moves(self) -> bool:
         """True if the teacher has weights of its own that follow the student."""
-        return self.kind in ("snapshot", "ema")
+        return self.kind in MOVING_KINDS
 
     def __post_init__(self) -> None:
         _require(self.kind in TEACHER_KINDS, "teacher.kind", self.kind, f"is not available; choose from {TEACHER_KINDS}")

@@ -17,6 +17,7 @@ from verl.utils.debug import marked_timer
 
 from recipe.egrsd import checkpoint, cpu, nodes, schema, tokens, validation
 from recipe.egrsd.advantage import RunningBaseline, shaped_reward
+from recipe.egrsd.alarms import Alarms
 from recipe.egrsd.loss import ROLLOUT_DISTANCE_MAX, ROLLOUT_DISTANCE_MEAN, SUM_PREFIX, divergence_loss, egrsd_loss
 from recipe.egrsd.metrics import reward_metrics, teacher_metrics, token_means
 from recipe.egrsd.rows import last_rows, teacher_prompts
@@ -34,6 +35,7 @@ class EgrsdMixin(PPOTrainer):
         self.resumed_from = checkpoint.folder_to_resume(config.trainer, has_teacher=self.egrsd.teacher.moves)
         nodes.check()
         self.baseline = RunningBaseline(warmup_steps=self.egrsd.warmup_steps)
+        self.alarms = Alarms(self.egrsd)
         self.step_rewards = None
         self.student_scores_needed = schema.student_scores_needed(config)
         with open_dict(config):
@@ -166,6 +168,11 @@ class EgrsdMixin(PPOTrainer):
         settings = {"egrsd": self.egrsd, "entropy_scale": self.entropy_scale, "mixing": mixing}
         folder = Path(self.config.trainer.default_local_dir) / "tokens"
         tokens.save(folder, data, step=self.global_steps, tokenizer=self.tokenizer, **settings)
+
+    def _compute_metrics(self, batch: KVBatchMeta, metrics: dict, *args, **kwargs):
+        super()._compute_metrics(batch, metrics, *args, **kwargs)
+        for warning in self.alarms.check(metrics):
+            print(warning)
 
     def _save_checkpoint(self):
         """Our state first: verl's marker of a complete checkpoint is the last thing that is written."""

@@ -57,8 +57,13 @@ def check_entry(entry: Mapping[str, Any]) -> None:
         )
 
 
+def required_verl() -> Requirement:
+    """The verl versions that the tests ran on."""
+    return Requirement(Path(__file__).with_name("REQUIRED_VERL.txt").read_text().strip())
+
+
 def _check_verl_version() -> None:
-    required = Requirement(Path(__file__).with_name("REQUIRED_VERL.txt").read_text().strip())
+    required = required_verl()
     if not required.specifier.contains(version("verl"), prereleases=True):
         raise RuntimeError(f"EGRSD was tested with {required}; this is verl {version('verl')}. Install a version in that range.")
 

@@ -1,0 +1,101 @@
+"""What the doctor looks at: the config as main_ppo composes it, and the model and rows that the trainer would build from it.
+
+Lengths are tokens. A student's prompt is the row's own, a teacher's the privileged one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, NamedTuple
+
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig, OmegaConf
+from verl.trainer.ppo.utils import create_rl_dataset
+from verl.utils.config import omega_conf_to_dataclass
+
+import recipe.egrsd.hydra_plugin  # noqa: F401  opens the config group
+from recipe.egrsd import privileged
+
+
+class Level(Enum):
+    """How serious a finding is; the value is its colour."""
+
+    GREEN = "green"
+    YELLOW = "yellow"
+    """Look at it; a run is possible."""
+    RED = "red"
+    """The run would stop, or train on something else than was meant."""
+
+
+class Finding(NamedTuple):
+    level: Level
+    text: str
+
+
+def graded(*, red: bool = False, yellow: bool = False) -> Level:
+    """Red before yellow before green."""
+    return Level.RED if red else Level.YELLOW if yellow else Level.GREEN
+
+
+@dataclass
+class Case:
+    """Filled from left to right: without the model no rows, without either no finding that needs it."""
+
+    config: DictConfig
+    gpu_gib: float
+    model: Any = None
+    """verl's HFModelConfig: tokenizer, processor, hf_config."""
+    rows: Any = None
+    """The training EgrsdDataset."""
+    student_ids: list[list[int]] = field(default_factory=list)
+    """Of every training row."""
+    validation_ids: list[list[int]] = field(default_factory=list)
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.model.tokenizer
+
+    @property
+    def teacher_ids(self) -> Sequence[list[int]]:
+        return self.rows.dataframe["teacher_prompt_ids"]
+
+    @property
+    def longest_student_prompt(self) -> int:
+        """Of the rows, or the limit if there are none."""
+        return max(map(len, self.student_ids), default=self.config.data.max_prompt_length)
+
+    @property
+    def longest_teacher_prompt(self) -> int:
+        if self.rows is None:
+            return self.config.algorithm.egrsd.teacher.max_prompt_length
+        return max(map(len, self.teacher_ids))
+
+    def load_model(self) -> None:
+        """As the trainer does (trainer_base.py:701)."""
+        self.model = omega_conf_to_dataclass(self.config.actor_rollout_ref.model)
+
+    def load_rows(self) -> Any:
+        """As the trainer does (trainer_base.py:708). Returns the validation rows."""
+        data = self.config.data
+        both = [
+            create_rl_dataset(files, data, self.tokenizer, self.model.processor, is_train=is_train, max_samples=max_samples)
+            for files, is_train, max_samples in (
+                (data.train_files, True, data.get("train_max_samples", -1)),
+                (data.val_files, False, data.get("val_max_samples", -1)),
+            )
+        ]
+        student = OmegaConf.to_container(data.apply_chat_template_kwargs)
+        self.student_ids, self.validation_ids = (
+            [privileged.prompt_ids(self.tokenizer, messages, **student) for messages in rows.dataframe[rows.prompt_key]]
+            for rows in both
+        )
+        self.rows = both[0]
+        return both[1]
+
+
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """verl's primary config with these overrides, every interpolation resolved; hydra's own node left out."""
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose("ppo_trainer", overrides=list(overrides))
+    OmegaConf.resolve(config)
+    return config

@@ -1,0 +1,233 @@
+"""The checks of config, data and prompts, in the order in which they are shown. Each yields its findings."""
+
+import warnings
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
+from typing import Any
+
+from omegaconf import OmegaConf
+from packaging.requirements import Requirement
+from verl.trainer.ppo.reward import get_custom_reward_fn
+from verl.trainer.ppo.utils import need_critic, need_reference_policy
+from verl.utils.config import validate_config
+
+from recipe.egrsd import checkpoint, cpu, privileged, schema, validation
+from recipe.egrsd.doctor.case import Case, Finding, Level, graded
+
+PACKAGES = ("torch", "vllm", "transformers", "TransferQueue", "peft")
+TAIL_TOKENS = 8
+ANSWERS = 200
+"""Rows whose solutions are given to the answer checker."""
+MOST, HALF = 0.9, 0.5  # of them accepted: below the first look, below the second something is wrong
+SHORT_RESPONSE = 4096
+"""Tokens within which a thinking student rarely finishes."""
+SHOWN = 3
+
+
+def versions(case: Case) -> Iterator[Finding]:
+    required = validation.required_verl()
+    found = required.specifier.contains(version("verl"), prereleases=True)
+    yield Finding(graded(red=not found), f"verl {version('verl')} ({required})")
+    asked = [Requirement(line) for line in requires("verl") or []]
+    for name in PACKAGES:
+        try:
+            installed = version(name)
+        except PackageNotFoundError:
+            yield Finding(Level.YELLOW, f"{name} is not installed here; the machines that train need it")
+            continue
+        ours = [r for r in asked if r.name.lower() == name.lower()]
+        always = [r for r in ours if r.marker is None and not r.specifier.contains(installed, prereleases=True)]
+        chosen = [r for r in ours if r.marker and r.marker.evaluate({"extra": "vllm"}) and not r.marker.evaluate({"extra": ""})]
+        other = [r for r in chosen if not cpu.enabled() and not r.specifier.contains(installed, prereleases=True)]
+        why = "; ".join([f"verl needs {r.name}{r.specifier}" for r in always] + [f"verl[vllm] has {r.specifier}" for r in other])
+        yield Finding(graded(red=bool(always), yellow=bool(other)), f"{name} {installed}{f': {why}' if why else ''}")
+    attention = case.config.actor_rollout_ref.model.override_config.get("attn_implementation", "flash_attention_2")
+    if attention == "flash_attention_2" and find_spec("flash_attn") is None:
+        way_out = "+actor_rollout_ref.model.override_config.attn_implementation=sdpa does without"
+        yield Finding(Level.YELLOW, f"flash-attn is not installed here; the machines that train need it ({way_out})")
+
+
+def settings(case: Case) -> Iterator[Finding]:
+    config = case.config
+    egrsd = validation.validate(config)
+    yield Finding(Level.GREEN, f"{_short(egrsd)}: no contradiction among the keys")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # verl warns that there is no critic
+        validate_config(config, need_reference_policy(config), need_critic(config))
+    yield Finding(Level.GREEN, "verl's own validate_config passes")
+
+
+def resume(case: Case) -> Iterator[Finding]:
+    has_teacher = case.config.algorithm.egrsd.teacher.kind in schema.MOVING_KINDS
+    folder = checkpoint.folder_to_resume(case.config.trainer, has_teacher=has_teacher)
+    yield Finding(Level.GREEN, f"resumes from {folder}" if folder else "starts from the initial weights")
+
+
+def _short(egrsd: schema.EgrsdConfig) -> str:
+    if egrsd.divergence:
+        return f"{egrsd.divergence}, {egrsd.teacher.kind} teacher, privilege {egrsd.privilege}"
+    knobs = f"gamma {egrsd.gamma}, window {egrsd.window}, clip_range {egrsd.clip_range}"
+    return f"{knobs}, {egrsd.teacher.kind} teacher, privilege {egrsd.privilege}"
+
+
+def batches(case: Case) -> Iterator[Finding]:
+    config = case.config
+    actor, batch = config.actor_rollout_ref.actor, config.data.train_batch_size
+    mini, rollouts = actor.ppo_mini_batch_size, config.actor_rollout_ref.rollout.n
+    ranks = config.trainer.n_gpus_per_node * config.trainer.nnodes // actor.ulysses_sequence_parallel_size
+    named = f"data.train_batch_size={batch}, actor_rollout_ref.actor.ppo_mini_batch_size={mini}"
+    if batch % mini:
+        yield Finding(Level.RED, f"{named}: the first must be a multiple of the second")
+    if mini * rollouts % ranks:
+        yield Finding(Level.RED, f"{named} × rollout.n={rollouts} must be a multiple of the {ranks} data-parallel ranks")
+    updates = batch // mini * actor.ppo_epochs
+    said = f"{named}, ppo_epochs={actor.ppo_epochs}: {updates} update(s) a batch"
+    yield Finding(graded(yellow=updates > 1), said + "; the paper makes one, on the policy that sampled" * (updates > 1))
+
+
+def model(case: Case) -> Iterator[Finding]:
+    case.load_model()
+    vocabulary, tokens = case.model.hf_config.get_text_config().vocab_size, len(case.tokenizer)
+    text = f"{case.model.architectures[0]}: {vocabulary:,} logits for {tokens:,} tokens of {type(case.tokenizer).__name__}"
+    if tokens > vocabulary:
+        yield Finding(Level.RED, f"{text}: the tokenizer can write tokens that the model has no embedding for")
+    else:
+        yield Finding(Level.GREEN, f"{text}, one tokenizer for student and teacher")
+    if case.tokenizer.chat_template is None:
+        yield Finding(Level.RED, "the tokenizer has no chat template; set actor_rollout_ref.model.custom_chat_template")
+    if case.tokenizer.eos_token_id is None:
+        yield Finding(Level.RED, "the tokenizer has no end-of-sequence token, so no response would end")
+
+
+def rows(case: Case) -> Iterator[Finding]:
+    validation_rows = case.load_rows()
+    config, batch = case.config, case.config.data.train_batch_size
+    counts = f"{len(case.rows):,} rows to train on, {batch} of them a step; {len(validation_rows):,} to validate"
+    yield Finding(graded(red=len(case.rows) < batch), counts)
+    student = OmegaConf.to_container(config.data.apply_chat_template_kwargs)
+    chat = case.rows[0]["raw_prompt"]
+    theirs = case.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False, **student)
+    if list(theirs) != case.student_ids[0]:
+        said = "row 0: verl's tokens of the student's prompt are not those of its text, from which the teacher's are made"
+        yield Finding(Level.RED, said)
+    yield from _privilege(case)
+
+
+def _privilege(case: Case) -> Iterator[Finding]:
+    """A template of the user's own may forget to show the solution."""
+    egrsd = case.config.algorithm.egrsd
+    if egrsd.privilege == "none":
+        return
+    same = sum(list(teacher) == student for teacher, student in zip(case.teacher_ids, case.student_ids, strict=True))
+    if same:
+        yield Finding(Level.RED, f"{same:,} teacher prompts are the student's: the teacher is shown nothing")
+    if egrsd.privilege in ("solution", "answer_only"):
+        text = privileged.shown_text(case.rows[0], privilege=egrsd.privilege, solution_key=egrsd.teacher.solution_key)
+        shown = case.tokenizer.decode(case.tokenizer.encode(text, add_special_tokens=False))
+        if shown not in case.tokenizer.decode(case.teacher_ids[0]):
+            said = f"row 0: the teacher's prompt does not hold the {egrsd.privilege}; does algorithm.egrsd.teacher.template="
+            yield Finding(Level.RED, f"{said}{egrsd.teacher.template} print it?")
+
+
+def think_boundary(case: Case) -> Iterator[Finding]:
+    """What the first response token meets under both prompts."""
+    data, tokenizer = case.config.data, case.tokenizer
+    ends = [tokenizer.decode(ids[0][-TAIL_TOKENS:]) for ids in (case.student_ids, case.teacher_ids)]
+    student, teacher = map(_think_state, ends)
+    level, said = _boundary(student, teacher, case.config)
+    yield Finding(level, f"student …{ends[0]!r}\nteacher …{ends[1]!r}\n{said}")
+    if student != "closed" and data.max_response_length <= SHORT_RESPONSE and "think" in (tokenizer.chat_template or ""):
+        limit = f"data.max_response_length={data.max_response_length}"
+        way_out = "+data.apply_chat_template_kwargs.enable_thinking=false"
+        yield Finding(Level.YELLOW, f"the student may think: within {limit} few such responses reach an answer; {way_out}")
+
+
+def _boundary(student: str, teacher: str, config: Any) -> tuple[Level, str]:
+    switches = (config.data.apply_chat_template_kwargs.get("enable_thinking"), config.algorithm.egrsd.teacher.enable_thinking)
+    if student == teacher and None not in switches and switches[0] != switches[1]:
+        return Level.YELLOW, f"alike, although enable_thinking is {switches[0]} and {switches[1]}: the chat template ignores it"
+    if student == teacher:
+        return Level.GREEN, "both begin their response at the same point"
+    if student != "closed":
+        return Level.YELLOW, (
+            "the student may think where the teacher expects otherwise: all its thoughts would be scored as out of place; "
+            "set data.apply_chat_template_kwargs.enable_thinking and algorithm.egrsd.teacher.enable_thinking alike"
+        )
+    expects = "the teacher may expect <think> where the student's response begins"
+    if config.algorithm.egrsd.divergence:
+        way_out = "consider algorithm.egrsd.teacher.enable_thinking=false"
+        return Level.YELLOW, f"{expects}, and no ratio clip bounds what that token adds to the divergence; {way_out}"
+    return Level.GREEN, f"{expects}; the ratio clip bounds it to that token's weight (see egrsd/first_token_log_ratio)"
+
+
+def _think_state(end: str) -> str:
+    """closed: the prompt ends behind a think block; open: inside one; none: the model may begin one itself."""
+    behind = end.rsplit("<think>", 1)
+    if len(behind) == 1:
+        return "closed" if "</think>" in end else "none"
+    return "closed" if "</think>" in behind[1] else "open"
+
+
+def budgets(case: Case) -> Iterator[Finding]:
+    """The longest rows against every limit they meet: verl cuts a prompt that is too long, and fails on a row within a step."""
+    config, parts, response = case.config, case.config.actor_rollout_ref, case.config.data.max_response_length
+    student, teacher = case.longest_student_prompt, case.longest_teacher_prompt
+    split = parts.actor.ulysses_sequence_parallel_size
+    positions = case.model.hf_config.get_text_config().max_position_embeddings
+    context = parts.rollout.max_model_len or positions
+    name = "ref" if schema.uses_reference(config) else "rollout"
+    for_student, for_teacher = config.data.max_prompt_length, config.algorithm.egrsd.teacher.max_prompt_length
+    limits = [
+        ("student prompt", student, for_student, "data.max_prompt_length"),
+        ("validation prompt", max(map(len, case.validation_ids)), for_student, "data.max_prompt_length"),
+        ("teacher prompt", teacher, for_teacher, "algorithm.egrsd.teacher.max_prompt_length"),
+        ("student row", student + response, context, "vLLM's max_model_len"),
+        ("teacher row", teacher + response, positions, "the model's max_position_embeddings"),
+        ("row of vLLM", context, positions, "the model's max_position_embeddings"),
+    ]
+    for row, tokens, part, prefix, dynamic in (
+        ("student row", student + response, "actor", "ppo", parts.actor.use_dynamic_bsz),
+        ("student row", student + response, "rollout", "log_prob", parts.rollout.log_prob_use_dynamic_bsz),
+        ("teacher row", teacher + response, name, "log_prob", parts[name].log_prob_use_dynamic_bsz),
+    ):
+        if dynamic:
+            key = f"{prefix}_max_token_len_per_gpu"
+            limits.append((row, tokens, parts[part][key] * split, f"actor_rollout_ref.{part}.{key}"))
+    for what, tokens, limit, key in limits:
+        sign = "≤" if tokens <= limit else ">"
+        yield Finding(graded(red=tokens > limit), f"{what} {tokens:,} {sign} {limit:,} ({key})")
+
+
+def answers(case: Case) -> Iterator[Finding]:
+    """The run's own answer checker on the data's own solutions."""
+    compute_score = get_custom_reward_fn(case.config)
+    key = case.config.algorithm.egrsd.teacher.solution_key
+    tried, refused, unreadable = min(ANSWERS, len(case.rows)), [], []
+    for index in range(tried):
+        row = case.rows[index]
+        truth, solution = row["reward_model"]["ground_truth"], row["extra_info"].get(key) or ""
+        if not _accepts(compute_score, row, rf"\boxed{{{truth}}}"):
+            unreadable.append(f"row {index}: {truth!r}")
+        elif not _accepts(compute_score, row, solution):
+            refused.append(f"row {index}: …{solution.strip()[-60:]!r} against {truth!r}")
+    if unreadable:
+        many = len(unreadable) > (1 - HALF) * tried
+        said = f"{len(unreadable)} of {tried} ground truths are refused even against themselves: nothing can be earned there"
+        yield Finding(graded(red=many, yellow=True), said + _listed(unreadable))
+    readable = tried - len(unreadable)
+    if readable:
+        share = 1 - len(refused) / readable
+        said = f"{readable - len(refused)} of the first {readable} solutions are accepted against their ground truth"
+        yield Finding(graded(red=share < HALF, yellow=share < MOST), said + _listed(refused))
+
+
+def _accepts(compute_score: Any, row: dict, response: str) -> bool:
+    known = {"data_source": row["data_source"], "ground_truth": row["reward_model"]["ground_truth"]}
+    score = compute_score(solution_str=response, extra_info=row["extra_info"], **known)
+    return (score["score"] if isinstance(score, dict) else score) > 0
+
+
+def _listed(lines: list[str]) -> str:
+    more = [f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+    return "".join(f"\n  {line}" for line in [*lines[:SHOWN], *more])

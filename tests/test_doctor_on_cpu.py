@@ -1,0 +1,387 @@
+"""The doctor on a good run and on broken ones: every check is provoked, on real configs, parquet files and tokenizers."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from peft import LoraConfig, get_peft_model
+from runs import ROOT, command, write_inputs
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config
+
+from examples.tiny_cpu.task import make_problems, verl_row
+from recipe.egrsd import checkpoint
+from recipe.egrsd.doctor import checks, memory
+from recipe.egrsd.doctor.__main__ import CHECKS, WORDS, examine, main
+from recipe.egrsd.doctor.case import Case, Finding, Level, composed
+
+GREEN, YELLOW, RED = Level
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("inputs")
+    write_inputs(folder, train=16)
+    return folder
+
+
+@pytest.fixture
+def given(inputs, tmp_path):
+    """Overrides of main_ppo as a user types them, on these inputs; later ones win."""
+
+    def overrides(*own: str, algorithm: str = "cl_egrsd") -> list[str]:
+        here = ["data.filter_overlong_prompts_workers=null", *own]  # a process for each map would take a second
+        return command(inputs, tmp_path, here, algorithm=algorithm)[3:]
+
+    return overrides
+
+
+@pytest.fixture
+def case(given):
+    def build(*own: str, algorithm: str = "cl_egrsd", gpu_gib: float = 80.0, rows: bool = False) -> Case:
+        built = Case(composed(given(*own, algorithm=algorithm)), gpu_gib=gpu_gib)
+        if rows:
+            built.load_model()
+            built.load_rows()
+        return built
+
+    return build
+
+
+def said(found: list[Finding], level: Level) -> str:
+    return "\n".join(finding.text for finding in found if finding.level is level)
+
+
+def write_rows(path: Path, *, rows: int = 16, change=None) -> Path:
+    """Rows of the task; change(index, row) edits a row in place."""
+    written = [verl_row(problem, index) for index, problem in enumerate(make_problems("train", rows, seed=0))]
+    for index, row in enumerate(written):
+        if change:
+            change(index, row)
+    pq.write_table(pa.Table.from_pylist(written), path)
+    return path
+
+
+def test_a_good_run_has_nothing_red(given, capsys):
+    assert main(given()) == 0
+    screen = capsys.readouterr().out
+    for check in CHECKS:
+        assert check.title in screen
+    assert WORDS[RED] not in screen.replace(f"0 {WORDS[RED]}", "")
+    assert "student, row 0" in screen and "teacher, row 0" in screen
+    assert "Now solve it yourself." in screen  # the teacher's template, rendered
+    assert "16 rows to train on, 4 of them a step; 4 to validate" in screen
+    assert "16 of the first 16 solutions are accepted" in screen
+    assert len(screen.splitlines()) < 110  # at the 80 columns of a test; about 45 at 170
+
+
+def test_the_command_of_a_user(given):
+    """As it is typed, in a process of its own: exit code 1 and the refusal of main_ppo, without a traceback."""
+    words = [sys.executable, "-m", "recipe.egrsd.doctor", *given("algorithm.egrsd.gamma=-0.1")]
+    result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 1
+    assert "STOP config" in result.stdout and "algorithm.egrsd.gamma=-0.1" in result.stdout
+    assert "Traceback" not in result.stderr
+    assert "[validate_config]" not in result.stdout  # verl's own prints are not the report
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (["algorithm=cl_egrsd", "algorithm.egrsd.gama=1"], "Could not override 'algorithm.egrsd.gama'"),
+        (["algorithm=egsrd"], "Could not find 'algorithm/egsrd'"),
+        (["algorithm=egrsd", "data.seed=${nowhere}"], "nowhere"),
+    ],
+)
+def test_what_hydra_refuses(overrides, reason, capsys):
+    assert main(overrides) == 1
+    screen = " ".join(capsys.readouterr().out.split())
+    assert "main_ppo refuses these overrides" in screen and reason in screen
+
+
+def test_rows_are_shown_whole_when_asked_for(given, capsys):
+    assert main([*given(), "--rows", "2"]) == 0
+    screen = capsys.readouterr().out
+    assert "student, row 1" in screen and "characters, shown by --rows" not in screen
+
+
+def pretend(folder: Path, name: str, version: str, monkeypatch) -> None:
+    """Another version in front of the installed one, as metadata that importlib finds first."""
+    info = folder / f"{name}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    monkeypatch.syspath_prepend(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "level", "reason"),
+    [
+        ("verl", "0.8.0", RED, "verl 0.8.0 (verl<0.10,>=0.9.0)"),
+        ("transformers", "4.50.0", RED, "transformers 4.50.0: verl needs transformers"),
+        ("vllm", "0.8.0", YELLOW, "vllm 0.8.0: verl[vllm] has ==0.24.0"),
+    ],
+)
+def test_versions(case, monkeypatch, tmp_path, name, version, level, reason):
+    pretend(tmp_path / "other", name, version, monkeypatch)
+    assert reason in said(list(checks.versions(case())), level)
+
+
+def test_the_cpus_own_versions_are_not_compared_with_verls_choice_for_gpus(case, monkeypatch):
+    monkeypatch.setenv("VERL_PLATFORM", "cpu")
+    found = list(checks.versions(case()))
+    assert "verl[vllm] has" not in said(found, YELLOW) and "flash-attn" not in said(found, YELLOW)
+
+
+REFUSED = {
+    "trainer.use_v1=false": "verl's legacy trainer",
+    "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu=100": "cannot hold one teacher row",
+    "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2 actor_rollout_ref.model.use_remove_padding=false": (
+        "you must enable `use_remove_padding`"  # verl's own refusal
+    ),
+}
+
+
+@pytest.mark.parametrize("overrides", REFUSED)
+def test_config(case, overrides):
+    findings = examine_only(case(*overrides.split(" ")), "config")
+    assert REFUSED[overrides] in said(findings, RED)
+
+
+def examine_only(case: Case, title: str) -> list[Finding]:
+    """One check with what it needs, as examine runs it."""
+    needed = [check for check in CHECKS if check.title == title]
+    while needed[0].needs:
+        needed.insert(0, next(check for check in CHECKS if check.title == needed[0].needs))
+    return examine(case, needed)[title]
+
+
+def test_resume(case, tmp_path):
+    assert said(list(checks.resume(case())), GREEN) == "starts from the initial weights"
+    (tmp_path / "checkpoints" / "global_step_2").mkdir(parents=True)
+    (tmp_path / "checkpoints" / checkpoint.TRACKER).write_text("2")
+    assert "the checkpoint is torn" in said(examine_only(case(), "resume"), RED)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "level", "reason"),
+    [
+        (["data.train_batch_size=6"], RED, "the first must be a multiple of the second"),
+        (["data.train_batch_size=2"], RED, "the first must be a multiple of the second"),
+        (["trainer.n_gpus_per_node=3"], RED, "a multiple of the 3 data-parallel ranks"),
+        (["data.train_batch_size=8"], YELLOW, "2 update(s) a batch; the paper makes one"),
+        (["actor_rollout_ref.actor.ppo_epochs=2"], YELLOW, "2 update(s) a batch"),
+        ([], GREEN, "1 update(s) a batch"),
+    ],
+)
+def test_batches(case, overrides, level, reason):
+    assert reason in said(list(checks.batches(case(*overrides))), level)
+
+
+@pytest.fixture
+def copied_model(inputs, tmp_path) -> Path:
+    return Path(shutil.copytree(inputs / "model", tmp_path / "model"))
+
+
+def test_a_model_that_is_not_there_leaves_the_rest_unlooked_at(case):
+    findings = examine(case("actor_rollout_ref.model.path=/nowhere/model"))
+    assert "/nowhere/model" in said(findings["model"], RED)
+    for title, needed in (("rows", "model"), ("think boundary", "rows"), ("answer checker", "rows"), ("memory", "model")):
+        assert said(findings[title], YELLOW) == f"not looked at: it needs '{needed}'"
+
+
+def test_a_vocabulary_larger_than_the_model(case, copied_model):
+    config = json.loads((copied_model / "config.json").read_text())
+    (copied_model / "config.json").write_text(json.dumps({**config, "vocab_size": 100}))
+    found = examine_only(case(f"actor_rollout_ref.model.path={copied_model}"), "model")
+    assert "100 logits for" in said(found, RED) and "no embedding" in said(found, RED)
+
+
+def test_a_tokenizer_without_a_chat_template(case, copied_model):
+    (copied_model / "chat_template.jinja").unlink()
+    assert "no chat template" in said(examine_only(case(f"actor_rollout_ref.model.path={copied_model}"), "model"), RED)
+
+
+def test_rows_that_cannot_teach(case, tmp_path):
+    path = write_rows(tmp_path / "bad.parquet", change=lambda index, row: row["extra_info"].update(solution=" " * (index == 3)))
+    found = said(examine_only(case(f"data.train_files={path}"), "rows"), RED)
+    assert "EGRSD cannot use" in found and "row 3: extra_info.solution is empty" in found
+
+
+def test_a_file_that_is_not_there(case):
+    assert "nowhere.parquet" in said(examine_only(case("data.val_files=nowhere.parquet"), "rows"), RED)
+
+
+def test_fewer_rows_than_a_batch(case):
+    found = examine_only(case("data.train_batch_size=32", "actor_rollout_ref.actor.ppo_mini_batch_size=32"), "rows")
+    assert "16 rows to train on, 32 of them a step" in said(found, RED)
+
+
+def test_a_template_that_forgets_the_solution(case, tmp_path):
+    (tmp_path / "mine.jinja").write_text("{{ problem }}\n\nThink well.\n\n{{ instruction }}")
+    found = examine_only(case(f"algorithm.egrsd.teacher.template={tmp_path}/mine.jinja"), "rows")
+    assert "row 0: the teacher's prompt does not hold the solution" in said(found, RED)
+
+
+def test_a_template_that_adds_nothing(case, tmp_path):
+    (tmp_path / "mine.jinja").write_text("{{ problem }}\n\n{{ instruction }}")
+    overrides = [f"algorithm.egrsd.teacher.template={tmp_path}/mine.jinja", "algorithm.egrsd.teacher.enable_thinking=false"]
+    assert "16 teacher prompts are the student's" in said(examine_only(case(*overrides), "rows"), RED)
+    none = examine_only(case(*overrides, "algorithm.egrsd.privilege=none"), "rows")
+    assert not said(none, RED)  # the null test is meant
+
+
+THINKING = "+data.apply_chat_template_kwargs.enable_thinking"
+TEACHER = "algorithm.egrsd.teacher.enable_thinking"
+NO_THINKING = "actor_rollout_ref.model.custom_chat_template='{{ messages[-1].content }}:'"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "algorithm", "level", "reason"),
+    [
+        ([], "cl_egrsd", GREEN, "the ratio clip bounds it to that token's weight"),
+        ([f"{TEACHER}=false"], "cl_egrsd", GREEN, "both begin their response at the same point"),
+        ([], "opsd", YELLOW, "no ratio clip bounds what that token adds"),
+        ([f"{THINKING}=true"], "cl_egrsd", YELLOW, "within data.max_response_length=24 few such responses"),
+        ([f"{THINKING}=true", f"{TEACHER}=false"], "cl_egrsd", YELLOW, "where the teacher expects otherwise"),
+        ([NO_THINKING], "cl_egrsd", YELLOW, "alike, although enable_thinking is False and True"),
+    ],
+)
+def test_think_boundary(case, overrides, algorithm, level, reason):
+    found = list(checks.think_boundary(case(*overrides, algorithm=algorithm, rows=True)))
+    assert reason in said(found, level)
+    if not overrides:
+        assert r"student …'\n<|im_start|>assistant\n<think>\n\n</think>\n\n'" in said(found, level)
+        assert r"<|im_end|>\n<|im_start|>assistant\n'" in said(found, level)
+
+
+@pytest.mark.parametrize(
+    ("end", "state"),
+    [("\n<think>\n\n</think>\n\n", "closed"), ("x</think>", "closed"), ("assistant\n<think>\n", "open"), ("assistant\n", "none")],
+)
+def test_think_states(end, state):
+    assert checks._think_state(end) == state
+
+
+BUDGETS = {
+    "data.max_prompt_length=30": "student prompt {student} > 30 (data.max_prompt_length)",
+    "actor_rollout_ref.rollout.max_model_len=50": "student row {student_row} > 50 (vLLM's max_model_len)",
+    "actor_rollout_ref.rollout.max_model_len=600": "row of vLLM 600 > 512 (the model's max_position_embeddings)",
+    "data.max_response_length=500": "teacher row {long_row} > 512 (the model's max_position_embeddings)",
+    "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=50": "student row {student_row} > 50 (actor_rollout_ref.actor.ppo_max",
+    "actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=50": "student row {student_row} > 50 (actor_rollout_ref.rollout.",
+    "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu=100": "teacher row {teacher_row} > 100 (actor_rollout_ref.ref.",
+}
+
+
+@pytest.mark.parametrize("override", BUDGETS)
+def test_token_budgets(case, override):
+    built = case(override, rows=True)
+    student, teacher = built.longest_student_prompt, built.longest_teacher_prompt
+    lengths = {"student": student, "student_row": student + 24, "teacher_row": teacher + 24, "long_row": teacher + 500}
+    assert BUDGETS[override].format(**lengths) in said(list(checks.budgets(built)), RED)
+
+
+def test_a_prompt_that_is_just_short_enough_fits(case):
+    longest = case(rows=True).longest_student_prompt
+    assert not said(list(checks.budgets(case(f"data.max_prompt_length={longest}", rows=True))), RED)
+    assert said(list(checks.budgets(case(f"data.max_prompt_length={longest - 1}", rows=True))), RED)
+
+
+def wrong(every: int, key: str, value: str):
+    """Breaks every n-th row's solution or ground truth."""
+
+    def change(index: int, row: dict) -> None:
+        if index % every == 0:
+            row["extra_info" if key == "solution" else "reward_model"][key] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "level", "reason"),
+    [
+        (wrong(5, "solution", r"\boxed{-1}"), YELLOW, "12 of the first 16 solutions are accepted"),
+        (wrong(1, "solution", "It is so."), RED, "0 of the first 16 solutions are accepted"),
+        (wrong(8, "ground_truth", " "), YELLOW, "2 of 16 ground truths are refused even against themselves"),
+        (wrong(1, "ground_truth", " "), RED, "16 of 16 ground truths are refused even against themselves"),
+    ],
+)
+def test_answer_checker(case, tmp_path, change, level, reason):
+    path = write_rows(tmp_path / "rows.parquet", change=change)
+    found = said(list(checks.answers(case(f"data.train_files={path}", rows=True))), level)
+    assert reason in found and "row 0: " in found and found.count("row ") <= checks.SHOWN + 1
+
+
+def test_memory(case):
+    built = case("trainer.n_gpus_per_node=2", rows=True)
+    found = list(memory.check(built))
+    assert not said(found, YELLOW) and not said(found, RED)
+    assert "frozen teacher, host memory for each GPU: weights 0.0 = 4 B·P/2" in said(found, GREEN)
+    built.gpu_gib = 0.001
+    assert "training, T =" in said(list(memory.check(built)), RED)
+    training = next(finding for finding in memory.check(built) if finding.text.startswith("training"))
+    built.gpu_gib = 1e-9 + float(sum(estimated(built))) / 0.9 / memory.GIB
+    training = next(finding for finding in memory.check(built) if finding.text.startswith("training"))
+    assert training.level is YELLOW and "measure one step first" in training.text
+
+
+def estimated(case: Case) -> list[float]:
+    """The training phase by hand, bytes: two ranks, packed; a rank's 4 rows hold fewer tokens than the limit of 1,024."""
+    model = AutoModelForCausalLM.from_pretrained(case.config.actor_rollout_ref.model.path)
+    parameters, tokens = model.num_parameters(), 4 * (case.longest_student_prompt + 24)
+    ends = sum(end.weight.numel() for end in (model.get_input_embeddings(), model.get_output_embeddings()))
+    block = sum(p.numel() for p in model.model.layers[0].parameters())
+    logits, activations = 12 * tokens * 407, 2 * tokens * 128 * 2
+    return [4 * parameters / 2, 4 * parameters / 2, 8 * parameters / 2, 2 * (ends + 2 * block), activations, logits]
+
+
+def test_the_adapter_is_pefts(case):
+    built = case("actor_rollout_ref.model.lora_rank=8", "actor_rollout_ref.model.target_modules=[q_proj,v_proj]", rows=True)
+    model = AutoModelForCausalLM.from_pretrained(built.config.actor_rollout_ref.model.path)
+    trained, _ = get_peft_model(model, LoraConfig(r=8, target_modules=["q_proj", "v_proj"])).get_nb_trainable_parameters()
+    assert memory.shapes(built.model).trained == trained
+    assert "frozen teacher: the student with its adapter off, no weights of its own" in said(list(memory.check(built)), GREEN)
+
+
+def test_shapes_of_qwen3_8b():
+    """Its published sizes; 8.19 billion parameters, and the paper's adapter of rank 64 on seven projections by hand."""
+    sizes = {"vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "head_dim": 128}
+    config = Qwen3Config(**sizes, num_attention_heads=32, num_key_value_heads=8, tie_word_embeddings=False)
+    adapter = {"lora_rank": 64, "lora_adapter_path": None, "target_modules": "all-linear", "exclude_modules": None}
+    size = memory.shapes(SimpleNamespace(hf_config=config, trust_remote_code=False, **adapter))
+    in_and_out = 2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 12288)  # q, o; k, v; gate, up, down
+    assert size.trained == 64 * in_and_out * 36
+    assert size.parameters - size.trained == 8_190_735_360
+    assert (size.ends, size.layers) == (2 * 151936 * 4096, 36)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "tokens"),
+    [
+        ([], 8 * 100),  # one rank's whole batch
+        (["actor_rollout_ref.actor.ppo_max_token_len_per_gpu=500"], 500),
+        (["trainer.n_gpus_per_node=4"], 2 * 100),
+        (["trainer.n_gpus_per_node=4", "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"], 4 * 50),
+        (["actor_rollout_ref.actor.use_dynamic_bsz=false", "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=3"], 3 * 100),
+    ],
+)
+def test_tokens_of_a_micro_batch(case, overrides, tokens):
+    config = case("trainer.n_gpus_per_node=1", *overrides).config
+    assert memory.micro_batch_tokens(config, config.actor_rollout_ref.actor, "ppo", prompt=76) == tokens
+
+
+def test_the_students_prompt_is_verls(case):
+    """The ids that verl's own agent loop sends to vLLM."""
+    from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
+
+    built = case(rows=True)
+    tokenizer = AutoTokenizer.from_pretrained(built.config.actor_rollout_ref.model.path)
+    builder = create_continuous_token_builder(
+        tokenizer, hf_model_type="qwen3", chat_template_kwargs={"enable_thinking": False}
+    )
+    assert built.student_ids == [builder.build_initial_tokens(row["raw_prompt"]) for row in built.rows]
