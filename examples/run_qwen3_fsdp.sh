@@ -37,8 +37,8 @@ MAX_SEQUENCE=${MAX_SEQUENCE:-20000}      # teacher's prompt with solution + resp
 MAX_PROMPT=${MAX_PROMPT:-2048}           # student's; not stated. verl would cut longer ones: here they are dropped and counted
 TEMPERATURE=${TEMPERATURE:-1.1}
 TOP_P=${TOP_P:-0.95}
-TOP_K=${TOP_K:-20}                       # verl's training/rollout_probs_diff_* and rollout_corr/* then compare a cut distribution with a
-                                         # whole one and are large by design; TOP_K=-1 TOP_P=1 makes them a check
+TOP_K=${TOP_K:-20}                       # verl's training/rollout_probs_diff_* and rollout_corr/* then compare a cut distribution
+                                         # with a whole one and are large by design; TOP_K=-1 TOP_P=1 makes them a check
 
 # ---- optimisation; schedule, warm-up and weight decay are not stated in the paper: constant, none, none
 LORA_RANK=${LORA_RANK:-64}               # 0 trains all parameters

@@ -78,7 +78,7 @@ def table(name: str, report: dict[str, Any]) -> str:
     if boxes["no box"]:
         lines.append(("solutions without a box; their answer stands in a column", boxes["no box"]))
     if report["graded_as_text_only"]["count"]:
-        lines.append(("answers that math-verify cannot read: right only word for word", report["graded_as_text_only"]["count"]))
+        lines.append(("answers that math-verify cannot read: right only verbatim", report["graded_as_text_only"]["count"]))
     for benchmark, both in report.get("overlap", {}).get("benchmarks", {}).items():
         lines.append((f"rows that hold one of {both['problems']['count']} problems of {benchmark}", both["rows"]["count"]))
     if lengths:

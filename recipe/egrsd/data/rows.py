@@ -48,7 +48,7 @@ class Problem:
         }
 
     def verdict(self) -> str | None:
-        """What the reward says to the solution's own last box: accepted, rejected, no box. None where there is nothing to try."""
+        """What the reward says to the solution's own last box: accepted, rejected, no box. None: nothing to compare with."""
         if self.solution is None or self.from_box:
             return None
         outcome = compute_score("", self.solution, self.answer, timeout_seconds=PATIENCE)
