@@ -7,6 +7,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from examples.tiny_cpu.task import TASKS
+
 PANELS = (
     ("Reward (length-shaped)", {"egrsd/reward_mean": "batch mean", "egrsd/baseline_mean": "running baseline"}),
     ("Accuracy of the rollouts", {"egrsd/correct_frac": "batch"}),
@@ -23,19 +25,20 @@ def draw(steps: dict[int, dict[str, float]], summary: dict, path: Path) -> None:
     figure, axes = plt.subplots(2, 3, figsize=(13, 7), constrained_layout=True)
     numbers = sorted(steps)
     for axis, (title, curves) in zip(axes.flat, PANELS, strict=True):
-        for color, (metric, label) in zip(("tab:blue", "tab:orange"), curves.items(), strict=False):
+        logged = {metric: label for metric, label in curves.items() if all(metric in steps[number] for number in numbers)}
+        for color, (metric, label) in zip(("tab:blue", "tab:orange"), logged.items(), strict=False):
             values = [steps[number][metric] for number in numbers]
             axis.plot(numbers, values, color=color, alpha=0.3)
             axis.plot(numbers, _running_mean(values), color=color, label=label)
-        axis.set(title=title, xlabel="training step")
+        axis.set(title=title if logged else f"{title}: none", xlabel="training step")
         axis.grid(alpha=0.3)
-        if len(curves) > 1:
+        if len(logged) > 1:
             axis.legend(frameon=False)
     before, after = summary["accuracy_before"], summary["accuracy_after"]
     axes.flat[1].axhline(before, color="gray", linestyle=":", label=f"held out, before: {before:.0%}")
     axes.flat[1].axhline(after, color="gray", linestyle="--", label=f"held out, after: {after:.0%}")
     axes.flat[1].legend(frameon=False)
-    figure.suptitle(f"CL-EGRSD on a tiny Qwen3, three-digit addition, seed {summary['seed']}")
+    figure.suptitle(f"{summary['algorithm']} on a tiny Qwen3, {TASKS[summary['task']].TITLE}, seed {summary['seed']}")
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
