@@ -1,5 +1,5 @@
 # make demo   trains a tiny model with EGRSD on this machine's CPU; ALGORITHM=egrsd or another preset, TASK=forks another task
-# make compare   trains it with every preset, five seeds each, and draws accuracy against length; hours (JOBS=2 for two at a time)
+# make compare   trains it with every preset, five seeds each, on the task forks; hours (JOBS=2: two at a time; see compare.sh)
 # make test   runs every test but the long ones
 # make test-long   runs those: one change at a time, 20 kills, 10,000 rewards
 #
@@ -27,7 +27,7 @@ demo: .venv/ok
 	.venv/bin/python -m examples.tiny_cpu.demo --task $(TASK) --algorithm $(ALGORITHM) --seed $(SEED) $(if $(RESUME),--resume)
 
 compare: .venv/ok
-	TASK=$(TASK) PYTHON=.venv/bin/python examples/tiny_cpu/compare.sh
+	PYTHON=.venv/bin/python examples/tiny_cpu/compare.sh
 
 test: .venv/ok  # make test ARGS='-k weights'
 	.venv/bin/ruff check .
