@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from verl.utils.dataset.rl_dataset import collate_fn
 
 from examples.tiny_cpu import model as tiny
-from examples.tiny_cpu.task import INSTRUCTION, make_problems, verl_row
+from examples.tiny_cpu.task import INSTRUCTION, make_problems, reference_solution, verl_row
 from recipe.egrsd import privileged
 from recipe.egrsd.dataset import EgrsdDataset
 
@@ -65,7 +65,7 @@ def test_teacher_prompt_is_problem_solution_transition_and_instruction_in_one_us
         user, assistant = text.removeprefix("<|im_start|>user\n").split("<|im_end|>\n<|im_start|>assistant\n")
         assert assistant == ""  # thinking allowed: no empty think block, unlike the student's prompt
         assert user.startswith(problem.question)
-        assert problem.reference() in user
+        assert reference_solution(problem) in user
         assert user.endswith(INSTRUCTION) and user.count(INSTRUCTION) == 1
         assert text.count("<|im_start|>") == 2
 
@@ -80,7 +80,7 @@ def test_the_built_in_template_is_complete(tokenizer, tmp_path):
     row = dataset(tokenizer, write(tmp_path / "rows.parquet"), template=None, max_prompt_length=2048)[0]
     text = tokenizer.decode(row["teacher_prompt_ids"])
     begin, end = text.index("=== Reference Solution Begin ==="), text.index("=== Reference Solution End ===")
-    assert begin < text.index(PROBLEMS[0].reference()) < end < text.index("in your own words") < text.index(INSTRUCTION)
+    assert begin < text.index(reference_solution(PROBLEMS[0])) < end < text.index("in your own words") < text.index(INSTRUCTION)
 
 
 def test_rows_of_different_length_are_collated(tokenizer, tmp_path):

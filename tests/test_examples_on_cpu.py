@@ -21,7 +21,7 @@ from examples.tiny_cpu.forks import CONNECTIVES, LEAN, LETTERS, Forks, order_of
 from examples.tiny_cpu.paired import comparison_table, difference_of, mean_of
 from examples.tiny_cpu.picture import draw_comparison
 from examples.tiny_cpu.positions import kinds_of
-from examples.tiny_cpu.task import SPLITS, TASKS, make_problems, verl_row
+from examples.tiny_cpu.task import SPLITS, TASKS, make_problems, reference_solution, verl_row
 from examples.tiny_cpu.training import ALGORITHMS, TRAIN_SCRIPT, steps_of
 from recipe.egrsd.reward import compute_score
 from recipe.egrsd.validation import validate
@@ -47,14 +47,14 @@ def right(problem, text: str) -> float:
 
 def test_references_and_teachers_are_right_by_the_reward(problems):
     rng = random.Random(0)
-    assert all(right(problem, problem.reference()) and right(problem, problem.teacher(rng)) for problem in problems)
+    assert all(right(problem, reference_solution(problem)) and right(problem, problem.teacher(rng)) for problem in problems)
 
 
 def test_students_are_right_about_half_of_the_time_and_wordier(problems):
     rng = random.Random(0)
     texts = [problem.student(rng) for problem in problems]
     assert 0.3 < mean(right(*pair) for pair in zip(problems, texts, strict=True)) < 0.7
-    assert mean(map(len, texts)) > 1.1 * mean(len(problem.reference()) for problem in problems)
+    assert mean(map(len, texts)) > 1.1 * mean(len(reference_solution(problem)) for problem in problems)
 
 
 def test_no_text_is_too_long_for_the_run(problems):
@@ -90,7 +90,7 @@ def test_a_teacher_leans_to_the_order_it_has_seen_and_a_student_does_not():
     """The first letter is the reference's with probability LEAN + (1 - LEAN) / 6, and 1 / 6 without having seen it."""
     rng, problems = random.Random(0), make_problems("train", 1500, seed=0, task="forks")
     for role, expected in (("teacher", LEAN + (1 - LEAN) / len(LETTERS)), ("student", 1 / len(LETTERS))):
-        same = mean(order_of(getattr(problem, role)(rng))[0] == order_of(problem.reference())[0] for problem in problems)
+        same = mean(order_of(getattr(problem, role)(rng))[0] == order_of(reference_solution(problem))[0] for problem in problems)
         assert abs(same - expected) < 4 * (expected * (1 - expected) / 1500) ** 0.5
 
 

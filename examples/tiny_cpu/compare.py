@@ -58,8 +58,7 @@ class Experiment:
             shared = {"task": self.task, "seed": seed, "steps": self.steps}
             training = Training(folder, start / "model", start / "data", **shared, algorithm=algorithm, overrides=overrides)
             result = self._measure(training.run(), start / "model", seed)
-            steps = training.metrics.values()
-            result["rollout_accuracy"] = mean(step["egrsd/correct_frac"] for step in steps)
+            result["rollout_accuracy"] = mean(step["egrsd/correct_frac"] for step in training.metrics.values())
         return result | {"seconds": round(time.perf_counter() - began)}
 
     def _problems(self, seed: int) -> list:

@@ -22,7 +22,7 @@ import random
 from string import ascii_uppercase
 from typing import ClassVar
 
-from examples.tiny_cpu.problem import Problem
+from examples.tiny_cpu.problem import Problem, reference_solution
 
 SIZE = 6
 LETTERS = ascii_uppercase[:SIZE]
@@ -73,7 +73,7 @@ class Forks(Problem):
         return "\n".join([*lines, rf"\boxed{{{total}}}"])
 
     def teacher(self, rng: random.Random) -> str:
-        return self.solve(rng, check=self.TEACHER_CHECK, seen=order_of(self.reference()), lean=LEAN)
+        return self.solve(rng, check=self.TEACHER_CHECK, seen=order_of(reference_solution(self)), lean=LEAN)
 
     def concise(self, rng: random.Random) -> str:
         """What it says when it is told to be concise: as careless as ever, without checks."""

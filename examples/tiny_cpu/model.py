@@ -21,7 +21,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from examples.tiny_cpu.task import INSTRUCTION, TASKS, Problem, make_problems
+from examples.tiny_cpu.task import INSTRUCTION, TASKS, Problem, make_problems, reference_solution
 from recipe.egrsd.privileged import prompt_ids, teacher_messages
 
 TEACHER_TEMPLATE = Path(__file__).with_name("teacher_prompt.jinja")
@@ -58,12 +58,12 @@ def student_prompt(tokenizer: Any, problem: Problem) -> list[int]:
 
 def teacher_prompt(tokenizer: Any, problem: Problem) -> list[int]:
     """Token ids of the privileged prompt, as the recipe builds them for a data row."""
-    return prompt_ids(tokenizer, _privileged(problem, problem.reference()), enable_thinking=TEACHER_THINKING)
+    return prompt_ids(tokenizer, _privileged(problem, reference_solution(problem)), enable_thinking=TEACHER_THINKING)
 
 
 def concise_prompt(tokenizer: Any, problem: Problem) -> list[int]:
     """Token ids of the prompt of a teacher who sees no solution and is told to be concise."""
-    messages = _privileged(problem, problem.reference(), template=CONCISE_TEMPLATE)
+    messages = _privileged(problem, reference_solution(problem), template=CONCISE_TEMPLATE)
     return prompt_ids(tokenizer, messages, enable_thinking=TEACHER_THINKING)
 
 

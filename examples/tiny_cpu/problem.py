@@ -73,12 +73,13 @@ class Problem(ABC):
         """The student's chat: one user turn that ends in the instruction."""
         return [{"role": "user", "content": f"{self.question}\n\n{INSTRUCTION}"}]
 
-    def reference(self) -> str:
-        """The reference solution; always the same for the same problem."""
-        return self.solve(random.Random(self.question))
-
     def student(self, rng: random.Random) -> str:
         return self.solve(rng, forget=self.FORGET, check=self.CHECK)
 
     def teacher(self, rng: random.Random) -> str:
         return self.solve(rng, check=self.TEACHER_CHECK)
+
+
+def reference_solution(problem: Problem) -> str:
+    """The right solution that a data row carries; always the same for the same problem."""
+    return problem.solve(random.Random(problem.question))

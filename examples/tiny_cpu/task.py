@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from examples.tiny_cpu.addition import Addition
 from examples.tiny_cpu.forks import Forks
-from examples.tiny_cpu.problem import INSTRUCTION, Problem
+from examples.tiny_cpu.problem import INSTRUCTION, Problem, reference_solution
 
 TASKS: dict[str, type[Problem]] = {"addition": Addition, "forks": Forks}
 
@@ -19,7 +19,7 @@ TASKS: dict[str, type[Problem]] = {"addition": Addition, "forks": Forks}
 # one seed is a test problem of every seed, so no setting can have been chosen on it.
 SPLITS = {"test": range(0, 1), "validation": range(1, 2), "train": range(2, 4), "warm_start": range(4, 10)}
 
-__all__ = ["INSTRUCTION", "TASKS", "Problem", "make_problems", "verl_row", "write_parquet"]
+__all__ = ["INSTRUCTION", "TASKS", "Problem", "make_problems", "reference_solution", "verl_row", "write_parquet"]
 
 
 def make_problems(split: str, size: int, *, seed: int, task: str = "addition") -> list[Problem]:
@@ -41,7 +41,7 @@ def verl_row(problem: Problem, index: int) -> dict:
         "prompt": problem.messages,
         "ability": "math",
         "reward_model": {"style": "rule", "ground_truth": problem.answer},
-        "extra_info": {"index": index, "solution": problem.reference()},
+        "extra_info": {"index": index, "solution": reference_solution(problem)},
     }
 
 
@@ -63,7 +63,7 @@ def main() -> None:
     write_parquet(make_problems("train", args.train_size, **settings), args.out / "train.parquet")
     write_parquet(make_problems("validation", 64, **settings), args.out / "validation.parquet")
     example, rng = make_problems("train", 1, **settings)[0], random.Random(args.seed)
-    print(f"{example.messages[0]['content']}\n\n--- reference\n{example.reference()}")
+    print(f"{example.messages[0]['content']}\n\n--- reference\n{reference_solution(example)}")
     print(f"--- student\n{example.student(rng)}\n--- teacher\n{example.teacher(rng)}")
 
 
