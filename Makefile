@@ -1,4 +1,5 @@
-# make demo   trains a tiny model with EGRSD on this machine's CPU
+# make demo   trains a tiny model with EGRSD on this machine's CPU; ALGORITHM=egrsd or another preset, TASK=forks another task
+# make compare   trains it with every preset, five seeds each, on the task forks; hours (JOBS=2: two at a time; see compare.sh)
 # make test   runs every test but the long ones
 # make test-long   runs those: one change at a time, 20 kills, 10,000 rewards, two nodes
 # make test-matrix   runs whole runs, command line and guards on each verl that is supported
@@ -12,9 +13,11 @@ VERL ?=
 VERLS = 0.9.0 0.9.1
 MATRIX = tests/test_end_to_end_on_cpu.py tests/test_command_line_on_cpu.py tests/test_guards_on_cpu.py
 SEED ?= 0
+TASK ?= addition
+ALGORITHM ?= cl_egrsd
 ARGS ?=
 
-.PHONY: install demo test test-long test-matrix lint clean
+.PHONY: install demo compare test test-long test-matrix lint clean
 
 # A run waits as often as it computes, so two at a time save a quarter of the time. pytest's 5 means that no test was selected.
 define in-two-processes
@@ -27,7 +30,10 @@ endef
 install: $(VENV)/ok
 
 demo: $(VENV)/ok
-	$(VENV)/bin/python -m examples.tiny_cpu.demo --seed $(SEED) $(if $(RESUME),--resume)
+	$(VENV)/bin/python -m examples.tiny_cpu.demo --task $(TASK) --algorithm $(ALGORITHM) --seed $(SEED) $(if $(RESUME),--resume)
+
+compare: $(VENV)/ok
+	PYTHON=$(VENV)/bin/python examples/tiny_cpu/compare.sh
 
 test: $(VENV)/ok  # make test ARGS='-k weights'
 	$(VENV)/bin/ruff check .

@@ -13,11 +13,10 @@ from statistics import mean, stdev
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from examples.tiny_cpu.model import THREADS, student_prompt, teacher_prompt
-from examples.tiny_cpu.task import DATA_SOURCE, Problem, make_problems
+from examples.tiny_cpu.model import PROMPTS, THREADS
+from examples.tiny_cpu.task import TASKS, Problem, make_problems
 from recipe.egrsd.reward import compute_score
 
-MAX_RESPONSE = 96  # tokens; the longest solution of the task has 81
 BATCH = 125  # problems; larger batches are slower, because generate copies the whole cache for every token
 
 
@@ -30,6 +29,8 @@ class Evaluation:
     lengths: list[int]
     """Response tokens, the end-of-turn token included."""
     responses: list[str]
+    tokens: list[list[int]]
+    """Token ids of the responses."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Difference:
 
 
 def evaluate(
-    model_dir: str | Path, problems: Sequence[Problem], *, greedy: bool = False, privileged: bool = False, seed: int = 0
+    model_dir: str | Path, problems: Sequence[Problem], *, greedy: bool = False, role: str = "student", seed: int = 0
 ) -> Evaluation:
     """Answers every problem once.
 
@@ -49,20 +50,20 @@ def evaluate(
         model_dir: a Hugging Face folder with model and tokenizer.
         problems: what to answer.
         greedy: take the most likely token; otherwise sample at temperature 1 from the whole vocabulary.
-        privileged: the teacher's prompt, with the reference solution, instead of the student's.
+        role: whose prompt: the student's, or the teacher's with the reference solution.
         seed: of the samples; the caller's random state is left alone.
     """
     tokenizer = AutoTokenizer.from_pretrained(model_dir, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
-    prompt = teacher_prompt if privileged else student_prompt
-    prompts = [prompt(tokenizer, problem) for problem in problems]
-    responses = _respond(model, tokenizer, prompts, greedy=greedy, seed=seed)
+    prompts = [PROMPTS[role](tokenizer, problem) for problem in problems]
+    responses = _respond(model, tokenizer, prompts, max_tokens=problems[0].MAX_RESPONSE, greedy=greedy, seed=seed)
     texts = tokenizer.batch_decode(responses, skip_special_tokens=True)
-    scores = [compute_score(DATA_SOURCE, text, problem.answer) for text, problem in zip(texts, problems, strict=True)]
+    scores = [compute_score(problem.data_source, text, problem.answer) for text, problem in zip(texts, problems, strict=True)]
     return Evaluation(
         correct=[int(score["score"]) for score in scores],
         lengths=[len(response) for response in responses],
         responses=texts,
+        tokens=responses,
     )
 
 
@@ -73,7 +74,13 @@ def paired_difference(before: Sequence[float], after: Sequence[float]) -> Differ
 
 
 def _respond(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], *, greedy: bool, seed: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    *,
+    max_tokens: int,
+    greedy: bool,
+    seed: int,
 ) -> list[list[int]]:
     """Token ids of one response to each prompt, up to and with the end-of-turn token."""
     torch.set_num_threads(THREADS)
@@ -85,7 +92,7 @@ def _respond(
         torch.manual_seed(seed)
         for start in range(0, len(prompts), BATCH):
             batch = tokenizer.pad({"input_ids": prompts[start : start + BATCH]}, return_tensors="pt")
-            output = model.generate(**batch, **choice, max_new_tokens=MAX_RESPONSE)
+            output = model.generate(**batch, **choice, max_new_tokens=max_tokens)
             for row in output[:, batch["input_ids"].size(1) :].tolist():
                 responses.append(row[: row.index(end) + 1] if end in row else row)
     return responses
@@ -95,12 +102,13 @@ def main() -> None:
     """Prints accuracy and length of a model: sampled, greedy, and sampled with the solution in the prompt."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("model_dir", type=Path)
+    parser.add_argument("--task", choices=TASKS, default="addition")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--split", choices=("validation", "test"), default="validation")
     parser.add_argument("--size", type=int, default=500)
     args = parser.parse_args()
-    problems = make_problems(args.split, args.size, seed=args.seed)
-    for name, options in (("sampled", {}), ("greedy", {"greedy": True}), ("teacher", {"privileged": True})):
+    problems = make_problems(args.split, args.size, seed=args.seed, task=args.task)
+    for name, options in (("sampled", {}), ("greedy", {"greedy": True}), ("teacher", {"role": "teacher"})):
         start = time.perf_counter()
         result = evaluate(args.model_dir, problems, seed=args.seed, **options)
         seconds = time.perf_counter() - start

@@ -21,10 +21,11 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from examples.tiny_cpu.task import CHECK, INSTRUCTION, Problem, make_problems, reference_solution, solve
+from examples.tiny_cpu.task import INSTRUCTION, TASKS, Problem, make_problems, reference_solution
 from recipe.egrsd.privileged import prompt_ids, teacher_messages
 
 TEACHER_TEMPLATE = Path(__file__).with_name("teacher_prompt.jinja")
+CONCISE_TEMPLATE = Path(__file__).with_name("concise_prompt.jinja")
 STUDENT_THINKING = False
 # With thinking allowed, Qwen3's template writes no think block and leaves the start of the answer to the model. The
 # warm start teaches it to answer at once, so the teacher scores a response where it would write its own. It is also
@@ -55,25 +56,30 @@ def student_prompt(tokenizer: Any, problem: Problem) -> list[int]:
     return prompt_ids(tokenizer, problem.messages, enable_thinking=STUDENT_THINKING)
 
 
-def teacher_prompt(tokenizer: Any, problem: Problem, solution: str | None = None) -> list[int]:
-    """Token ids of the privileged prompt, as the recipe builds them; the default solution is the data row's."""
-    messages = teacher_messages(
-        problem.messages,
-        reference_solution(problem) if solution is None else solution,
-        instruction=INSTRUCTION,
-        template=TEACHER_TEMPLATE,
-    )
+def teacher_prompt(tokenizer: Any, problem: Problem) -> list[int]:
+    """Token ids of the privileged prompt, as the recipe builds them for a data row."""
+    return prompt_ids(tokenizer, _privileged(problem, reference_solution(problem)), enable_thinking=TEACHER_THINKING)
+
+
+def concise_prompt(tokenizer: Any, problem: Problem) -> list[int]:
+    """Token ids of the prompt of a teacher who sees no solution and is told to be concise."""
+    messages = _privileged(problem, reference_solution(problem), template=CONCISE_TEMPLATE)
     return prompt_ids(tokenizer, messages, enable_thinking=TEACHER_THINKING)
 
 
-def build_tokenizer(seed: int = 0) -> PreTrainedTokenizerBase:
+PROMPTS = {"student": student_prompt, "teacher": teacher_prompt, "concise": concise_prompt}
+
+
+def _privileged(problem: Problem, solution: str, template: Path = TEACHER_TEMPLATE) -> list[dict]:
+    return teacher_messages(problem.messages, solution, instruction=INSTRUCTION, template=template)
+
+
+def build_tokenizer(seed: int = 0, task: str = "addition") -> PreTrainedTokenizerBase:
     """Qwen's tokenizer (bytes, digits one by one) with merges learned from texts of the task."""
     rng = random.Random(seed)
     texts = []
-    for problem in make_problems("warm_start", 500, seed=seed):
-        messages = teacher_messages(
-            problem.messages, solve(problem, rng, check=CHECK), instruction=INSTRUCTION, template=TEACHER_TEMPLATE
-        )
+    for problem in make_problems("warm_start", 500, seed=seed, task=task):
+        messages = _privileged(problem, problem.solve(rng, check=problem.CHECK))
         texts += ["user\n", "assistant\n\n\n", messages[-1]["content"]]
     # Qwen2Tokenizer brings the rules that split a text into words; the pieces inside words are learned here.
     bpe = Tokenizer(models.BPE())
@@ -128,14 +134,16 @@ def main() -> None:
     """Writes a model with random weights and prints one problem's prompts with their lengths."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the model")
+    parser.add_argument("--task", choices=TASKS, default="addition")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    tokenizer = build_tokenizer(args.seed)
+    tokenizer = build_tokenizer(args.seed, args.task)
     model = build_model(tokenizer, args.seed)
     save(model, tokenizer, args.out)
-    problem = make_problems("validation", 1, seed=args.seed)[0]
+    problem = make_problems("validation", 1, seed=args.seed, task=args.task)[0]
     print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens in the vocabulary")
-    for name, ids in (("student", student_prompt(tokenizer, problem)), ("teacher", teacher_prompt(tokenizer, problem))):
+    for name, prompt in PROMPTS.items():
+        ids = prompt(tokenizer, problem)
         print(f"--- {name}: {len(ids)} tokens\n{tokenizer.decode(ids)}")
 
 

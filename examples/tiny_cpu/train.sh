@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# CL-EGRSD on a tiny Qwen3, on this machine's CPU: the same main_ppo a GPU user runs, with small numbers. `make demo` calls it.
+# A preset on a tiny Qwen3, on this machine's CPU: the same main_ppo a GPU user runs, with small numbers. `make demo` calls it.
 set -euo pipefail
 
 MODEL=${MODEL:?folder of the warm-started model}
 DATA=${DATA:?folder with train.parquet and validation.parquet}
 OUTPUT=${OUTPUT:?folder for checkpoints}
-ALGORITHM=${ALGORITHM:-cl_egrsd}
+ALGORITHM=${ALGORITHM:-cl_egrsd}   # a preset of the recipe, or grpo
 STEPS=${STEPS:-40}
-BATCH=${BATCH:-32}
+BATCH=${BATCH:-32}                 # rollouts of a step, the same for every algorithm
 LR=${LR:-2e-4}
 MAX_PROMPT=${MAX_PROMPT:-96}
 MAX_RESPONSE=${MAX_RESPONSE:-96}
@@ -17,16 +17,27 @@ SEED=${SEED:-0}
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export VERL_PLATFORM=cpu
 
+PRESET=(algorithm="$ALGORITHM")
+GROUP=1   # rollouts of a problem: a batch of groups has fewer problems
+TEMPLATE=teacher_prompt.jinja
+case $ALGORITHM in
+  grpo)   # no teacher left in it: every token weight is 1
+    PRESET=(algorithm=egrsd_ungated algorithm.egrsd.clip_range=0 algorithm.egrsd.length_bonus=0 algorithm.egrsd.advantage=grpo)
+    GROUP=8 ;;
+  rlsd) GROUP=8 ;;
+  crisp) TEMPLATE=concise_prompt.jinja ;;
+esac
+
 EGRSD=(
-  algorithm="$ALGORITHM"
+  "${PRESET[@]}"
   algorithm.egrsd.teacher.instruction="'Answer in \boxed{}.'"
-  algorithm.egrsd.teacher.template="$HERE/teacher_prompt.jinja"
+  algorithm.egrsd.teacher.template="$HERE/$TEMPLATE"
   algorithm.egrsd.teacher.max_prompt_length="$MAX_TEACHER_PROMPT"
 )
 DATA_ARGS=(
   data.train_files="$DATA/train.parquet"
   data.val_files="$DATA/validation.parquet"
-  data.train_batch_size="$BATCH"
+  data.train_batch_size="$((BATCH / GROUP))"
   data.max_prompt_length="$MAX_PROMPT"
   data.max_response_length="$MAX_RESPONSE"
   data.seed="$SEED"
@@ -34,11 +45,12 @@ DATA_ARGS=(
 )
 MODEL_ARGS=(
   actor_rollout_ref.model.path="$MODEL"
-  actor_rollout_ref.actor.ppo_mini_batch_size="$BATCH"
+  actor_rollout_ref.actor.ppo_mini_batch_size="$((BATCH / GROUP))"
   actor_rollout_ref.actor.ppo_max_token_len_per_gpu=8192
   actor_rollout_ref.actor.optim.lr="$LR"
   actor_rollout_ref.actor.optim.weight_decay=0.0
   actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model]
+  actor_rollout_ref.rollout.n="$GROUP"
   actor_rollout_ref.rollout.seed="$SEED"
 )
 TRAINER=(

@@ -1,9 +1,10 @@
-"""Supervised warm start: the model learns to add, to be careless and wordy, and to use a solution it is shown.
+"""Supervised warm start: the model learns the task, to be careless and wordy, and to use a solution it is shown.
 
-Two kinds of examples, both in the recipe's own prompts:
+Three kinds of examples, all in the recipe's own prompts; the task says how many of each:
 
     student   the problem alone                 -> a careless and wordy solution
     teacher   the problem and a right solution  -> a right and concise solution, in words of its own
+    concise   the problem and the word concise  -> a careless and concise solution (CRISP's teacher)
 
 So the same weights are right about half the time without the solution and nearly always with it.
 """
@@ -12,6 +13,7 @@ import argparse
 import random
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,35 +21,19 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
 
-from examples.tiny_cpu.model import (
-    END_OF_TURN,
-    THREADS,
-    build_model,
-    build_tokenizer,
-    save,
-    student_prompt,
-    teacher_prompt,
-)
-from examples.tiny_cpu.task import CHECK, FORGET, TEACHER_CHECK, Problem, make_problems, solve
+from examples.tiny_cpu.model import END_OF_TURN, PROMPTS, THREADS, build_model, build_tokenizer, save
+from examples.tiny_cpu.task import TASKS, Problem, make_problems
 
-STEPS = 200
-STUDENT_ROWS, TEACHER_ROWS = 24, 8  # of each step
 MUON_LR, ADAMW_LR = 0.02, 0.005
 WARM_UP, COOL_DOWN = 10, 80  # steps of rising and of falling learning rate
 
 Example = tuple[list[int], list[int]]  # prompt and response, token ids
 
 
-def student_example(tokenizer: PreTrainedTokenizerBase, problem: Problem, rng: random.Random) -> Example:
-    """The problem alone, answered carelessly and wordily."""
-    response = solve(problem, rng, forget=FORGET, check=CHECK) + END_OF_TURN
-    return student_prompt(tokenizer, problem), tokenizer.encode(response, add_special_tokens=False)
-
-
-def teacher_example(tokenizer: PreTrainedTokenizerBase, problem: Problem, rng: random.Random) -> Example:
-    """The problem with its solution, answered rightly; the two solutions choose their words independently."""
-    response = solve(problem, rng, check=TEACHER_CHECK) + END_OF_TURN
-    return teacher_prompt(tokenizer, problem), tokenizer.encode(response, add_special_tokens=False)
+def example(tokenizer: PreTrainedTokenizerBase, problem: Problem, role: str, rng: random.Random) -> Example:
+    """A problem as it is put to the role, and what the role says to it."""
+    response = getattr(problem, role)(rng) + END_OF_TURN
+    return PROMPTS[role](tokenizer, problem), tokenizer.encode(response, add_special_tokens=False)
 
 
 def response_losses(model: Qwen3ForCausalLM, examples: Sequence[Example]) -> Tensor:
@@ -78,44 +64,55 @@ def optimizers(model: Qwen3ForCausalLM) -> list[torch.optim.Optimizer]:
     ]
 
 
-def share_of_lr(step: int) -> float:
+def share_of_lr(step: int, *, steps: int) -> float:
     """Learning rate of a step as a share of the largest: up, flat, down to zero."""
-    return min(1.0, (step + 1) / WARM_UP, (STEPS - step) / COOL_DOWN)
+    return min(1.0, (step + 1) / WARM_UP, (steps - step) / COOL_DOWN)
 
 
-def warm_start(folder: Path, *, seed: int) -> None:
+def warm_start(folder: Path, *, seed: int, task: str = "addition") -> None:
     """Builds tokenizer and model, trains, and saves a Hugging Face folder; the same folder for the same seed."""
     torch.set_num_threads(THREADS)
-    tokenizer = build_tokenizer(seed)
+    tokenizer = build_tokenizer(seed, task)
     model = build_model(tokenizer, seed)
     rng = random.Random(seed)
-    problems = iter(make_problems("warm_start", STEPS * (STUDENT_ROWS + TEACHER_ROWS), seed=seed))
+    steps, rows = TASKS[task].WARM_START_STEPS, TASKS[task].WARM_START_ROWS
+    problems = iter(make_problems("warm_start", steps * sum(rows.values()), seed=seed, task=task))
     steppers = optimizers(model)
-    schedules = [torch.optim.lr_scheduler.LambdaLR(stepper, share_of_lr) for stepper in steppers]
-    for step in range(STEPS):
-        students = [student_example(tokenizer, next(problems), rng) for _ in range(STUDENT_ROWS)]
-        teachers = [teacher_example(tokenizer, next(problems), rng) for _ in range(TEACHER_ROWS)]
-        # Two passes, because teacher rows are longer and would pad the others.
-        losses = [response_losses(model, examples) for examples in (students, teachers)]
-        torch.cat(losses).mean().backward()
+    schedules = [torch.optim.lr_scheduler.LambdaLR(stepper, partial(share_of_lr, steps=steps)) for stepper in steppers]
+    for step in range(steps):
+        # A pass for each role, because teacher rows are longer and would pad the others.
+        examples = {role: [example(tokenizer, next(problems), role, rng) for _ in range(rows[role])] for role in rows}
+        losses = {role: response_losses(model, examples[role]) for role in rows}
+        torch.cat(list(losses.values())).mean().backward()
         for stepper, schedule in zip(steppers, schedules, strict=True):
             stepper.step()
             schedule.step()
             stepper.zero_grad()
-        if step % 50 == 0 or step == STEPS - 1:
-            student, teacher = (loss.mean().item() for loss in losses)
-            print(f"      step {step:3d}: student {student:.3f}, teacher {teacher:.3f} nats a token", flush=True)
+        if step % 50 == 0 or step == steps - 1:
+            shown = ", ".join(f"{role} {loss.mean().item():.3f}" for role, loss in losses.items())
+            print(f"      step {step:3d}: {shown} nats a token", flush=True)
     save(model, tokenizer, folder)
+
+
+def warm_start_once(folder: Path, *, seed: int, task: str) -> None:
+    """The same, unless the folder is there already. It appears when it is complete."""
+    if folder.exists():
+        print("      already there")
+        return
+    unfinished = folder.with_name(f"{folder.name}.partial")
+    warm_start(unfinished, seed=seed, task=task)
+    unfinished.rename(folder)
 
 
 def main() -> None:
     """Warm-starts a model and saves it."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the model")
+    parser.add_argument("--task", choices=TASKS, default="addition")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     start = time.perf_counter()
-    warm_start(args.out, seed=args.seed)
+    warm_start(args.out, seed=args.seed, task=args.task)
     print(f"{time.perf_counter() - start:.0f} s")
 
 

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Every method from the same start models and with the same seeds, on this machine's CPU: accuracy against response length.
+# A run takes about three minutes; what is finished is kept, and a second start does only what is missing.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+TASK=${TASK:-forks}                # or addition
+ALGORITHMS=${ALGORITHMS:-}         # every preset; or for instance "egrsd_ungated egrsd egrsd,gamma=1.0"
+SEEDS=${SEEDS:-0 1 2 3 4}
+STEPS=${STEPS:-40}
+JOBS=${JOBS:-1}                    # 2: two runs at a time, which saves a quarter of the time on two cores
+
+# Words are meant to be split.
+exec "${PYTHON:-python}" -m examples.tiny_cpu.compare --task "$TASK" ${ALGORITHMS:+--algorithms $ALGORITHMS} \
+  --seeds $SEEDS --steps "$STEPS" --jobs "$JOBS" "$@"

@@ -1,0 +1,94 @@
+"""A task with true forks: add six numbers in an order of your own.
+
+    Plan: C F A E B D.
+    Now F: 9+7=16.
+    Then A: 16+8=24.
+    Check: 8+16=24.
+    So E: 24+3=27.
+    ...
+    \\boxed{38}
+
+Three kinds of positions:
+
+    fork    a letter of the plan but the last: any number that is left may come next, and every order is as good. A teacher
+            has seen one order, the reference's, and leans to it; several such positions follow one another.
+    pivot   the first word of a line: a momentary hesitation, since the tokens behind it are determined. It also decides
+            whether a check comes, the one choice here that costs length.
+    lock    everything else. The mistakes are made here, in carries; any order of the same numbers has as many of them
+            (the total divided by 10), so that no order is easier.
+"""
+
+import random
+from string import ascii_uppercase
+from typing import ClassVar
+
+from examples.tiny_cpu.problem import Problem, reference_solution
+
+SIZE = 6
+LETTERS = ascii_uppercase[:SIZE]
+CONNECTIVES = ("Now", "Then", "So", "Next")
+# How often a teacher takes what the reference would take next; otherwise it chooses freely.
+LEAN = 0.5
+
+
+class Forks(Problem):
+    """Six one-digit numbers, each named by a letter."""
+
+    TITLE = "sums in an order of choice"
+    WORDINGS = ("Add {terms}.", "Find the sum of {terms}.", "What do {terms} make?", "Sum up {terms}.")
+    FORGET = 0.2
+    CHECK = 0.4
+    MAX_PROMPT, MAX_RESPONSE, MAX_TEACHER_PROMPT = 96, 136, 192
+    WARM_START_ROWS: ClassVar = {"student": 24, "teacher": 8, "concise": 4}
+    WARM_START_STEPS = 300
+    CHOICES: ClassVar = {
+        "fork": rf"(?<=\APlan:)(?: [{LETTERS}]){{1,{SIZE - 1}}}",
+        "pivot": rf"^(?:{'|'.join(CONNECTIVES)}|Check)",
+    }
+
+    @staticmethod
+    def draw(rng: random.Random) -> tuple[int, ...]:
+        return tuple(rng.randint(2, 9) for _ in range(SIZE))
+
+    @staticmethod
+    def key(numbers: tuple[int, ...]) -> str:
+        return "+".join(map(str, numbers))
+
+    @property
+    def question(self) -> str:
+        return self.wording.format(terms=", ".join(f"{name}={n}" for name, n in zip(LETTERS, self.numbers, strict=True)))
+
+    def solve(self, rng: random.Random, *, forget: float = 0.0, check: float = 0.0, seen: str = "", lean: float = 0.0) -> str:
+        """As everywhere; with probability ``lean`` the plan goes on with the first letter of the order ``seen`` that is left."""
+        plan = _order(rng, seen, lean)
+        value = dict(zip(LETTERS, self.numbers, strict=True))
+        lines, total = [f"Plan: {' '.join(plan)}."], value[plan[0]]
+        for name in plan[1:]:
+            term, before = value[name], total
+            carry = int(before % 10 + term >= 10 and rng.random() >= forget)
+            total = before // 10 * 10 + 10 * carry + (before + term) % 10
+            lines.append(f"{rng.choice(CONNECTIVES)} {name}: {before}+{term}={total}.")
+            if rng.random() < check:
+                lines.append(f"Check: {term}+{before}={total}.")
+        return "\n".join([*lines, rf"\boxed{{{total}}}"])
+
+    def teacher(self, rng: random.Random) -> str:
+        return self.solve(rng, check=self.TEACHER_CHECK, seen=order_of(reference_solution(self)), lean=LEAN)
+
+    def concise(self, rng: random.Random) -> str:
+        """What it says when it is told to be concise: as careless as ever, without checks."""
+        return self.solve(rng, forget=self.FORGET)
+
+
+def order_of(solution: str) -> str:
+    """The letters of a solution's plan."""
+    return solution.partition("Plan: ")[2].partition(".")[0].replace(" ", "")
+
+
+def _order(rng: random.Random, seen: str, lean: float) -> str:
+    plan, left = "", list(LETTERS)
+    while left:
+        follows = rng.random() < lean
+        plan += next(name for name in seen if name in left) if follows else rng.choice(left)
+        left.remove(plan[-1])
+    return plan
