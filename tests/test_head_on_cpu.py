@@ -6,7 +6,7 @@ from tensordict import TensorDict
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from recipe.egrsd.engine import response_positions
+from recipe.egrsd.engine import padded_positions, response_positions
 from recipe.egrsd.head import score_chunk, scored_in_chunks
 
 
@@ -74,9 +74,12 @@ def test_nothing_to_score():
 
 
 def test_a_position_predicts_the_token_behind_it():
-    """Prompts of 2, 1, 3 tokens with responses of 1, 3, 2: P R | P R R R | P P P R R."""
+    """Prompts of 2, 1, 3 tokens with responses of 1, 3, 2: P P R | P R R R | P P P R R."""
     nested = lambda lengths: torch.nested.as_nested_tensor(  # noqa: E731
         [torch.ones(n, dtype=torch.int64) for n in lengths], layout=torch.jagged
     )
     batch = TensorDict({"input_ids": nested([3, 4, 5]), "responses": nested([1, 3, 2])}, batch_size=3)
-    assert response_positions(batch).int().tolist() == [0, 1, 0, 1, 1, 1, 0, 0, 0, 1, 1, 0]
+    positions = response_positions(batch)
+    assert positions.int().tolist() == [0, 1, 0, 1, 1, 1, 0, 0, 0, 1, 1, 0]
+    padded = [[0, 1, 0, 0, 0], [1, 1, 1, 0, 0], [0, 0, 1, 1, 0]]
+    assert padded_positions(positions, batch["input_ids"]).int().tolist() == padded

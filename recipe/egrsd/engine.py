@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from tensordict import TensorDict
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from verl.utils import tensordict_utils as tu
 from verl.utils.ulysses import get_ulysses_sequence_parallel_rank
 from verl.workers.engine.base import EngineRegistry
@@ -68,7 +69,7 @@ class EgrsdEngine(FSDPEngineWithLMHead):
             positions = F.pad(response_positions(micro_batch), (0, size - micro_batch["input_ids"].offsets()[-1].item()))
             self.chosen = positions.view(shards, -1)[get_ulysses_sequence_parallel_rank() if shards > 1 else 0]
             self.labels = output_args["input_ids_rmpad_rolled"][self.chosen]
-            self.layout = self.chosen[None] if packed else _padded(self.chosen, micro_batch["input_ids"])
+            self.layout = self.chosen[None] if packed else padded_positions(self.chosen, micro_batch["input_ids"])
         return model_inputs, output_args
 
     def _responses_of(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,9 +112,9 @@ def response_positions(micro_batch: TensorDict) -> Tensor:
     return positions
 
 
-def _padded(values: Tensor, like: Tensor) -> Tensor:
-    """(tokens,) -> (B, S), in the rows of a jagged tensor."""
-    return torch.nested.nested_tensor_from_jagged(values.int(), like.offsets()).to_padded_tensor(0).bool()
+def padded_positions(positions: Tensor, ids: Tensor) -> Tensor:
+    """(tokens,) bool -> (B, S), row by row as verl pads the jagged ids."""
+    return pad_sequence(positions.split(ids.offsets().diff().tolist()), batch_first=True)
 
 
 def _flag(micro_batch: TensorDict, key: str) -> bool:
