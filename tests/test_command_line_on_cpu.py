@@ -176,7 +176,7 @@ def test_egrsd_changes_exactly_the_keys_of_its_file(config):
     assert egrsd["algorithm.adv_estimator"] == "egrsd"
     # The only interpolations: verl hands its data sets `data` alone, and these follow the command line.
     interpolations = {key for key, value in changes(plain, egrsd).items() if isinstance(value, str) and "${" in value}
-    assert interpolations == {"data.egrsd.teacher", "data.egrsd.use_v1", "data.egrsd.trainer_mode"}
+    assert interpolations == {f"data.egrsd.{key}" for key in ("teacher", "privilege", "use_v1", "trainer_mode")}
 
 
 def test_egrsd_repeats_none_of_verls_defaults_but_what_its_formula_needs(config):
