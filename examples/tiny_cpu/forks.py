@@ -39,8 +39,8 @@ class Forks(Problem):
     FORGET = 0.2
     CHECK = 0.4
     MAX_PROMPT, MAX_RESPONSE, MAX_TEACHER_PROMPT = 96, 136, 192
-    WARM_START_ROWS: ClassVar = {"student": 24, "teacher": 8, "concise": 4}
-    WARM_START_STEPS = 300
+    WARM_START_ROWS: ClassVar = {"student": 20, "teacher": 12, "concise": 4}
+    WARM_START_STEPS = 350
     CHOICES: ClassVar = {
         "fork": rf"(?<=\APlan:)(?: [{LETTERS}]){{1,{SIZE - 1}}}",
         "pivot": rf"^(?:{'|'.join(CONNECTIVES)}|Check)",
