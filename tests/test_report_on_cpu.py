@@ -107,7 +107,8 @@ def test_shares_of_the_kinds(folders):
                 elif now >= 0.17 and min(ahead) <= 0.01:
                     kind = "pivot"
                 counts[kind] += counts_here
-                restored += counts_here * (kind == "pivot") * (row["gate"][t] - row["gate_without_lookahead"][t])
+                if counts_here and kind == "pivot":
+                    restored += row["gate"][t] - row["gate_without_lookahead"][t]
     shown = page._kinds(read_run(folders[0], "run"))
     assert all(counts.values()) and shown["total"] == sum(counts.values())
     for kind, number in counts.items():

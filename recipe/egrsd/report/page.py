@@ -31,7 +31,7 @@ def render(runs: Sequence[Run], audits: Mapping[str, list[StepAudit]]) -> str:
     """The whole page."""
     settings = {"autoescape": True, "undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), **settings)
-    environment.filters |= {"number": _number, "percent": _percent, "share": _share}
+    environment.filters |= {"number": _number, "bound": lambda end: "" if end is None else _number(end), "percent": _percent, "share": _share}
     script = (HERE / "tokens.js").read_text()
     has_evaluations, has_audits = any(run.evaluations for run in runs), any(audits.values())
     return environment.get_template("page.html.jinja").render(
