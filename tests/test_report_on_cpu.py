@@ -121,6 +121,12 @@ def test_many_steps_are_thinned_out_with_both_ends():
     assert page._spread([3, 5], 8) == [3, 5]
 
 
+def test_the_paper_stands_beside_us_by_name(report):
+    text = report.read_text()
+    assert "the paper" in text and "<td>77.08</td>" in text and "<td>44.58</td>" in text  # CL-EGRSD on aime24, HMMT25
+    assert "these means are not the same figure" in text
+
+
 # ---------------------------------------------------------------- what is read
 
 
