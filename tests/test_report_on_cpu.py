@@ -160,6 +160,17 @@ def test_a_broken_evaluation_is_named(tmp_path, text):
         read_run(tmp_path, "run")
 
 
+def test_two_of_a_kind_are_refused(tmp_path):
+    write_evaluation(tmp_path / "a", 25, 0.5, 9000.0)
+    write_evaluation(tmp_path / "b", 25, 0.9, 9000.0)
+    with pytest.raises(ValueError, match=r"a/results\.json and .*b/results\.json both evaluate step 25; move one"):
+        read_run(tmp_path, "run")
+    write_tokens(tmp_path / "c" / "one", 1)
+    write_tokens(tmp_path / "c" / "two", 1)
+    with pytest.raises(ValueError, match="holds the tokens of several runs"):
+        read_run(tmp_path / "c", "run")
+
+
 def test_a_torn_line_is_said_and_the_rest_is_read(tmp_path):
     write_metrics(tmp_path)
     path = tmp_path / "metrics.jsonl"
