@@ -81,7 +81,7 @@ def write_evaluation(folder: Path, step: int | None, accuracy: float, tokens_mea
     figures = {"samples": 4, "accuracy": {"value": accuracy, "se": se}, "tokens_mean": {"value": tokens_mean, "se": 300.0}}
     name = "models/Qwen3-4B" if step is None else f"run/checkpoints/global_step_{step}"
     macro = {key: figures[key] for key in ("accuracy", "tokens_mean")}
-    results = {"model": name, "settings": {}, "benchmarks": {"AIME24": figures, "HMMT25": figures}, "macro": macro}
+    results = {"model": name, "settings": {}, "benchmarks": {"aime24": figures, "HMMT25": figures}, "macro": macro}
     (folder / "results.json").write_text(json.dumps(results))
 
 

@@ -107,7 +107,8 @@ def test_shares_of_the_kinds(folders):
                 elif now >= 0.17 and min(ahead) <= 0.01:
                     kind = "pivot"
                 counts[kind] += counts_here
-                restored += counts_here * (kind == "pivot") * (row["gate"][t] - row["gate_without_lookahead"][t])
+                if counts_here and kind == "pivot":
+                    restored += row["gate"][t] - row["gate_without_lookahead"][t]
     shown = page._kinds(read_run(folders[0], "run"))
     assert all(counts.values()) and shown["total"] == sum(counts.values())
     for kind, number in counts.items():
@@ -118,6 +119,12 @@ def test_shares_of_the_kinds(folders):
 def test_many_steps_are_thinned_out_with_both_ends():
     assert page._spread(list(range(1, 101)), 8) == [1, 15, 29, 43, 58, 72, 86, 100]
     assert page._spread([3, 5], 8) == [3, 5]
+
+
+def test_the_paper_stands_beside_us_by_name(report):
+    text = report.read_text()
+    assert "the paper" in text and "<td>77.08</td>" in text and "<td>44.58</td>" in text  # CL-EGRSD on aime24, HMMT25
+    assert "these means are not the same figure" in text
 
 
 # ---------------------------------------------------------------- what is read
@@ -151,6 +158,17 @@ def test_a_broken_evaluation_is_named(tmp_path, text):
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(ValueError, match=r"results\.json is no evaluation: .*; move it away or evaluate again"):
         read_run(tmp_path, "run")
+
+
+def test_two_of_a_kind_are_refused(tmp_path):
+    write_evaluation(tmp_path / "a", 25, 0.5, 9000.0)
+    write_evaluation(tmp_path / "b", 25, 0.9, 9000.0)
+    with pytest.raises(ValueError, match=r"a/results\.json and .*b/results\.json both evaluate step 25; move one"):
+        read_run(tmp_path, "run")
+    write_tokens(tmp_path / "c" / "one", 1)
+    write_tokens(tmp_path / "c" / "two", 1)
+    with pytest.raises(ValueError, match="holds the tokens of several runs"):
+        read_run(tmp_path / "c", "run")
 
 
 def test_a_torn_line_is_said_and_the_rest_is_read(tmp_path):

@@ -104,19 +104,17 @@ def frontier(figure: Figure, runs: Sequence[Run]) -> None:
         for i, run in enumerate(runs):
             _evaluations(axis, run, i, with_names=axis is ours)
         axis.set(xlabel="response tokens, mean", ylabel="accuracy, mean over benchmarks, %")
+    paper = []
     for j, (model, methods) in enumerate(PAPER["results"].items()):
         for method, figures in methods.items():
-            name = PAPER_NAMES.get(method, method.upper())
             look = {"marker": PAPER_MARKERS[method], "s": 110 if "egrsd" in method else 40, "edgecolors": GREY}
-            label = f"{model} {name}"
-            both.scatter(figures["AvgLen"], figures["Avg"], facecolors=GREY if j else "none", label=label, **look)
+            look |= {"facecolors": GREY if j else "none", "label": f"{model} {PAPER_NAMES.get(method, method.upper())}"}
+            paper.append(both.scatter(figures["AvgLen"], figures["Avg"], **look))
     ours.set_title("This report (bars: one standard error; hollow: chosen by the fixed rule)", loc="left")
     both.set_title("Beside the paper's figures (grey, as printed there: no errors given)", loc="left")
     if ours.lines:
         ours.legend(loc="lower right", frameon=False)
-    handles, labels = both.get_legend_handles_labels()
-    paper = [(handle, label) for handle, label in zip(handles, labels, strict=True) if label.startswith("Qwen")]
-    both.legend(*zip(*paper, strict=True), title="paper", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=7)
+    both.legend(handles=paper, title="paper", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=7)
 
 
 def _evaluations(axis: Axes, run: Run, i: int, *, with_names: bool) -> None:

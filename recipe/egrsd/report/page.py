@@ -24,6 +24,7 @@ PER_TOKEN = (
     "ratio_weight", "token_weight", "advantage", "kind", "token_ids", "tokens",
 )  # fmt: skip
 DIGITS = 4
+PAPER_BENCHMARKS = figures.PAPER["columns"][:-2]  # then come their mean and the length
 RULES = {"last": "last", "validation": "best on validation"}
 
 
@@ -31,8 +32,9 @@ def render(runs: Sequence[Run], audits: Mapping[str, list[StepAudit]]) -> str:
     """The whole page."""
     settings = {"autoescape": True, "undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), **settings)
-    environment.filters |= {"number": _number, "percent": _percent, "share": _share}
+    environment.filters |= {"number": _number, "percent": _percent, "share": _share, "printed": _printed}
     script = (HERE / "tokens.js").read_text()
+    benchmarks = list(dict.fromkeys(name for run in runs for e in run.evaluations for name in e.benchmarks))
     has_evaluations, has_audits = any(run.evaluations for run in runs), any(audits.values())
     return environment.get_template("page.html.jinja").render(
         runs=runs,
@@ -43,7 +45,9 @@ def render(runs: Sequence[Run], audits: Mapping[str, list[StepAudit]]) -> str:
         curves=_curves(runs),
         outside=_outside(runs),
         frontier=figures.svg((12, 4.8), figures.frontier, runs) if has_evaluations else None,
-        benchmarks=list(dict.fromkeys(name for run in runs for e in run.evaluations for name in e.benchmarks)),
+        benchmarks=benchmarks,
+        other_benchmarks={name.lower() for name in benchmarks} != {name.lower() for name in PAPER_BENCHMARKS},
+        paper_benchmarks=PAPER_BENCHMARKS,
         evaluations=_evaluations(runs),
         tokens=[_tokens(run) for run in runs if run.tokens],
         kinds=[_kinds(run) for run in runs if run.tokens],
@@ -152,3 +156,8 @@ def _share(share: Any) -> str:
     if share.mean is None:
         return "–"
     return f"{100 * share.mean:.1f} %" + ("" if share.se is None else f" ± {100 * share.se:.1f}")
+
+
+def _printed(figures_: Mapping[str, float], benchmark: str) -> str:
+    """The paper's figure, whatever the case of the benchmark's name."""
+    return next((f"{value:.2f}" for name, value in figures_.items() if name.lower() == benchmark.lower()), "–")

@@ -87,7 +87,7 @@ def read_run(folder: Path, name: str) -> Run:
         raise ValueError(f"{folder} is not a folder; name the folder of a run.")
     remarks: list[str] = []
     metrics, (tokens, settings) = _metrics(folder, remarks), _tokens(folder)
-    evaluations = [_evaluation(path, folder) for path in sorted(folder.rglob("results.json"))]
+    evaluations = _evaluations(folder)
     if not (metrics or tokens or evaluations):
         raise ValueError(
             f"{folder} holds no metrics.jsonl (set VERL_FILE_LOGGER_PATH and trainer.logger=[file]), no tokens/step_N.parquet "
@@ -115,11 +115,26 @@ def _metrics(folder: Path, remarks: list[str]) -> dict[int, dict[str, float]]:
 
 def _tokens(folder: Path) -> tuple[dict[int, list[dict[str, Any]]], dict[str, Any]]:
     steps, settings = {}, {}
-    for path in folder.rglob("tokens/step_*.parquet"):
+    files = sorted(folder.rglob("tokens/step_*.parquet"))
+    if len({path.parent for path in files}) > 1:
+        found = ", ".join(sorted({str(path.parent) for path in files}))
+        raise ValueError(f"{folder} holds the tokens of several runs ({found}); name the folder of each run.")
+    for path in files:
         table = pq.read_table(path)
         settings = json.loads((table.schema.metadata or {}).get(b"egrsd", b"{}"))
         steps[int(path.stem.removeprefix("step_"))] = table.to_pylist()
     return dict(sorted(steps.items())), settings
+
+
+def _evaluations(folder: Path) -> list[Evaluation]:
+    """ValueError if a checkpoint was evaluated twice: which one is meant is not for a report to say."""
+    paths = sorted(folder.rglob("results.json"))
+    evaluations = [_evaluation(path, folder) for path in paths]
+    for i, evaluation in enumerate(evaluations):
+        twins = [path for path, other in zip(paths, evaluations, strict=True) if other.step == evaluation.step]
+        if evaluation.step is not None and len(twins) > 1:
+            raise ValueError(f"{paths[i]} and {twins[1]} both evaluate step {evaluation.step}; move one of them away.")
+    return evaluations
 
 
 def _evaluation(path: Path, folder: Path) -> Evaluation:

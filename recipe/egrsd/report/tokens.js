@@ -146,7 +146,10 @@
   byId("response").addEventListener("change", (event) => choose({ response: +event.target.value }));
   byId("marks").addEventListener("change", (event) => byId("text").classList.toggle("marked", event.target.checked));
   byId("text").classList.add("marked");
-  byId("text").addEventListener("pointerover", (event) => event.target.dataset.t && inspect(+event.target.dataset.t));
+  // Not pointerover: text that scrolls below a resting pointer would move the choice away from the arrow keys.
+  for (const moved of ["pointermove", "click"]) {
+    byId("text").addEventListener(moved, (event) => event.target.dataset.t && inspect(+event.target.dataset.t));
+  }
   byId("text").addEventListener("keydown", (event) => {
     const move = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     const target = view.here + move;
