@@ -19,8 +19,8 @@ LAYERS = [
     {"loss", "dataset", "teacher", "engine", "rollout", "watchdog", "hydra_plugin"},
     {"worker"},
     {"cpu"},
-    {"trainer"},
-    {"register"},
+    {"trainer", "evaluation"},
+    {"register", "evaluate"},
 ]
 
 
