@@ -1,6 +1,7 @@
 """The parts of an evaluation that generate nothing: problems, models, prompts, rows, the folder, the figures, the comparison."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -141,6 +142,20 @@ def test_saved_weights_of_a_checkpoint_are_used(base, tmp_path):
     base.rename(actor / "huggingface")
     for name in (actor, actor.parent):
         assert locate(str(name)) == ModelFiles(str(actor / "huggingface"))
+
+
+def test_a_merged_model_older_than_its_shards_is_refused(base, tmp_path):
+    actor = tmp_path / "global_step_5" / "actor"
+    actor.mkdir(parents=True)
+    (actor / "fsdp_config.json").write_text("{}")
+    base.rename(actor / "merged")
+    assert locate(str(actor)) == ModelFiles(str(actor / "merged"))
+    shard = actor / "model_world_size_1_rank_0.pt"
+    shard.touch()
+    later = (actor / "merged" / "config.json").stat().st_mtime + 10
+    os.utime(shard, (later, later))
+    with pytest.raises(Refused, match="merged is older than the shards beside it, so it may be of an earlier run; delete it"):
+        locate(str(actor))
 
 
 def test_a_hub_name_is_pinned_to_its_commit(tmp_path, monkeypatch):

@@ -112,11 +112,11 @@ def _next_answer(answers: mp.Queue, engines: Sequence[mp.Process]) -> Response:
         try:
             return answers.get(timeout=POLL_SECONDS)
         except queue.Empty:
-            ended = [engine.exitcode for engine in engines if engine.exitcode]
-            if ended:
+            codes = [engine.exitcode for engine in engines]  # None while it lives, 0 when the queue was empty
+            if any(codes) or None not in codes:
                 raise Refused(
-                    f"a vLLM engine ended with exit code {ended[0]}; its error stands above. What was finished is stored: the "
-                    "same command goes on from there."
+                    f"a vLLM engine ended before its work was done (exit codes {codes}); its error stands above. What was "
+                    "finished is stored: the same command goes on from there."
                 ) from None
 
 
@@ -169,6 +169,7 @@ def _load(loading: Loading, length: int, in_flight: int):
         EngineArgs(
             model=loading.model,
             revision=loading.revision,
+            tokenizer_revision=loading.revision,
             dtype=loading.dtype,
             seed=loading.seed,
             tensor_parallel_size=loading.tensor_parallel_size,

@@ -12,11 +12,11 @@
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from recipe.egrsd.evaluation import Refused
 
@@ -118,16 +118,23 @@ def _with_adapter(adapter: Path, base: str | None) -> ModelFiles:
 
 def _merged(actor: Path) -> Path:
     """The folder that verl's merger filled; it is whole, or not there."""
-    merged, partial = actor / "merged", actor / "merged.partial"
+    merged = actor / "merged"
     if merged.is_dir():
+        shards = [path.stat().st_mtime for path in actor.glob("model_world_size_*.pt")]
+        if max(shards, default=0) > (merged / "config.json").stat().st_mtime:
+            raise Refused(f"{merged} is older than the shards beside it, so it may be of an earlier run; delete it.")
         return merged
-    shutil.rmtree(partial, ignore_errors=True)
     print(f"Merging the shards of {actor} into {merged} (once)", flush=True)
-    arguments = ["merge", "--backend", "fsdp", "--local_dir", str(actor), "--target_dir", str(partial)]
-    process = subprocess.run([sys.executable, "-m", "verl.model_merger", *arguments], capture_output=True, text=True)
-    if process.returncode:
-        raise Refused(f"verl's model merger cannot merge {actor}:\n{process.stdout[-1000:]}{process.stderr[-3000:]}")
-    os.replace(partial, merged)
+    with TemporaryDirectory(prefix="merging-", dir=actor) as scratch:
+        arguments = ["merge", "--backend", "fsdp", "--local_dir", str(actor), "--target_dir", f"{scratch}/model"]
+        process = subprocess.run([sys.executable, "-m", "verl.model_merger", *arguments], capture_output=True, text=True)
+        if process.returncode:
+            raise Refused(f"verl's model merger cannot merge {actor}:\n{process.stdout[-1000:]}{process.stderr[-3000:]}")
+        try:
+            os.replace(f"{scratch}/model", merged)
+        except OSError:
+            if not merged.is_dir():  # another process was faster
+                raise
     return merged
 
 

@@ -53,19 +53,19 @@ def complete(
         for number, (problem, sample) in enumerate(work)
     ]
     rows, correct, tokens, written = [], 0.0, 0, monotonic()
-    with tqdm(total=len(work), unit="response", desc="generating") as bar:
-        for response in generate(requests, loading, sampling):
+    try:
+        for response in (bar := tqdm(generate(requests, loading, sampling), total=len(work), unit="response", desc="generating")):
             problem, sample = work[response.number]
             row = recorder.row(problem, sample, response.tokens, truncated=response.finish_reason == "length")
             rows.append(row)
             correct, tokens = correct + row["score"], tokens + row["tokens"]
-            bar.update()
-            bar.set_postfix(correct=f"{correct / bar.n:.1%}", tokens=f"{tokens / bar.n:,.0f}")
+            bar.set_postfix(correct=f"{correct / (bar.n + 1):.1%}", tokens=f"{tokens / (bar.n + 1):,.0f}")
             if len(rows) >= part_size or monotonic() - written > PART_SECONDS:
                 store.append(folder, rows)
                 rows, written = [], monotonic()
-    if rows:
-        store.append(folder, rows)
+    finally:
+        if rows:
+            store.append(folder, rows)
 
 
 def conclude(
