@@ -1,6 +1,7 @@
 """One evaluation: what is missing, generated, graded and stored; then the figures."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -53,19 +54,21 @@ def complete(
         for number, (problem, sample) in enumerate(work)
     ]
     rows, correct, tokens, written = [], 0.0, 0, monotonic()
-    try:
-        for response in (bar := tqdm(generate(requests, loading, sampling), total=len(work), unit="response", desc="generating")):
-            problem, sample = work[response.number]
-            row = recorder.row(problem, sample, response.tokens, truncated=response.finish_reason == "length")
-            rows.append(row)
-            correct, tokens = correct + row["score"], tokens + row["tokens"]
-            bar.set_postfix(correct=f"{correct / (bar.n + 1):.1%}", tokens=f"{tokens / (bar.n + 1):,.0f}")
-            if len(rows) >= part_size or monotonic() - written > PART_SECONDS:
+    with closing(generate(requests, loading, sampling)) as responses:  # whatever happens here, the engines end
+        bar = tqdm(responses, total=len(work), unit="response", desc="generating")
+        try:
+            for response in bar:
+                problem, sample = work[response.number]
+                row = recorder.row(problem, sample, response.tokens, truncated=response.finish_reason == "length")
+                rows.append(row)
+                correct, tokens = correct + row["score"], tokens + row["tokens"]
+                bar.set_postfix(correct=f"{correct / (bar.n + 1):.1%}", tokens=f"{tokens / (bar.n + 1):,.0f}")
+                if len(rows) >= part_size or monotonic() - written > PART_SECONDS:
+                    store.append(folder, rows)
+                    rows, written = [], monotonic()
+        finally:
+            if rows:
                 store.append(folder, rows)
-                rows, written = [], monotonic()
-    finally:
-        if rows:
-            store.append(folder, rows)
 
 
 def conclude(
