@@ -149,10 +149,11 @@ def test_a_merged_model_older_than_its_shards_is_refused(base, tmp_path):
     actor.mkdir(parents=True)
     (actor / "fsdp_config.json").write_text("{}")
     base.rename(actor / "merged")
-    assert locate(str(actor)) == ModelFiles(str(actor / "merged"))
     shard = actor / "model_world_size_1_rank_0.pt"
     shard.touch()
-    later = (actor / "merged" / "config.json").stat().st_mtime + 10
+    os.utime(shard, (0, 0))
+    assert locate(str(actor)) == ModelFiles(str(actor / "merged"))
+    later = (actor / "merged").stat().st_mtime + 10
     os.utime(shard, (later, later))
     with pytest.raises(Refused, match="merged is older than the shards beside it, so it may be of an earlier run; delete it"):
         locate(str(actor))

