@@ -19,8 +19,8 @@ LAYERS = [
     {"loss", "dataset", "teacher", "engine", "rollout", "watchdog", "nodes", "hydra_plugin", "prepare_data"},
     {"worker", "tokens"},
     {"cpu"},
-    {"trainer"},
-    {"register"},
+    {"trainer", "evaluation"},
+    {"register", "evaluate"},
     {"doctor"},
 ]
 

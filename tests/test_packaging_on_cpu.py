@@ -38,6 +38,7 @@ LEFT_OUT = {
 }
 # What our code imports and neither we nor verl declare by that name.
 COMES_ALONG = {
+    "huggingface-hub": "with transformers",
     "latex2sympy2-extended": "with math-verify",
     "omegaconf": "with hydra-core",
     "torch": "with tensordict, torchdata, peft and accelerate; which build is the user's choice",

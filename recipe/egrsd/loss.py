@@ -143,7 +143,7 @@ def _logged(
     student: Tensor, teacher: Tensor, per_token: dict[str, Tensor], data: TensorDict, mask: Tensor
 ) -> dict[str, Metric]:
     """Sums over the micro-batch's tokens, and the largest distance of the rollout's probabilities from the trained ones."""
-    metrics = {}
+    metrics, per_token = {}, {"student_surprise_mean": -student, **per_token}
     if "rollout_log_probs" in data:
         distance = (data["rollout_log_probs"].to_padded_tensor(0.0).exp() - student.exp()).abs().masked_fill(~mask, 0.0)
         per_token = {**per_token, ROLLOUT_DISTANCE_MEAN: distance}

@@ -33,6 +33,9 @@ METRICS: dict[str, Meaning] = {
     "egrsd/ratio_clip_high_frac": Meaning("share of tokens whose ratio weight is clipped from above", "share", 0.0, 0.3),
     "egrsd/token_weight_mean": Meaning("ratio weight (mixed with 1) times gate, mean over tokens", "1", 0.5, 1.2),
     "egrsd/mixing": Meaning("share of the ratio weight in a token's weight; 1 for EGRSD, falls to 0 for RLSD", "1", 0.0, 1.0),
+    "egrsd/student_surprise_mean": Meaning(
+        "-log p_S of the sampled tokens, mean: an estimate of the student's entropy that costs nothing", "nats", 0.02, 2.0
+    ),
     "egrsd/divergence_mean": Meaning(
         "divergence of teacher and student, mean over tokens; algorithm.egrsd.divergence only", "nats", 0.0, 1.0
     ),
@@ -67,7 +70,7 @@ ALARM_STEPS = 3
 
 ALARMS: dict[str, Alarm] = {
     "entropy explosion": Alarm(
-        ("actor/entropy",),
+        ("egrsd/student_surprise_mean",),
         True,
         3.0,
         "The student is turning random: lower actor_rollout_ref.actor.optim.lr and go back to an earlier checkpoint. If its "

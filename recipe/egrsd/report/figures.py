@@ -25,7 +25,6 @@ HEALTHY, GREY = "#009E73", "#808080"
 # What verl logs and a reader wants to see beside ours; no range is known to be healthy.
 VERLS = {
     "response_length/mean": Meaning("response length, mean over responses", "tokens"),
-    "actor/entropy": Meaning("student's entropy, mean over response tokens", "nats"),
     "actor/grad_norm": Meaning("gradient norm before clipping", "1"),
 }
 COLUMNS = 4
