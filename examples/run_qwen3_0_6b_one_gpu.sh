@@ -5,7 +5,7 @@
 #   examples/run_qwen3_0_6b_one_gpu.sh
 #   ALGORITHM=egrsd STEPS=100 examples/run_qwen3_0_6b_one_gpu.sh           # all variables: run_qwen3_fsdp.sh
 #
-# Not run by us (no GPU). Estimate: 10 GB for vLLM, 2.4 GB of weights, 7.5 GB for the logits of a teacher's row of 8,192 tokens.
+# Not run by us (no GPU). Estimate: 10 GB for vLLM, 2.4 GB of weights, 7.5 GB for the logits of 4,096 trained tokens and their gradients.
 set -euo pipefail
 
 export MODEL=${MODEL:-Qwen/Qwen3-0.6B}

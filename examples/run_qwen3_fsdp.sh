@@ -68,7 +68,7 @@ LOGGER=${LOGGER:-[console,file]}         # file: $OUTPUT/metrics-<start>.jsonl; 
 #   vLLM awake           40 GB reserved by GPU_MEMORY (16 GB weights; 4 rows of 3,072 tokens at 144 KiB a token are 1.8 GB)
 #   weights, float32      4 GB sharded over 8; with LORA_RANK=0 gradients and Adam make it 16 GB, and the teacher takes 4 GB of
 #                         host memory for each GPU
-#   teacher's row        12 GB float32 logits (20,000 x 151,936 x 4 bytes) + 6 GB bfloat16, one row of that length at a time
+#   teacher's row        1 GB for the logits of 512 tokens at a time (recipe/egrsd/head.py), however long the row
 #   student's update     15 GB logits and their gradients for 8,192 tokens (32 rows / 8 GPUs rarely fill them)
 NNODES=${NNODES:-1}
 N_GPUS=${N_GPUS:-8}                      # on each node

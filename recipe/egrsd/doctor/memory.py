@@ -18,11 +18,13 @@ from verl.utils.torch_dtypes import PrecisionType
 
 from recipe.egrsd import schema
 from recipe.egrsd.doctor.case import Case, Finding, Level, graded
+from recipe.egrsd.head import CHUNK_TOKENS
 
 GIB = 2**30
 TIGHT = 0.85  # share of a GPU from which such an estimate is a warning
-# Bytes of one logit. Scored: the model's bfloat16 and engine.py's float32. Trained: their gradients, too.
-SCORED_LOGIT, TRAINED_LOGIT = 6, 12
+# Bytes of one logit. Trained: the model's bfloat16, engine.py's float32, and their gradients. Scored (head.py): the first, and
+# three times float32.
+TRAINED_LOGIT, SCORED_LOGIT = 12, 14
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def check(case: Case) -> Iterator[Finding]:
     yield Finding(
         Level.GREEN,
         f"estimates, GiB a GPU. {letters} both ends and two layers, V = {size.vocabulary:,} vocabulary, H = {size.hidden:,}, "
-        f"L = {size.layers} layers, T tokens of a micro-batch",
+        f"L = {size.layers} layers, T tokens of a micro-batch, C <= {CHUNK_TOKENS} of them whose logits exist at a time",
     )
     width = _width(fsdp.model_dtype)
     weights = Term("weights", width, "P", size.parameters, shards=shards)
@@ -113,7 +115,7 @@ def check(case: Case) -> Iterator[Finding]:
     yield _total(f"training, T = {tokens:,}", training, case.gpu_gib)
     engine = config.actor_rollout_ref["ref" if schema.uses_reference(config) else "rollout"]
     tokens = micro_batch_tokens(config, engine, "log_prob", case.longest_teacher_prompt)
-    scoring = [weights, adam, gathered, *_logits(case, size, SCORED_LOGIT, tokens)]
+    scoring = [weights, adam, gathered, *_logits(case, size, SCORED_LOGIT, min(tokens, CHUNK_TOKENS), letter="C")]
     yield _total(f"teacher's scoring, T = {tokens:,}", scoring, case.gpu_gib)
     vllm = Term("vLLM", rollout.gpu_memory_utilization * case.gpu_gib * GIB, "gpu_memory_utilization of a GPU")
     vllm.formula = f"{rollout.gpu_memory_utilization:g} of {case.gpu_gib:g}"
@@ -129,9 +131,9 @@ def _activations(case: Case, size: Shapes, tokens: int) -> list[Term]:
     return [Term("activations", 2, "T·H·L", tokens, size.hidden, size.layers)]
 
 
-def _logits(case: Case, size: Shapes, width: int, tokens: int) -> list[Term]:
-    """Of prompt and response; fused kernels make none."""
-    return [] if case.model.use_fused_kernels else [Term("logits", width, "T·V", tokens, size.vocabulary)]
+def _logits(case: Case, size: Shapes, width: int, tokens: int, letter: str = "T") -> list[Term]:
+    """Fused kernels make none."""
+    return [] if case.model.use_fused_kernels else [Term("logits", width, f"{letter}·V", tokens, size.vocabulary)]
 
 
 def _total(phase: str, terms: list[Term], gpu_gib: float) -> Finding:
