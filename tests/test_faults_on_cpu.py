@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import DESCENT, PADDED
-from runs import COIN_REWARD, Run, good, parameters, replaying, run, write_inputs
+from runs import COIN_REWARD, good, parameters, replaying, run, write_inputs
 
 from recipe.egrsd import checkpoint
 
@@ -21,19 +21,13 @@ KILLS = (("_step_once", 1, 0.3), ("_score_with_teacher", 2, 0.3), ("_save_checkp
 """Method of the trainer, step, longest delay after it was entered: rollout, scoring, checkpoint (0.1 s in all), update."""
 
 
-@pytest.fixture(scope="module")
-def unkilled(inputs, tmp_path_factory) -> Run:
-    """The run that is never killed; records its rollouts."""
-    folder = tmp_path_factory.mktemp("unkilled")
-    return good(run(inputs, folder, [*COIN_REWARD, *DESCENT, *PADDED, *replaying(folder / "rollouts"), "trainer.save_freq=3"]))
-
-
 @pytest.mark.slow
+@pytest.mark.shares_runs
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 6))])
-def test_a_killed_trainer_resumes_to_the_same_end(seed, unkilled, inputs, tmp_path):
+def test_a_killed_trainer_resumes_to_the_same_end(seed, padded, inputs, rollouts, tmp_path):
     """Four kills at random moments of four phases, each resumed: bit for bit the parameters of the run that never stopped."""
     overrides = [
-        *COIN_REWARD, *DESCENT, *PADDED, *replaying(unkilled.folder / "rollouts"), "trainer.save_freq=1",
+        *COIN_REWARD, *DESCENT, *PADDED, *replaying(rollouts), "trainer.save_freq=1",
         f"trainer.default_local_dir={tmp_path / 'checkpoints'}",
     ]  # fmt: skip
     chance = random.Random(seed)
@@ -45,10 +39,10 @@ def test_a_killed_trainer_resumes_to_the_same_end(seed, unkilled, inputs, tmp_pa
         print(moment, *sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("checkpoints/*/*")), sep="\n")
     resumed = good(run(inputs, tmp_path, overrides))
     assert resumed.metrics[-1]["training/global_step"] == 3
-    expected = parameters(unkilled, 3)
+    expected = parameters(padded, 3)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in parameters(resumed, 3).items())
     state = Path("checkpoints") / "global_step_3" / checkpoint.STATE_FILE
-    assert json.loads((tmp_path / state).read_text()) == json.loads((unkilled.folder / state).read_text())
+    assert json.loads((tmp_path / state).read_text()) == json.loads((padded.folder / state).read_text())
 
 
 @pytest.fixture
