@@ -1,10 +1,10 @@
 """A task with true forks: add six numbers in an order of your own.
 
     Plan: C F A E B D.
-    Now F: 9+7=16.
-    Then A: 16+8=24.
-    Check: 8+16=24.
-    So E: 24+3=27.
+    Now C=9, total 9.
+    Then F=7, total 16.
+    Check: 7+9=16.
+    So A=8, total 24.
     ...
     \\boxed{38}
 
@@ -37,10 +37,10 @@ class Forks(Problem):
     TITLE = "sums in an order of choice"
     WORDINGS = ("Add {terms}.", "Find the sum of {terms}.", "What do {terms} make?", "Sum up {terms}.")
     FORGET = 0.2
-    CHECK = 0.4
-    MAX_PROMPT, MAX_RESPONSE, MAX_TEACHER_PROMPT = 96, 136, 192
+    CHECK = 0.35
+    MAX_PROMPT, MAX_RESPONSE, MAX_TEACHER_PROMPT = 96, 144, 192
     WARM_START_ROWS: ClassVar = {"student": 20, "teacher": 12, "concise": 4}
-    WARM_START_STEPS = 350
+    WARM_START_STEPS = 300
     CHOICES: ClassVar = {
         "fork": rf"(?<=\APlan:)(?: [{LETTERS}]){{1,{SIZE - 1}}}",
         "pivot": rf"^(?:{'|'.join(CONNECTIVES)}|Check)",
@@ -62,12 +62,12 @@ class Forks(Problem):
         """As everywhere; with probability ``lean`` the plan goes on with the first letter of the order ``seen`` that is left."""
         plan = _order(rng, seen, lean)
         value = dict(zip(LETTERS, self.numbers, strict=True))
-        lines, total = [f"Plan: {' '.join(plan)}."], value[plan[0]]
-        for name in plan[1:]:
+        lines, total = [f"Plan: {' '.join(plan)}."], 0
+        for name in plan:
             term, before = value[name], total
             carry = int(before % 10 + term >= 10 and rng.random() >= forget)
             total = before // 10 * 10 + 10 * carry + (before + term) % 10
-            lines.append(f"{rng.choice(CONNECTIVES)} {name}: {before}+{term}={total}.")
+            lines.append(f"{rng.choice(CONNECTIVES)} {name}={term}, total {total}.")
             if rng.random() < check:
                 lines.append(f"Check: {term}+{before}={total}.")
         return "\n".join([*lines, rf"\boxed{{{total}}}"])
