@@ -15,6 +15,7 @@ from recipe.egrsd import cpu
 from recipe.egrsd.evaluation import Refused
 
 MAX_IN_FLIGHT = 256  # requests in one engine at a time
+GRACE_SECONDS = 10  # between asking an engine to end and ending it
 POLL_SECONDS = 5  # between two looks at whether every engine is alive
 
 
@@ -103,7 +104,8 @@ def generate(requests: Sequence[Request], loading: Loading, sampling: Sampling) 
         for engine in engines:
             engine.terminate()
         for engine in engines:
-            engine.join()
+            engine.join(GRACE_SECONDS)
+            engine.kill()
         tasks.cancel_join_thread()  # what nobody asked for any more must not keep this process from ending
 
 
