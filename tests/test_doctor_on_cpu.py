@@ -83,7 +83,7 @@ def test_a_good_run_has_nothing_red(given, capsys):
 def test_the_command_of_a_user(given):
     """As it is typed, in a process of its own: exit code 1 and the refusal of main_ppo, without a traceback."""
     words = [sys.executable, "-m", "recipe.egrsd.doctor", *given("algorithm.egrsd.gamma=-0.1")]
-    result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert result.returncode == 1
     assert "STOP config" in result.stdout and "algorithm.egrsd.gamma=-0.1" in result.stdout
     assert "Traceback" not in result.stderr
