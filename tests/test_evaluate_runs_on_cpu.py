@@ -82,6 +82,7 @@ def test_a_killed_run_goes_on_where_it_stopped_and_ends_as_if_it_had_not_been_ki
     assert "seed: 0 there, 1 now" in killed.with_suffix(".log").read_text()
 
 
+@pytest.mark.long
 def test_an_engine_that_cannot_start_ends_the_run(inputs, tmp_path):
     out = tmp_path / "out"
     assert start(inputs, inputs / "model", out, "--max-tokens", "100000").wait() != 0  # the model has 512 positions
@@ -90,6 +91,7 @@ def test_an_engine_that_cannot_start_ends_the_run(inputs, tmp_path):
     assert "evaluate: a vLLM engine ended before its work was done (exit codes [1]); its error stands above" in log
 
 
+@pytest.mark.long
 def test_verls_checkpoints_are_found_and_merged(checkpoints, inputs):
     full = locate(str(checkpoints / "full" / "global_step_1"))
     assert full.model.endswith("actor/merged")
@@ -105,6 +107,7 @@ def test_verls_checkpoints_are_found_and_merged(checkpoints, inputs):
     assert locate(str(only), base=str(inputs / "model")) == expected
 
 
+@pytest.mark.long
 def test_a_checkpoint_with_an_adapter_answers_as_peft_does(checkpoints, inputs, tmp_path):
     out = tmp_path / "lora"
     checkpoint = checkpoints / "lora" / "global_step_1"
