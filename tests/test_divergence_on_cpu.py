@@ -118,7 +118,8 @@ SGD = [
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.shares_runs  # the inputs, and so a place in the process that ends first
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("algorithm", "kind", "clip", "overrides"),
     [
