@@ -57,12 +57,12 @@ def complete(
     with closing(generate(requests, loading, sampling)) as responses:  # whatever happens here, the engines end
         bar = tqdm(responses, total=len(work), unit="response", desc="generating")
         try:
-            for response in bar:
+            for count, response in enumerate(bar, 1):
                 problem, sample = work[response.number]
                 row = recorder.row(problem, sample, response.tokens, truncated=response.finish_reason == "length")
                 rows.append(row)
                 correct, tokens = correct + row["score"], tokens + row["tokens"]
-                bar.set_postfix(correct=f"{correct / (bar.n + 1):.1%}", tokens=f"{tokens / (bar.n + 1):,.0f}")
+                bar.set_postfix(correct=f"{correct / count:.1%}", tokens=f"{tokens / count:,.0f}")
                 if len(rows) >= part_size or monotonic() - written > PART_SECONDS:
                     store.append(folder, rows)
                     rows, written = [], monotonic()
