@@ -283,7 +283,7 @@ def test_the_training_data_set_reads_what_was_written(prepare, tmp_path):
             "filter_overlong_prompts_workers": None,
             "max_prompt_length": 1024,
             "apply_chat_template_kwargs": {"enable_thinking": False},
-            "egrsd": {"teacher": teacher, "use_v1": True, "trainer_mode": "egrsd_sync"},
+            "egrsd": {"teacher": teacher, "privilege": "solution", "use_v1": True, "trainer_mode": "egrsd_sync"},
         }
     )
     tokenizer = tiny.build_tokenizer()

@@ -229,7 +229,7 @@ UNUSABLE = [None, "", "  ", 7.0, True, ["7"], {"a": 7}, np.array(["7"]), "\\boxe
 def test_an_unusable_ground_truth_scores_zero_and_is_named_once(ground_truth, caplog):
     reward._warn_once.cache_clear()
     assert expected_answer(ground_truth) is None
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger="recipe.egrsd.reward"):
         for response in ("\\boxed{7}", "no answer", "\\boxed{None}", "\\boxed{True}"):
             assert flags(result(ground_truth, response)) == {"bad_ground_truth"}
     assert len(caplog.messages) == 1 and repr(ground_truth)[:100] in caplog.text
@@ -237,7 +237,7 @@ def test_an_unusable_ground_truth_scores_zero_and_is_named_once(ground_truth, ca
 
 def test_a_ground_truth_that_math_verify_cannot_read_leaves_the_identical_answer(caplog):
     reward._warn_once.cache_clear()
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger="recipe.egrsd.reward"):
         assert score("north-west", "north-west") == 1.0
         assert not caplog.messages
         for answer in ("south", "7"):
