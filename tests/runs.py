@@ -66,7 +66,7 @@ def write_inputs(folder: Path, *, train: int = 32, validation: int = 4, body: fl
 
 
 def command(inputs: Path, folder: Path, overrides: Sequence[str] = (), *, algorithm: str = "cl_egrsd") -> list[str]:
-    """A run of three steps of four prompts with two responses each; later overrides win."""
+    """A run of three steps of two prompts with four responses each; later overrides win."""
     settings = {
         "algorithm": algorithm,
         "algorithm.egrsd.score_student": "always",  # so that the probe finds log p_S
@@ -75,15 +75,15 @@ def command(inputs: Path, folder: Path, overrides: Sequence[str] = (), *, algori
         "algorithm.egrsd.teacher.max_prompt_length": 256,
         "data.train_files": inputs / "train.parquet",
         "data.val_files": inputs / "val.parquet",
-        "data.train_batch_size": 4,
+        "data.train_batch_size": 2,
         "data.max_prompt_length": 128,
         "data.max_response_length": RESPONSE_TOKENS,
-        "actor_rollout_ref.rollout.n": 2,
+        "actor_rollout_ref.rollout.n": 4,
         "actor_rollout_ref.rollout.temperature": TEMPERATURE,
         "data.seed": 1,
         "+data.apply_chat_template_kwargs.enable_thinking": False,
         "actor_rollout_ref.model.path": inputs / "model",
-        "actor_rollout_ref.actor.ppo_mini_batch_size": 4,
+        "actor_rollout_ref.actor.ppo_mini_batch_size": 2,
         "actor_rollout_ref.actor.ppo_max_token_len_per_gpu": 1024,
         "actor_rollout_ref.actor.optim.lr": 1e-3,
         "trainer.total_training_steps": 3,

@@ -144,7 +144,7 @@ def test_without_its_parts_it_is_verls_grpo_to_the_bit(inputs, rollouts, tmp_pat
     expected = parameters(verls, 3)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in parameters(ours, 3).items())
     assert [step["actor/grad_norm"] for step in ours.metrics] == [step["actor/grad_norm"] for step in verls.metrics]
-    # A step whose four pairs happen to be alike, one in sixteen, has no advantage; three in a row are one in 4,096.
+    # A step both of whose groups of four are alike, one in 64, has no advantage; three in a row are one in 262,144.
     assert any(step["actor/grad_norm"] > 0 for step in verls.metrics)
 
 
