@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from transformers import Qwen3ForCausalLM
 
@@ -161,3 +162,26 @@ def good(result: Run) -> Run:
     """The run itself if it ended well; else the end of its log, as a failure."""
     assert result.returncode == 0, result.log[-6000:]
     return result
+
+
+def run_plain_grpo(inputs: Path, folder: Path, overrides: list[str]) -> Run:
+    """verl without the word, on the CPU: tests/plain_grpo.py, the settings a CPU forces, and ours where verl leaves a choice."""
+    cpu = OmegaConf.load(ROOT / "recipe/egrsd/cpu/config.yaml")
+    del cpu.ray_kwargs.ray_init.runtime_env, cpu.trainer.logger
+    settings = [
+        "algorithm.adv_estimator=grpo", "trainer.v1.trainer_mode=plain_sync", "actor_rollout_ref.rollout.name=vllm",
+        "actor_rollout_ref.actor.use_dynamic_bsz=true", "actor_rollout_ref.actor.entropy_from_logits_with_chunking=true",
+        "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_USE_EXTERNAL_MODULES='recipe.egrsd.register,plain_grpo'",
+        "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_PLATFORM=cpu",
+        "+ray_kwargs.ray_init.runtime_env.env_vars.VLLM_CPU_KVCACHE_SPACE='1'",
+        *(f"++{key}={value}" for key, value in leaves(cpu)),
+    ]  # fmt: skip
+    return run(inputs, folder, [*settings, *overrides], algorithm="", VERL_USE_EXTERNAL_MODULES="", EGRSD_PROBE=os.devnull)
+
+
+def leaves(node, prefix: str = ""):
+    for key, value in node.items():
+        if OmegaConf.is_dict(value):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", OmegaConf.to_container(value) if OmegaConf.is_list(value) else str(value)

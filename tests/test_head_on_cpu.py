@@ -17,7 +17,7 @@ def test_scores_of_bf16_logits_are_those_of_float64(temperature, padding):
     logits = (4 * torch.randn(40, 300)).bfloat16()
     logits[:, 300 - padding :] = -torch.inf
     labels = torch.randint(300 - padding, (40,))
-    log_probs, entropy, _ = score_chunk(logits, labels, temperature=temperature)
+    log_probs, entropy = score_chunk(logits, labels, temperature=temperature)
     exact = (logits.double() / temperature).log_softmax(-1)
     assert log_probs.dtype == entropy.dtype == torch.float32
     torch.testing.assert_close(log_probs.double(), exact.gather(-1, labels[:, None])[:, 0], atol=1e-5, rtol=0)

@@ -5,14 +5,11 @@ here; ``make test-long`` changes one at a time.
 """
 
 import itertools
-import os
-from pathlib import Path
 
 import pytest
 import torch
 from conftest import DESCENT, LORA
-from omegaconf import OmegaConf
-from runs import COIN_REWARD, ROOT, Run, good, parameters, replaying, run
+from runs import COIN_REWARD, Run, good, parameters, replaying, run, run_plain_grpo
 
 from recipe.egrsd.loss import token_weights
 from recipe.egrsd.metrics import METRICS
@@ -162,26 +159,3 @@ def test_one_update_a_batch_needs_no_scoring_pass(full, inputs, rollouts, tmp_pa
     for ours, theirs in zip(result.metrics, full.metrics, strict=True):
         assert {name: ours[name] for name in shared} == pytest.approx({name: theirs[name] for name in shared}, abs=1e-5)
         assert ours["timing_s/old_log_prob"] < 0.01 < theirs["timing_s/old_log_prob"]
-
-
-def run_plain_grpo(inputs: Path, folder: Path, overrides: list[str]) -> Run:
-    """verl without the word, on the CPU: tests/plain_grpo.py, the settings a CPU forces, and ours where verl leaves a choice."""
-    cpu = OmegaConf.load(ROOT / "recipe/egrsd/cpu/config.yaml")
-    del cpu.ray_kwargs.ray_init.runtime_env, cpu.trainer.logger
-    settings = [
-        "algorithm.adv_estimator=grpo", "trainer.v1.trainer_mode=plain_sync", "actor_rollout_ref.rollout.name=vllm",
-        "actor_rollout_ref.actor.use_dynamic_bsz=true", "actor_rollout_ref.actor.entropy_from_logits_with_chunking=true",
-        "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_USE_EXTERNAL_MODULES='recipe.egrsd.register,plain_grpo'",
-        "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_PLATFORM=cpu",
-        "+ray_kwargs.ray_init.runtime_env.env_vars.VLLM_CPU_KVCACHE_SPACE='1'",
-        *(f"++{key}={value}" for key, value in leaves(cpu)),
-    ]  # fmt: skip
-    return run(inputs, folder, [*settings, *overrides], algorithm="", VERL_USE_EXTERNAL_MODULES="", EGRSD_PROBE=os.devnull)
-
-
-def leaves(node, prefix: str = ""):
-    for key, value in node.items():
-        if OmegaConf.is_dict(value):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", OmegaConf.to_container(value) if OmegaConf.is_list(value) else str(value)

@@ -151,6 +151,12 @@ def _check_teacher_weights(config: Any, egrsd: EgrsdConfig) -> None:
             f"algorithm.egrsd.teacher.kind={kind} moves the teacher shard by shard, which FSDP1's flat parameters do not allow; "
             "use actor_rollout_ref.actor.strategy=fsdp2."
         )
+    dtype = config.actor_rollout_ref.ref.fsdp_config.model_dtype
+    if kind == "ema" and uses_reference(config) and dtype not in ("fp32", "float32"):
+        raise ValueError(
+            f"actor_rollout_ref.ref.fsdp_config.model_dtype={dtype} rounds the small steps of algorithm.egrsd.teacher.kind=ema "
+            "to nothing; set it to fp32."
+        )
     if moves and uses_reference(config) and (actor.use_kl_loss or config.algorithm.use_kl_in_reward):
         raise ValueError(
             f"algorithm.egrsd.teacher.kind={kind} makes verl's reference model the moving teacher, so the KL term of "
