@@ -27,7 +27,7 @@ HAS_COMPILER = any(map(shutil.which, ("g++", "clang++")))
 LENGTHS = (40, 7, 23, 2, 31, 12)
 
 
-def build_engine(model: str, *, chunking: bool, compiled: bool, dtype: str = "bf16"):
+def build_engine(model: str, *, chunking: bool, compiled: bool, dtype: str = "bf16", forward_only: bool = True, **options):
     engine = EngineRegistry.new(
         model_type="language_model",
         backend="fsdp2",
@@ -37,7 +37,8 @@ def build_engine(model: str, *, chunking: bool, compiled: bool, dtype: str = "bf
             mixed_precision={"param_dtype": dtype, "reduce_dtype": "fp32", "buffer_dtype": "fp32"},
             use_torch_compile=compiled,
             entropy_from_logits_with_chunking=chunking,
-            forward_only=True,
+            forward_only=forward_only,
+            **options,
         ),
         optimizer_config=FSDPOptimizerConfig(lr=0.0),
         checkpoint_config=None,

@@ -159,3 +159,15 @@ def test_one_update_a_batch_needs_no_scoring_pass(full, inputs, rollouts, tmp_pa
     for ours, theirs in zip(result.metrics, full.metrics, strict=True):
         assert {name: ours[name] for name in shared} == pytest.approx({name: theirs[name] for name in shared}, abs=1e-5)
         assert ours["timing_s/old_log_prob"] < 0.01 < theirs["timing_s/old_log_prob"]
+
+
+@pytest.mark.long
+@pytest.mark.shares_runs
+def test_an_adapter_needs_none_either(lora, inputs, rollouts, tmp_path):
+    """Its first step, after which Adam makes steps of full size of rounding errors."""
+    overrides = [*LORA, *replaying(rollouts, [1]), "trainer.total_training_steps=1", "algorithm.egrsd.score_student=auto"]
+    result = good(run(inputs, tmp_path, overrides, EGRSD_PROBE=""))
+    shared = ["actor/grad_norm", *METRICS.keys() - {"egrsd/divergence_mean"}]
+    expected = {name: lora.metrics[0][name] for name in shared}
+    assert {name: result.metrics[0][name] for name in shared} == pytest.approx(expected, abs=1e-5, rel=1e-5)
+    assert expected["actor/grad_norm"] > 1e-3
