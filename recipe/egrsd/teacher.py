@@ -79,8 +79,8 @@ def scoring_batch(
         egrsd_keeps_hidden=keep_hidden,
     )
     if sharing:
-        rows, group_size = sharing.rows_of_micro_batch, sharing.group_size
-        tu.assign_non_tensor(batch, use_dynamic_bsz=False, micro_batch_size_per_gpu=rows, egrsd_shared_by=group_size)
+        tu.assign_non_tensor(batch, use_dynamic_bsz=False, micro_batch_size_per_gpu=sharing.rows_of_micro_batch)
+        tu.assign_non_tensor(batch, egrsd_shared_by=sharing.group_size)
     return batch
 
 
