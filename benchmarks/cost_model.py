@@ -1,6 +1,6 @@
 """What a step costs on paper: FLOPs and memory of each stage for Qwen3-4B and 8B. Everything here is computed, nothing measured.
 
-    python benchmarks/cost_model.py [--tflops 400] [--gpus 8] [--rows 32] [--response 1024]
+    python benchmarks/cost_model.py [--tflops 400] [--rows 32] [--response 1024]
 
 Matrix products cost 2 FLOPs a weight and token; causal attention 2 * context * heads * head_dim FLOPs a token and layer (scores
 and values, half of the square). A backward pass costs two forward passes, gradient checkpointing one more.
@@ -8,6 +8,8 @@ and values, half of the square). A backward pass costs two forward passes, gradi
 
 import argparse
 from dataclasses import dataclass
+from itertools import product
+from math import ceil
 
 
 @dataclass(frozen=True)
@@ -50,45 +52,67 @@ MODELS = [
     Model("Qwen3-4B", 36, 2560, 9728, 32, 8, 128, 151_936, tied=True),
     Model("Qwen3-8B", 36, 4096, 12_288, 32, 8, 128, 151_936, tied=False),
 ]
+CONTEXTS, GROUPS, GPUS = (4096, 8192, 20_000), (1, 8), (1, 8, 32, 64)  # privileged prompt + response; rollouts of a prompt
 PASSES_OF_UPDATE = 4  # forward, backward (2), recomputation under gradient checkpointing
 
 
-def stages(model: Model, *, rows: int, prompt: int, privileged: int, response: int) -> dict[str, float]:
-    """FLOPs of a batch. verl's passes run the head on the prompt, too; the teacher's runs it on the response alone."""
-    student, teacher = prompt + response, privileged + response
-    forward = model.body_flops(student) + model.head_flops(student)
+def teacher_tokens(*, privileged: int, response: int, group: int) -> tuple[float, int]:
+    """Tokens that the teacher computes for a row, and passes through its weights: scoring_order shares a prompt where it pays."""
+    shared = (privileged + group * response) / group
+    return (shared, 2) if 2 * shared <= privileged + response else (privileged + response, 1)
+
+
+def stages(model: Model, *, rows: int, prompt: int, privileged: int, response: int, group: int) -> dict[str, float]:
+    """FLOPs of a batch. verl's passes run the head on the prompt, too; the recipe's on the response alone."""
+    length, tokens = prompt + response, teacher_tokens(privileged=privileged, response=response, group=group)[0]
+    forward = model.body_flops(length) + model.head_flops(length)
+    # The attention of a shared prompt is counted as for a row that has it: an upper bound.
+    teacher = model.body_flops(privileged + response) * tokens / (privileged + response) + model.head_flops(response)
     return {
         "old_log_prob": rows * forward,
-        "teacher": rows * (model.body_flops(teacher) + model.head_flops(response)),
-        "teacher, head on all rows": rows * (model.body_flops(teacher) + model.head_flops(teacher)),
-        "update": rows * PASSES_OF_UPDATE * forward,
+        "update, verl": rows * PASSES_OF_UPDATE * forward,
+        "teacher": rows * teacher,
+        "update": rows * PASSES_OF_UPDATE * (model.body_flops(length) + model.head_flops(response)),
     }
 
 
+def gathered_bytes(model: Model, *, rows: int, gpus: int, tokens: float, limit: int, passes: int) -> float:
+    """What FSDP sends to a GPU in bf16 while its share of the rows goes through the model, a micro-batch at a time."""
+    micro_batches = ceil(rows / gpus * tokens / limit)
+    return 2.0 * model.weights * micro_batches * passes * (gpus - 1) / gpus
+
+
 def main() -> None:
-    """Prints one table a model."""
+    """Prints two tables."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--tflops", type=float, default=400.0, help="what a GPU reaches in bf16, not its peak")
-    parser.add_argument("--gpus", type=int, default=8)
+    parser.add_argument("--link", type=float, default=200.0, help="GB/s at which a GPU receives gathered weights")
+    parser.add_argument("--limit", type=int, default=20_480, help="tokens of a scoring micro-batch")
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--prompt", type=int, default=200)
     parser.add_argument("--response", type=int, default=1024)
     args = parser.parse_args()
-    shape = f"{args.rows} rows, prompt {args.prompt}, response {args.response}"
-    print(f"{shape}, {args.gpus} GPUs at {args.tflops:g} TFLOP/s (computed)")
-    for model in MODELS:
-        print(f"\n{model.name}: {model.weights / 1e9:.2f} G weights, head {model.head_weights * 2 / 2**30:.2f} GiB in bf16")
-        print("| privileged prompt | old_log_prob | teacher | with all logits | update | EGRSD / GRPO | logits of one row |")
-        print("|---|---|---|---|---|---|---|")
-        for privileged in (1024, 4096, 8192, 19_000):
-            flops = stages(model, rows=args.rows, prompt=args.prompt, privileged=privileged, response=args.response)
-            seconds = {name: value / (args.gpus * args.tflops * 1e12) for name, value in flops.items()}
-            ratio = (flops["teacher"] + flops["update"]) / (flops["old_log_prob"] + flops["update"])
-            logits = (privileged + args.response) * model.vocabulary * 4 / 2**30
-            print(
-                f"| {privileged:,} | {seconds['old_log_prob']:.2f} s | {seconds['teacher']:.2f} s | "
-                f"{seconds['teacher, head on all rows']:.2f} s | {seconds['update']:.2f} s | {ratio:.2f} | {logits:.1f} GiB |"
-            )
+    shape = {"rows": args.rows, "prompt": args.prompt, "response": args.response}
+    print(f"computed, not measured: {args.rows} rows, prompt {args.prompt}, response {args.response} tokens; PFLOP of a batch")
+    print("| model | context | n | old_log_prob | teacher | update, verl | update | EGRSD / GRPO | logits verl keeps |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for model, context, group in product(MODELS, CONTEXTS, GROUPS):
+        flops = stages(model, **shape, privileged=context - args.response, group=group)
+        ratio = (flops["teacher"] + flops["update"]) / (flops["old_log_prob"] + flops["update, verl"])
+        shown = " | ".join(f"{flops[name] / 1e15:.1f}" for name in ("old_log_prob", "teacher", "update, verl", "update"))
+        logits = context * model.vocabulary * 4 / 2**30
+        print(f"| {model.name} | {context:,} | {group} | {shown} | {ratio:.2f} | {logits:.1f} GiB a row |")
+    print(f"\nteacher, n = 1: seconds at {args.tflops:g} TFLOP/s a GPU + seconds to gather weights at {args.link:g} GB/s")
+    print("| model | context | " + " | ".join(f"{gpus} GPUs" for gpus in GPUS) + " |\n|---|---" + "|---" * len(GPUS) + "|")
+    for model, context in product(MODELS, CONTEXTS):
+        cells = []
+        for gpus in GPUS:
+            # A GPU scores whole rows: more GPUs than rows help no further.
+            rows = ceil(args.rows / gpus) * gpus
+            flops = stages(model, **shape | {"rows": rows}, privileged=context - args.response, group=1)["teacher"]
+            size = gathered_bytes(model, rows=rows, gpus=gpus, tokens=context, limit=args.limit, passes=1)
+            cells.append(f"{flops / gpus / args.tflops / 1e12:.2f} + {size / args.link / 1e9:.2f}")
+        print(f"| {model.name} | {context:,} | " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":

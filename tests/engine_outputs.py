@@ -23,22 +23,22 @@ from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from verl.workers.engine_workers import TrainingWorkerConfig  # noqa: F401  triggers the registration
 
-BFLOAT16 = {"param_dtype": "bf16", "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
 HAS_COMPILER = any(map(shutil.which, ("g++", "clang++")))
 LENGTHS = (40, 7, 23, 2, 31, 12)
 
 
-def build_engine(model: str, *, chunking: bool, compiled: bool):
+def build_engine(model: str, *, chunking: bool, compiled: bool, dtype: str = "bf16", forward_only: bool = True, **options):
     engine = EngineRegistry.new(
         model_type="language_model",
         backend="fsdp2",
         model_config=HFModelConfig(path=model, override_config={"attn_implementation": "sdpa"}, use_remove_padding=True),
         engine_config=FSDPEngineConfig(
             strategy="fsdp2",
-            mixed_precision=BFLOAT16,
+            mixed_precision={"param_dtype": dtype, "reduce_dtype": "fp32", "buffer_dtype": "fp32"},
             use_torch_compile=compiled,
             entropy_from_logits_with_chunking=chunking,
-            forward_only=True,
+            forward_only=forward_only,
+            **options,
         ),
         optimizer_config=FSDPOptimizerConfig(lr=0.0),
         checkpoint_config=None,

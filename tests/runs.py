@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from transformers import Qwen3ForCausalLM
 
@@ -66,7 +67,7 @@ def write_inputs(folder: Path, *, train: int = 32, validation: int = 4, body: fl
 
 
 def command(inputs: Path, folder: Path, overrides: Sequence[str] = (), *, algorithm: str = "cl_egrsd") -> list[str]:
-    """A run of three steps of four prompts with two responses each; later overrides win."""
+    """A run of three steps of two prompts with four responses each; later overrides win."""
     settings = {
         "algorithm": algorithm,
         "algorithm.egrsd.score_student": "always",  # so that the probe finds log p_S
@@ -75,15 +76,15 @@ def command(inputs: Path, folder: Path, overrides: Sequence[str] = (), *, algori
         "algorithm.egrsd.teacher.max_prompt_length": 256,
         "data.train_files": inputs / "train.parquet",
         "data.val_files": inputs / "val.parquet",
-        "data.train_batch_size": 4,
+        "data.train_batch_size": 2,
         "data.max_prompt_length": 128,
         "data.max_response_length": RESPONSE_TOKENS,
-        "actor_rollout_ref.rollout.n": 2,
+        "actor_rollout_ref.rollout.n": 4,
         "actor_rollout_ref.rollout.temperature": TEMPERATURE,
         "data.seed": 1,
         "+data.apply_chat_template_kwargs.enable_thinking": False,
         "actor_rollout_ref.model.path": inputs / "model",
-        "actor_rollout_ref.actor.ppo_mini_batch_size": 4,
+        "actor_rollout_ref.actor.ppo_mini_batch_size": 2,
         "actor_rollout_ref.actor.ppo_max_token_len_per_gpu": 1024,
         "actor_rollout_ref.actor.optim.lr": 1e-3,
         "trainer.total_training_steps": 3,
@@ -161,3 +162,26 @@ def good(result: Run) -> Run:
     """The run itself if it ended well; else the end of its log, as a failure."""
     assert result.returncode == 0, result.log[-6000:]
     return result
+
+
+def run_plain_grpo(inputs: Path, folder: Path, overrides: list[str]) -> Run:
+    """verl without the word, on the CPU: tests/plain_grpo.py, the settings a CPU forces, and ours where verl leaves a choice."""
+    cpu = OmegaConf.load(ROOT / "recipe/egrsd/cpu/config.yaml")
+    del cpu.ray_kwargs.ray_init.runtime_env, cpu.trainer.logger
+    settings = [
+        "algorithm.adv_estimator=grpo", "trainer.v1.trainer_mode=plain_sync", "actor_rollout_ref.rollout.name=vllm",
+        "actor_rollout_ref.actor.use_dynamic_bsz=true", "actor_rollout_ref.actor.entropy_from_logits_with_chunking=true",
+        "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_USE_EXTERNAL_MODULES='recipe.egrsd.register,plain_grpo'",
+        "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_PLATFORM=cpu",
+        "+ray_kwargs.ray_init.runtime_env.env_vars.VLLM_CPU_KVCACHE_SPACE='1'",
+        *(f"++{key}={value}" for key, value in leaves(cpu)),
+    ]  # fmt: skip
+    return run(inputs, folder, [*settings, *overrides], algorithm="", VERL_USE_EXTERNAL_MODULES="", EGRSD_PROBE=os.devnull)
+
+
+def leaves(node, prefix: str = ""):
+    for key, value in node.items():
+        if OmegaConf.is_dict(value):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", OmegaConf.to_container(value) if OmegaConf.is_list(value) else str(value)

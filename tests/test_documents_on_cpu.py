@@ -14,7 +14,8 @@ from recipe.egrsd.metrics import ALARM_STEPS, ALARMS, METRICS, START_STEPS
 RECIPE = ROOT / "recipe" / "egrsd"
 # A module may import those of its own layer's left; verl and ray start at the second layer.
 LAYERS = [
-    {"weights", "divergence", "head", "advantage", "privileged", "reward", "metrics", "schema", "checkpoint", "rows"},
+    {"weights", "divergence", "head", "advantage", "privileged", "reward", "metrics", "schema", "checkpoint", "rows"}
+    | {"shared_prompt"},
     {"validation", "data", "report", "alarms"},
     {"loss", "dataset", "teacher", "engine", "rollout", "watchdog", "nodes", "hydra_plugin", "prepare_data"},
     {"worker", "tokens"},

@@ -20,6 +20,7 @@ from recipe.egrsd import validation
 LORA = "actor_rollout_ref.model.lora_rank=8"
 EMA = "algorithm.egrsd.teacher.kind=ema algorithm.egrsd.teacher.ema_decay=0.99"
 FSDP2 = "actor_rollout_ref.actor.strategy=fsdp2"
+FLOAT32 = "actor_rollout_ref.ref.fsdp_config.model_dtype=fp32"
 UNWEIGHTED = "algorithm.egrsd.gamma=0 algorithm.egrsd.clip_range=0 algorithm.egrsd.length_bonus=0"
 OPSD = f"{UNWEIGHTED} algorithm.egrsd.divergence=forward_kl {FSDP2}"
 REFUSED = {
@@ -51,9 +52,10 @@ REFUSED = {
     "algorithm.egrsd.teacher.kind=ema": "teacher.ema_decay=None must lie between 0 and 1",
     "algorithm.egrsd.teacher.kind=snapshot": "teacher.sync_every=None must be a number of steps",
     "algorithm.egrsd.teacher.sync_every=20": "means nothing to teacher.kind=frozen; leave it null",
+    f"{EMA} {FSDP2}": "actor_rollout_ref.ref.fsdp_config.model_dtype=bf16 rounds the small steps",
     f"{EMA} actor_rollout_ref.actor.strategy=fsdp": "use actor_rollout_ref.actor.strategy=fsdp2",
-    f"{EMA} {FSDP2} actor_rollout_ref.actor.use_kl_loss=true": "the KL term of",
-    f"{EMA} {FSDP2} algorithm.use_kl_in_reward=true": "the KL term of",
+    f"{EMA} {FSDP2} {FLOAT32} actor_rollout_ref.actor.use_kl_loss=true": "the KL term of",
+    f"{EMA} {FSDP2} {FLOAT32} algorithm.use_kl_in_reward=true": "the KL term of",
     "algorithm.egrsd.teacher.kind=live actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=8000": "rollout.log_prob_max",
     "algorithm.egrsd.teacher.max_prompt_length=0": "must be positive",
     "algorithm.egrsd.teacher.template=nowhere.jinja": "is not a file",
@@ -123,7 +125,7 @@ def test_the_command_line_refuses_by_name(overrides, monkeypatch, tmp_path):
         f"{LORA} actor_rollout_ref.ref.log_prob_max_token_len_per_gpu=100",
         "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu=4352 actor_rollout_ref.ref.ulysses_sequence_parallel_size=2",
         "actor_rollout_ref.model.use_fused_kernels=true actor_rollout_ref.model.fused_kernel_options.impl_backend=triton",
-        f"{EMA} {FSDP2}",
+        f"{EMA} {FSDP2} {FLOAT32}",
         f"{EMA} {FSDP2} {LORA} actor_rollout_ref.model.lora_adapter_path=adapter actor_rollout_ref.actor.use_kl_loss=true",
         "algorithm.egrsd.teacher.kind=live actor_rollout_ref.ref.log_prob_max_token_len_per_gpu=100",
     ],

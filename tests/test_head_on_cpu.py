@@ -1,7 +1,12 @@
 """The head on response positions only: float32 scores in chunks, no tensor as large as the prompt's logits."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
+from runs import ROOT, write_inputs
+from safetensors.torch import load_file, save_file
 from tensordict import TensorDict
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -17,7 +22,7 @@ def test_scores_of_bf16_logits_are_those_of_float64(temperature, padding):
     logits = (4 * torch.randn(40, 300)).bfloat16()
     logits[:, 300 - padding :] = -torch.inf
     labels = torch.randint(300 - padding, (40,))
-    log_probs, entropy, _ = score_chunk(logits, labels, temperature=temperature)
+    log_probs, entropy = score_chunk(logits, labels, temperature=temperature)
     exact = (logits.double() / temperature).log_softmax(-1)
     assert log_probs.dtype == entropy.dtype == torch.float32
     torch.testing.assert_close(log_probs.double(), exact.gather(-1, labels[:, None])[:, 0], atol=1e-5, rtol=0)
@@ -83,3 +88,30 @@ def test_a_position_predicts_the_token_behind_it():
     assert positions.int().tolist() == [0, 1, 0, 1, 1, 1, 0, 0, 0, 1, 1, 0]
     padded = [[0, 1, 0, 0, 0], [1, 1, 1, 0, 0], [0, 0, 1, 1, 0]]
     assert padded_positions(positions, batch["input_ids"]).int().tolist() == padded
+
+
+@pytest.mark.long
+def test_ranks_that_split_a_row_say_what_one_says(tmp_path):
+    """Ulysses: scores, the log-probs that are trained, and the head's gradient, of rows that two ranks share.
+
+    verl gathers the heads of flash attention alone, which needs a GPU, so that this model's attention is switched off: its
+    output projections are 0. What is left is where positions lie, and who computes them.
+    """
+    write_inputs(tmp_path, train=1)
+    path = tmp_path / "model" / "model.safetensors"
+    weights = {name: tensor * ("o_proj" not in name) for name, tensor in load_file(path).items()}
+    save_file(weights, path, metadata={"format": "pt"})
+    results = []
+    for ranks in (1, 2):
+        out = tmp_path / f"{ranks}.pt"
+        command = [sys.executable, ROOT / "tests" / "sequence_parallel_outputs.py", tmp_path / "model", out, str(ranks)]
+        finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        assert finished.returncode == 0, finished.stderr[-4000:]
+        results.append(torch.load(out))
+    one, two = results
+    assert all(values.numel() == 14 for values in (*one["scored"], *one["trained"]))
+    for ours, expected in zip([*two["scored"], *two["trained"]], [*one["scored"], *one["trained"]], strict=True):
+        torch.testing.assert_close(ours, expected, atol=2e-5, rtol=0)
+    torch.testing.assert_close(one["trained"][0], one["scored"][0], atol=2e-5, rtol=0)
+    assert one["gradient"].abs().max() > 0.1
+    torch.testing.assert_close(two["gradient"], one["gradient"], atol=1e-4, rtol=0)

@@ -5,14 +5,11 @@ here; ``make test-long`` changes one at a time.
 """
 
 import itertools
-import os
-from pathlib import Path
 
 import pytest
 import torch
 from conftest import DESCENT, LORA
-from omegaconf import OmegaConf
-from runs import COIN_REWARD, ROOT, Run, good, parameters, replaying, run
+from runs import COIN_REWARD, Run, good, parameters, replaying, run, run_plain_grpo
 
 from recipe.egrsd.loss import token_weights
 from recipe.egrsd.metrics import METRICS
@@ -144,7 +141,7 @@ def test_without_its_parts_it_is_verls_grpo_to_the_bit(inputs, rollouts, tmp_pat
     expected = parameters(verls, 3)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in parameters(ours, 3).items())
     assert [step["actor/grad_norm"] for step in ours.metrics] == [step["actor/grad_norm"] for step in verls.metrics]
-    # A step whose four pairs happen to be alike, one in sixteen, has no advantage; three in a row are one in 4,096.
+    # A step both of whose groups of four are alike, one in 64, has no advantage; three in a row are one in 262,144.
     assert any(step["actor/grad_norm"] > 0 for step in verls.metrics)
 
 
@@ -164,24 +161,13 @@ def test_one_update_a_batch_needs_no_scoring_pass(full, inputs, rollouts, tmp_pa
         assert ours["timing_s/old_log_prob"] < 0.01 < theirs["timing_s/old_log_prob"]
 
 
-def run_plain_grpo(inputs: Path, folder: Path, overrides: list[str]) -> Run:
-    """verl without the word, on the CPU: tests/plain_grpo.py, the settings a CPU forces, and ours where verl leaves a choice."""
-    cpu = OmegaConf.load(ROOT / "recipe/egrsd/cpu/config.yaml")
-    del cpu.ray_kwargs.ray_init.runtime_env, cpu.trainer.logger
-    settings = [
-        "algorithm.adv_estimator=grpo", "trainer.v1.trainer_mode=plain_sync", "actor_rollout_ref.rollout.name=vllm",
-        "actor_rollout_ref.actor.use_dynamic_bsz=true", "actor_rollout_ref.actor.entropy_from_logits_with_chunking=true",
-        "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_USE_EXTERNAL_MODULES='recipe.egrsd.register,plain_grpo'",
-        "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_PLATFORM=cpu",
-        "+ray_kwargs.ray_init.runtime_env.env_vars.VLLM_CPU_KVCACHE_SPACE='1'",
-        *(f"++{key}={value}" for key, value in leaves(cpu)),
-    ]  # fmt: skip
-    return run(inputs, folder, [*settings, *overrides], algorithm="", VERL_USE_EXTERNAL_MODULES="", EGRSD_PROBE=os.devnull)
-
-
-def leaves(node, prefix: str = ""):
-    for key, value in node.items():
-        if OmegaConf.is_dict(value):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", OmegaConf.to_container(value) if OmegaConf.is_list(value) else str(value)
+@pytest.mark.long
+@pytest.mark.shares_runs
+def test_an_adapter_needs_none_either(lora, inputs, rollouts, tmp_path):
+    """Its first step, after which Adam makes steps of full size of rounding errors."""
+    overrides = [*LORA, *replaying(rollouts, [1]), "trainer.total_training_steps=1", "algorithm.egrsd.score_student=auto"]
+    result = good(run(inputs, tmp_path, overrides, EGRSD_PROBE=""))
+    shared = ["actor/grad_norm", *METRICS.keys() - {"egrsd/divergence_mean"}]
+    expected = {name: lora.metrics[0][name] for name in shared}
+    assert {name: result.metrics[0][name] for name in shared} == pytest.approx(expected, abs=1e-5, rel=1e-5)
+    assert expected["actor/grad_norm"] > 1e-3

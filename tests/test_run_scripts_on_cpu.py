@@ -73,7 +73,7 @@ KNOBS = {
     "ROLLOUTS": (4, {f"{ROLLOUT}.n": 4}),
     "TEACHER_KIND": ("live", {"algorithm.egrsd.teacher.kind": "live"}),
     "SYNC_EVERY": (9, {"algorithm.egrsd.teacher.sync_every": 9}),
-    "EMA_DECAY": (0.9, {"algorithm.egrsd.teacher.ema_decay": 0.9}),
+    "EMA_DECAY": (0.9, {"algorithm.egrsd.teacher.ema_decay": 0.9, "actor_rollout_ref.ref.fsdp_config.model_dtype": "fp32"}),
     "STUDENT_THINKING": ("true", {"data.apply_chat_template_kwargs.enable_thinking": True}),
     "TEACHER_THINKING": ("false", {"algorithm.egrsd.teacher.enable_thinking": False}),
     "MAX_RESPONSE": (2000, {"data.max_response_length": 2000}),

@@ -3,8 +3,9 @@
 verl divides bfloat16 logits by the rollout temperature in bfloat16, and without remove-padding takes the entropy in
 bfloat16, too. Either moves a value by up to 0.1 nat, the size of what the gate and the ratio read.
 
-Teacher rows are scored where it counts, at their responses. For a divergence over the vocabulary the engine also hands out what
-the teacher's head was given there, and takes it back when it trains.
+The head runs where it counts, at the responses: in chunks without gradients when teacher rows are scored (head.py), at once when
+the student trains. For a divergence over the vocabulary the engine also hands out what the teacher's head was given there, and
+takes it back when it trains.
 """
 
 from functools import partial
@@ -14,12 +15,14 @@ import torch.nn.functional as F
 from tensordict import TensorDict
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from transformers import DynamicCache
 from verl.utils import tensordict_utils as tu
 from verl.utils.ulysses import get_ulysses_sequence_parallel_rank
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from recipe.egrsd.head import HeadScores, scored_in_chunks
+from recipe.egrsd.shared_prompt import present, prompt_inputs, require_attention_only, response_inputs
 
 VENDOR = "egrsd"
 """config/algorithm/egrsd.yaml puts it into VERL_ENGINE_VENDOR, by which verl chooses among registered engines."""
@@ -44,16 +47,20 @@ def float32_logits(logits: Tensor, temperature: Tensor | None) -> Tensor:
 class EgrsdEngine(FSDPEngineWithLMHead):
     """Hands verl float32 logits that are already scaled; verl computes everything from them (transformer_impl.py:1332).
 
-    The rows of teacher.scoring_batch get no logits, but log-prob and entropy of their responses in chunks (head.py).
+    A batch says what it wants by flags: ``egrsd_scores_responses`` (no logits, but log-prob and entropy of the responses in
+    chunks), ``egrsd_shared_by`` (so many rows in a row have one prompt, which is read once), ``egrsd_head_on_responses`` (logits
+    of the responses alone; packed rows only, padded ones keep theirs).
     """
 
     scores: HeadScores | None = None
     """Of the scoring micro-batch under way, or of the last one; None in any other pass."""
+    chosen: Tensor | None = None
+    """(tokens of this rank,) bool: packed positions whose head is computed; None = all."""
     teacher_head: Tensor
     """(V, H), set by the worker before a training pass whose micro-batches hold ``teacher_hidden``."""
 
     def forward_step(self, micro_batch, loss_function, forward_only):
-        self.scores = None
+        self.scores = self.chosen = None
         if not _flag(micro_batch, "egrsd_scores_responses") or _flag(micro_batch, "use_fused_kernels"):
             return super().forward_step(micro_batch, loss_function, forward_only)
         head = self.module.get_output_embeddings()
@@ -61,24 +68,54 @@ class EgrsdEngine(FSDPEngineWithLMHead):
             return super().forward_step(micro_batch, loss_function, forward_only)
 
     def prepare_model_inputs(self, micro_batch):
+        if self.scores is not None and (group_size := _flag(micro_batch, "egrsd_shared_by")):
+            return self._inputs_after_the_prompts(micro_batch, group_size)
         model_inputs, output_args = super().prepare_model_inputs(micro_batch)
-        if self.scores is not None:
-            shards = self.ulysses_sequence_parallel_size if self.use_ulysses_sp else 1
-            packed = model_inputs["attention_mask"] is None
-            size = output_args["input_ids_rmpad_rolled"].numel() * shards
-            positions = F.pad(response_positions(micro_batch), (0, size - micro_batch["input_ids"].offsets()[-1].item()))
-            self.chosen = positions.view(shards, -1)[get_ulysses_sequence_parallel_rank() if shards > 1 else 0]
-            self.labels = output_args["input_ids_rmpad_rolled"][self.chosen]
-            self.layout = self.chosen[None] if packed else padded_positions(self.chosen, micro_batch["input_ids"])
+        packed = model_inputs["attention_mask"] is None
+        narrow = packed and _flag(micro_batch, "egrsd_head_on_responses") and not _flag(micro_batch, "use_fused_kernels")
+        if self.scores is None and not narrow:
+            return model_inputs, output_args
+        self.chosen = self._response_positions(micro_batch, output_args["input_ids_rmpad_rolled"].numel())
+        self.labels = output_args["input_ids_rmpad_rolled"][self.chosen]
+        self.layout = self.chosen[None] if packed else padded_positions(self.chosen, micro_batch["input_ids"])
+        if self.scores is None:
+            model_inputs["logits_to_keep"] = self.chosen.nonzero()[:, 0]
+            temperature = output_args["temperature_rmpad"][self.chosen]
+            output_args |= {"input_ids_rmpad_rolled": self.labels, "temperature_rmpad": temperature}
         return model_inputs, output_args
+
+    def _response_positions(self, micro_batch: TensorDict, tokens: int) -> Tensor:
+        """``response_positions`` of this rank's part of the packed rows, which has so many tokens."""
+        shards = self.ulysses_sequence_parallel_size if self.use_ulysses_sp else 1
+        positions = F.pad(response_positions(micro_batch), (0, tokens * shards - micro_batch["input_ids"].offsets()[-1].item()))
+        return positions.view(shards, -1)[get_ulysses_sequence_parallel_rank() if shards > 1 else 0]
 
     def _responses_of(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         return hidden[self.layout], self.labels
+
+    def _inputs_after_the_prompts(self, micro_batch: TensorDict, group_size: int) -> tuple[dict, dict]:
+        """Reads the prompt of each group and leaves the responses to the pass that verl is about to make."""
+        require_attention_only(self.model_config.hf_config)
+        rows, responses = micro_batch["input_ids"].unbind(), micro_batch["responses"].unbind()
+        prompts = [row[: -len(response)] for row, response in zip(rows, responses, strict=True)][::group_size]
+        cache, inputs = DynamicCache(), prompt_inputs(prompts)
+        self.layout, self.labels = torch.zeros_like(inputs["input_ids"], dtype=torch.bool), prompts[0][:0]  # no scores yet
+        # The context that verl opens around its own pass.
+        with torch.autocast(rows[0].device.type, self._autocast_dtype, enabled=self._autocast_dtype != torch.float32):
+            self.module(**inputs, past_key_values=cache, use_cache=True)
+        self.chosen, self.layout = response_positions(micro_batch), present(responses)
+        self.labels = micro_batch["responses"].values()
+        return response_inputs(prompts, responses, cache), {}
 
     def prepare_model_outputs(self, output, output_args, micro_batch, logits_processor_func):
         if self.scores is not None:
             return self._scores_by_row(output_args, micro_batch)
         if not _flag(micro_batch, "use_fused_kernels"):
+            if self.chosen is not None and output.logits.size(1) != len(self.labels):
+                raise TypeError(
+                    f"{type(self.module).__name__} computed {output.logits.size(1)} logits where {len(self.labels)} were asked "
+                    "for (logits_to_keep); algorithm.egrsd.score_student=always trains on all of them."
+                )
             key, temperature = _temperature(output_args)
             output.logits = float32_logits(output.logits, temperature)
             output_args = {**output_args, key: torch.ones_like(output_args[key]), "temperature_is_one": True}
@@ -88,17 +125,20 @@ class EgrsdEngine(FSDPEngineWithLMHead):
             logits_processor_func = partial(logits_processor_func, teacher_head=self.teacher_head)
         return super().prepare_model_outputs(output, output_args, micro_batch, logits_processor_func)
 
+    def _gather_and_unpad_packed(self, tensor, pad_size):
+        """verl's, of values at the chosen positions: 0 everywhere else."""
+        if self.chosen is not None:
+            tensor = tensor.new_zeros(self.chosen.numel()).masked_scatter(self.chosen, tensor)
+        return super()._gather_and_unpad_packed(tensor, pad_size)
+
     def _scores_by_row(self, output_args, micro_batch) -> dict[str, Tensor]:
         """What verl returns, (B, jagged) over prompt + response; 0 where the prompt is."""
         result, offsets = {}, micro_batch["input_ids"].offsets()
         for name in ("log_probs", "entropy"):
-            (values,) = getattr(self.scores, name)
-            everywhere = values.new_zeros(self.chosen.numel()).masked_scatter(self.chosen, values)
-            everywhere = self._gather_and_unpad_packed(everywhere, output_args.get("pad_size", 0))
+            everywhere = self._gather_and_unpad_packed(getattr(self.scores, name)[-1], output_args.get("pad_size", 0))
             result[name] = torch.nested.nested_tensor_from_jagged(everywhere, offsets)
         if _flag(micro_batch, "egrsd_keeps_hidden"):
-            (hidden,) = self.scores.hidden
-            rows = hidden.split(micro_batch["responses"].offsets().diff().tolist())
+            rows = self.scores.hidden[-1].split(micro_batch["responses"].offsets().diff().tolist())
             result["teacher_hidden"] = torch.nested.as_nested_tensor([row.flatten() for row in rows], layout=torch.jagged)
         return result
 

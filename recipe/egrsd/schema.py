@@ -146,6 +146,21 @@ def student_scores_needed(config: Any) -> str:
     return next((reason for reason, holds in reasons.items() if holds), "")
 
 
+def scoring_engine(config: Any) -> tuple[str, Any, int]:
+    """The engine that scores teacher rows: key of its limits, the node they stand in, its sequence-parallel ranks."""
+    parts, reference = config.actor_rollout_ref, uses_reference(config)
+    key = "ref" if reference else "rollout"
+    ranks = parts["ref" if reference else "actor"].get("ulysses_sequence_parallel_size", 1)
+    return f"actor_rollout_ref.{key}.log_prob", parts[key], ranks
+
+
+def max_shared_tokens(config: Any) -> int:
+    """Tokens of a scoring micro-batch in which the responses of a group share their prompt; 0 if they cannot."""
+    _, engine, ranks = scoring_engine(config)
+    can = engine.log_prob_use_dynamic_bsz and ranks == 1 and not config.actor_rollout_ref.model.use_fused_kernels
+    return engine.log_prob_max_token_len_per_gpu if can else 0
+
+
 def uses_reference(config: Any) -> bool:
     """True if the teacher is verl's reference model: a full-parameter run whose teacher is not the student itself."""
     return not uses_lora(config) and config.algorithm.egrsd.teacher.kind != "live"

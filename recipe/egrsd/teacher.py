@@ -4,6 +4,7 @@ Rows are ``privileged prompt + response``. verl's engines return per-token outpu
 prompt in front of the same response needs no other alignment (workers/utils/padding.py:194).
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 from verl.utils import tensordict_utils as tu
+from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions
 from verl.workers.utils.padding import response_from_nested
 
 from recipe.egrsd.schema import TeacherConfig
@@ -30,30 +32,40 @@ class Scores:
     """What the head was given, flattened to T * H for each response; for a divergence only."""
 
 
+@dataclass(frozen=True)
+class Sharing:
+    """Every ``group_size`` consecutive rows have one prompt; a micro-batch holds whole groups."""
+
+    group_size: int
+    rows_of_micro_batch: int
+
+
 def scoring_batch(
     prompt_ids: Sequence[Sequence[int]],
-    responses: Tensor,
-    response_mask: Tensor,
+    responses: Sequence[Tensor],
+    response_mask: Sequence[Tensor],
     *,
     temperature: float,
+    sharing: Sharing | None = None,
     keep_hidden: bool = False,
 ) -> TensorDict:
     """Rows for verl's compute_log_prob / compute_ref_log_prob.
 
     Args:
         prompt_ids: B privileged prompts, token ids.
-        responses: (B, jagged) int64 token ids, prompt excluded.
-        response_mask: (B, jagged), the student's; the engine needs a loss mask even where it computes no loss.
+        responses: B responses, (T,) int64 token ids, prompt excluded.
+        response_mask: B masks, the student's; the engine needs a loss mask even where it computes no loss.
         temperature: of the rollout; student and teacher are compared at the temperature the student is trained at.
+        sharing: how rows share their prompts, which are then read once (shared_prompt.py); None if they don't.
         keep_hidden: also return what the head was given (engine.py), flattened to T * H for each response.
     """
     prompts = [torch.as_tensor(ids, dtype=torch.int64) for ids in prompt_ids]
-    rows = [torch.cat([prompt, response]) for prompt, response in zip(prompts, responses.unbind(), strict=True)]
+    rows = [torch.cat([prompt, response]) for prompt, response in zip(prompts, responses, strict=True)]
     columns = {
         "prompts": prompts,
-        "responses": responses.unbind(),
-        "response_mask": response_mask.unbind(),
-        "loss_mask": response_mask.unbind(),
+        "responses": responses,
+        "response_mask": response_mask,
+        "loss_mask": response_mask,
         "input_ids": rows,
         "position_ids": [torch.arange(len(row)) for row in rows],
     }
@@ -66,7 +78,47 @@ def scoring_batch(
         egrsd_scores_responses=True,
         egrsd_keeps_hidden=keep_hidden,
     )
+    if sharing:
+        tu.assign_non_tensor(batch, use_dynamic_bsz=False, micro_batch_size_per_gpu=sharing.rows_of_micro_batch)
+        tu.assign_non_tensor(batch, egrsd_shared_by=sharing.group_size)
     return batch
+
+
+def scoring_order(
+    prompt_ids: Sequence[Sequence[int]], response_lengths: Sequence[int], *, num_ranks: int, max_tokens: int = 0
+) -> tuple[list[int], Sharing | None]:
+    """Which rows the ranks take, one rank's equal share after the other, so that all have about as much to compute.
+
+    verl has balanced the batch by the student's rows; privileged prompts differ much more in length. The rows of a rank come
+    longest first, so that micro-batches of a fixed number of padded rows hold rows of about one length.
+
+    Args:
+        prompt_ids: B privileged prompts.
+        response_lengths: B numbers of tokens.
+        num_ranks: divides B.
+        max_tokens: of a micro-batch whose rows share prompts; 0 for no sharing.
+
+    Returns:
+        The numbers of the rows in their new order; and how they share their prompts, where that pays: it takes two passes
+        through the weights instead of one, so it must save half of the tokens.
+    """
+    by_prompt = defaultdict(list)
+    for row, ids in enumerate(prompt_ids):
+        by_prompt[tuple(ids)].append(row)
+    alone = [len(ids) + length for ids, length in zip(prompt_ids, response_lengths, strict=True)]
+    shared = [len(ids) + sum(response_lengths[row] for row in rows) for ids, rows in by_prompt.items()]
+    groups, work, sharing = [[row] for row in range(len(alone))], alone, None
+    sizes = {len(rows) for rows in by_prompt.values()}
+    if 2 * sum(shared) <= sum(alone) and len(sizes) == 1 and len(shared) % num_ranks == 0 and max(shared) <= max_tokens:
+        groups, work, (group_size,) = list(by_prompt.values()), shared, sizes
+        per_rank = len(shared) // num_ranks
+        fitting = max(n for n in range(1, per_rank + 1) if per_rank % n == 0 and n * max(shared) <= max_tokens)
+        sharing = Sharing(group_size=group_size, rows_of_micro_batch=fitting * group_size)
+    work = calculate_workload(torch.tensor(work)).tolist()
+    order = []
+    for share in get_seqlen_balanced_partitions(work, k_partitions=num_ranks, equal_size=True):
+        order += [row for group in sorted(share, key=work.__getitem__, reverse=True) for row in groups[group]]
+    return order, sharing
 
 
 class Teacher:
@@ -82,10 +134,12 @@ class Teacher:
         settings: algorithm.egrsd.teacher.
         workers: verl's actor worker group, whose student still has its initial weights.
         uses_lora: whether the student is an adapter.
+        max_shared_tokens: max_tokens of scoring_order.
     """
 
-    def __init__(self, settings: TeacherConfig, workers: Any, *, uses_lora: bool):
-        self.settings, self.workers = settings, workers
+    def __init__(self, settings: TeacherConfig, workers: Any, *, uses_lora: bool, max_shared_tokens: int = 0):
+        self.settings, self.workers, self.max_shared_tokens = settings, workers, max_shared_tokens
+        self.num_ranks = max(workers._query_dispatch_info("actor")) + 1  # as verl asks (trainer_base.py:1613)
         self.adapter_off = uses_lora and settings.kind == "frozen"
         if settings.kind == "live" or self.adapter_off:
             self.engine = workers.compute_log_prob
@@ -96,15 +150,32 @@ class Teacher:
         if self.settings.moves:
             print(f"EGRSD keeps a {settings.kind} teacher of {workers.init_teacher()[0]:,} parameters on each rank.")
 
-    def score(self, batch: TensorDict, *, names: Sequence[str]) -> Scores:
-        """Scores the rows of ``scoring_batch``; names are B sample names for error messages."""
+    def score(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        responses: Tensor,
+        response_mask: Tensor,
+        *,
+        temperature: float,
+        keep_hidden: bool,
+        names: Sequence[str],
+    ) -> Scores:
+        """Arguments as of ``scoring_batch``, but responses and mask (B, jagged); names are B sample names for error messages."""
+        lengths = responses.offsets().diff().tolist()
+        order, sharing = scoring_order(prompt_ids, lengths, num_ranks=self.num_ranks, max_tokens=self.max_shared_tokens)
+        prompts, rows, masks, names = (
+            [column[row] for row in order] for column in (prompt_ids, responses.unbind(), response_mask.unbind(), names)
+        )
+        options = {"temperature": temperature, "sharing": sharing, "keep_hidden": keep_hidden}
+        batch = scoring_batch(prompts, rows, masks, **options)
         if self.adapter_off:
             tu.assign_non_tensor(batch, no_lora_adapter=True)
         output = self.engine(batch)
         hidden = output.get("teacher_hidden")
         if hidden is not None:
-            self.workers.hold_teacher_head(batch["temperature"])
-        return Scores(*checked(output, batch["response_mask"], names=names), hidden)
+            self.workers.hold_teacher_head(temperature)
+        found = (*checked(output, batch["response_mask"], names=names), hidden)
+        return Scores(*(None if column is None else _in_order(column, order) for column in found))
 
     def follow(self, step: int) -> None:
         """Called after the student's update of that step, which counts from 1."""
@@ -155,6 +226,11 @@ def _refuse_non_finite(name: str, values: Tensor, mask: Tensor, names: Sequence[
             f"the teacher's {name} is {values.values()[token].item()} for sample {names[row]} at response token "
             f"{token - int(values.offsets()[row])}; the teacher's weights or the logits are broken."
         )
+
+
+def _in_order(column: Tensor, order: Sequence[int]) -> Tensor:
+    """(B, jagged) rows back at the numbers that ``order`` took them from."""
+    return _nested([row for _, row in sorted(zip(order, column.unbind(), strict=True), key=lambda pair: pair[0])])
 
 
 def _nested(rows: Sequence[Tensor]) -> Tensor:

