@@ -80,14 +80,14 @@ def test_no_problem_is_in_two_splits_whatever_the_seed(task):
 
 def test_every_order_is_right_and_has_the_same_carries():
     problem = make_problems("train", 1, seed=0, task="forks")[0]
-    for plan in list(permutations(problem.numbers))[::37]:
+    for plan in list(permutations(problem.numbers))[::997]:
         shuffled = Forks(plan, problem.wording)
         assert right(problem, shuffled.solve(random.Random(0)))
-        assert sum(sum(plan[:i]) % 10 + plan[i] >= 10 for i in range(1, 6)) == sum(plan) // 10
+        assert sum(sum(plan[:i]) % 10 + plan[i] >= 10 for i in range(1, len(plan))) == sum(plan) // 10
 
 
 def test_a_teacher_leans_to_the_order_it_has_seen_and_a_student_does_not():
-    """The first letter is the reference's with probability LEAN + (1 - LEAN) / 6, and 1 / 6 without having seen it."""
+    """The first letter is the reference's with probability LEAN + (1 - LEAN) / 8, and 1 / 8 without having seen it."""
     rng, problems = random.Random(0), make_problems("train", 1500, seed=0, task="forks")
     for role, expected in (("teacher", LEAN + (1 - LEAN) / len(LETTERS)), ("student", 1 / len(LETTERS))):
         same = mean(order_of(getattr(problem, role)(rng))[0] == order_of(reference_solution(problem))[0] for problem in problems)
@@ -101,13 +101,13 @@ def test_forks_pivots_and_locks_are_told_apart():
         kinds = kinds_of(tokenizer, tokens, problem.CHOICES)
         words = {kind: [tokenizer.decode([token]) for token, k in zip(tokens, kinds, strict=True) if k == kind] for kind in kinds}
         lines = tokenizer.decode(tokens).split("\n")
-        assert len(words["fork"]) == 5 and {word.strip() for word in words["fork"]} < set(LETTERS)
+        assert len(words["fork"]) == len(LETTERS) - 1 and {word.strip() for word in words["fork"]} < set(LETTERS)
         assert len(words["pivot"]) == len(lines) - 2 and set(words["pivot"]) <= {*CONNECTIVES, "Check"}
 
 
 def test_a_broken_plan_has_no_more_forks_than_letters():
     tokenizer = tiny.build_tokenizer(0, "forks")
-    kinds = kinds_of(tokenizer, tokenizer.encode("Plan: A B\nThen, A C=7, total. Plan: A B"), Forks.CHOICES)
+    kinds = kinds_of(tokenizer, tokenizer.encode("Plan: A B\nThen, A C7: 9. Plan: A B"), Forks.CHOICES)
     assert Counter(kinds)["fork"] == 2 and Counter(kinds)["pivot"] == 1
 
 

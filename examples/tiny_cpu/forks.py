@@ -1,21 +1,24 @@
-"""A task with true forks: add six numbers in an order of your own.
+"""A task with true forks: add eight numbers in an order of your own.
 
-    Plan: C F A E B D.
-    Now C=9, total 9.
-    Then F=7, total 16.
-    Check: 7+9=16.
-    So A=8, total 24.
+    Plan: C F A E B D H G.
+    Now C5: 5.
+    Then F4: 9.
+    Check: 4+5=9.
+    So A3: 12.
     ...
-    \\boxed{38}
+    \\boxed{28}
 
 Three kinds of positions:
 
     fork    a letter of the plan but the last: any number that is left may come next, and every order is as good. A teacher
-            has seen one order, the reference's, and leans to it; several such positions follow one another.
+            has seen one order, the reference's, and leans to it. Seven follow one another, more than a lookahead of five.
     pivot   the first word of a line: a momentary hesitation, since the tokens behind it are determined. It also decides
             whether a check comes, the one choice here that costs length.
     lock    everything else. The mistakes are made here, in carries; any order of the same numbers has as many of them
             (the total divided by 10), so that no order is easier.
+
+A number stands right behind its name, C5 and not C=5: a model of two layers finds it there by induction within 100 steps; with
+a sign between the two it had not learned to in 300.
 """
 
 import random
@@ -24,23 +27,24 @@ from typing import ClassVar
 
 from examples.tiny_cpu.problem import Problem, reference_solution
 
-SIZE = 6
+SIZE = 8
 LETTERS = ascii_uppercase[:SIZE]
+DIGITS = (2, 5)  # smallest, largest
 CONNECTIVES = ("Now", "Then", "So", "Next")
 # How often a teacher takes what the reference would take next; otherwise it chooses freely.
 LEAN = 0.5
 
 
 class Forks(Problem):
-    """Six one-digit numbers, each named by a letter."""
+    """Eight small numbers, each named by a letter."""
 
     TITLE = "sums in an order of choice"
     WORDINGS = ("Add {terms}.", "Find the sum of {terms}.", "What do {terms} make?", "Sum up {terms}.")
-    FORGET = 0.2
-    CHECK = 0.35
-    MAX_PROMPT, MAX_RESPONSE, MAX_TEACHER_PROMPT = 96, 144, 192
+    FORGET = 0.27
+    CHECK = 0.3
+    MAX_PROMPT, MAX_RESPONSE, MAX_TEACHER_PROMPT = 96, 192, 224
     WARM_START_ROWS: ClassVar = {"student": 20, "teacher": 12, "concise": 4}
-    WARM_START_STEPS = 300
+    WARM_START_STEPS = 350
     CHOICES: ClassVar = {
         "fork": rf"(?<=\APlan:)(?: [{LETTERS}]){{1,{SIZE - 1}}}",
         "pivot": rf"^(?:{'|'.join(CONNECTIVES)}|Check)",
@@ -48,7 +52,7 @@ class Forks(Problem):
 
     @staticmethod
     def draw(rng: random.Random) -> tuple[int, ...]:
-        return tuple(rng.randint(2, 9) for _ in range(SIZE))
+        return tuple(rng.randint(*DIGITS) for _ in range(SIZE))
 
     @staticmethod
     def key(numbers: tuple[int, ...]) -> str:
@@ -56,7 +60,7 @@ class Forks(Problem):
 
     @property
     def question(self) -> str:
-        return self.wording.format(terms=", ".join(f"{name}={n}" for name, n in zip(LETTERS, self.numbers, strict=True)))
+        return self.wording.format(terms=", ".join(f"{name}{n}" for name, n in zip(LETTERS, self.numbers, strict=True)))
 
     def solve(self, rng: random.Random, *, forget: float = 0.0, check: float = 0.0, seen: str = "", lean: float = 0.0) -> str:
         """As everywhere; with probability ``lean`` the plan goes on with the first letter of the order ``seen`` that is left."""
@@ -67,7 +71,7 @@ class Forks(Problem):
             term, before = value[name], total
             carry = int(before % 10 + term >= 10 and rng.random() >= forget)
             total = before // 10 * 10 + 10 * carry + (before + term) % 10
-            lines.append(f"{rng.choice(CONNECTIVES)} {name}={term}, total {total}.")
+            lines.append(f"{rng.choice(CONNECTIVES)} {name}{term}: {total}.")
             if rng.random() < check:
                 lines.append(f"Check: {term}+{before}={total}.")
         return "\n".join([*lines, rf"\boxed{{{total}}}"])
