@@ -18,5 +18,6 @@ export STEPS=${STEPS:-20}
 export SAVE_FREQ=${SAVE_FREQ:-20}
 export TEST_FREQ=${TEST_FREQ:-10}
 export VAL_SAMPLES=${VAL_SAMPLES:-1}
+export SAVE_TOKENS_EVERY=${SAVE_TOKENS_EVERY:-10}
 
 exec "$(dirname "${BASH_SOURCE[0]}")/run_qwen3_fsdp.sh" "$@"

@@ -6,6 +6,7 @@
 #   LORA_RANK=0 examples/run_qwen3_4b_fsdp.sh                              # all parameters instead of an adapter
 #   examples/run_qwen3_4b_fsdp.sh trainer.logger=[console,file,wandb]      # any key of verl, behind
 #   examples/run_qwen3_4b_fsdp.sh --cfg job                                # show the config and end
+#   DOCTOR=1 examples/run_qwen3_4b_fsdp.sh                                 # look for mistakes on a CPU and end
 #
 # A run that was stopped continues from its last checkpoint: give the same command again.
 # Not run by us: we had no GPU. Composed and validated by tests/test_run_scripts_on_cpu.py; memory figures below are estimates.
@@ -28,6 +29,7 @@ ROLLOUTS=${ROLLOUTS:-}                   # per prompt; the paper's and verl's de
 TEACHER_KIND=${TEACHER_KIND:-}           # frozen | snapshot | ema | live
 SYNC_EVERY=${SYNC_EVERY:-}               # for snapshot
 EMA_DECAY=${EMA_DECAY:-}                 # for ema
+PRIVILEGE=${PRIVILEGE:-}                 # solution | answer_only; as controls: shuffled | wrong | none
 STUDENT_THINKING=${STUDENT_THINKING:-false}  # not stated; with 1,024 tokens a thinking student hardly ever reaches an answer
 TEACHER_THINKING=${TEACHER_THINKING:-true}   # not stated; on, as in OPSD, whose trainer the paper's resembles
 
@@ -62,7 +64,8 @@ TEST_FREQ=${TEST_FREQ:-25}               # on held-out training problems with MA
 VAL_SAMPLES=${VAL_SAMPLES:-4}
 VAL_TEMPERATURE=${VAL_TEMPERATURE:-1.0}
 VAL_TOP_P=${VAL_TOP_P:-0.95}
-LOGGER=${LOGGER:-[console,file]}         # file: $OUTPUT/metrics-<start>.jsonl; a resumed run writes another one
+LOGGER=${LOGGER:-[console,file]}         # file: $OUTPUT/metrics/<start>.jsonl; a resumed run writes another one
+SAVE_TOKENS_EVERY=${SAVE_TOKENS_EVERY:-25}  # steps between two token views of the report, each one scoring pass more; null: none
 
 # ---- machines. Estimates for 8B on 8 x 80 GB, where vLLM sleeps while the trainer works:
 #   vLLM awake           40 GB reserved by GPU_MEMORY (16 GB weights; 4 rows of 3,072 tokens at 144 KiB a token are 1.8 GB)
@@ -76,9 +79,14 @@ TP=${TP:-1}                              # GPUs that share one vLLM
 GPU_MEMORY=${GPU_MEMORY:-0.5}            # share of a GPU that vLLM reserves
 MAX_TOKENS_PER_GPU=${MAX_TOKENS_PER_GPU:-8192}  # in one micro-batch of the student's update
 DATA_WORKERS=${DATA_WORKERS:-8}          # processes that tokenise the teacher's prompts at the start
+DOCTOR=${DOCTOR:-}                       # anything: python -m recipe.egrsd.doctor with these overrides instead of a run
 
 DATA=$(realpath -m "$DATA") OUTPUT=$(realpath -m "$OUTPUT")  # Ray's processes may stand elsewhere
-mkdir -p "$OUTPUT"
+PROGRAM=recipe.egrsd.doctor
+if [[ ! $DOCTOR ]]; then
+  PROGRAM=verl.trainer.main_ppo
+  mkdir -p "$OUTPUT/metrics"             # where verl's file logger does not make it
+fi
 if [[ $ALGORITHM == grpo ]]; then        # the paper's GRPO: the same trainer, reward and running baseline, every token weight 1
   ALGORITHM=egrsd_ungated CLIP_RANGE=${CLIP_RANGE:-0}
 fi
@@ -91,7 +99,13 @@ METHOD=(
   ${LENGTH_BONUS:+algorithm.egrsd.length_bonus="$LENGTH_BONUS"}
   ${TEACHER_KIND:+algorithm.egrsd.teacher.kind="$TEACHER_KIND"}
   ${SYNC_EVERY:+algorithm.egrsd.teacher.sync_every="$SYNC_EVERY"}
+<<<<<<< HEAD
   ${EMA_DECAY:+algorithm.egrsd.teacher.ema_decay="$EMA_DECAY" actor_rollout_ref.ref.fsdp_config.model_dtype=fp32}
+=======
+  ${EMA_DECAY:+algorithm.egrsd.teacher.ema_decay="$EMA_DECAY"}
+  ${PRIVILEGE:+algorithm.egrsd.privilege="$PRIVILEGE"}
+  algorithm.egrsd.save_tokens_every="$SAVE_TOKENS_EVERY"
+>>>>>>> audit5
   algorithm.egrsd.teacher.enable_thinking="$TEACHER_THINKING"
   algorithm.egrsd.teacher.max_prompt_length=$((MAX_SEQUENCE - MAX_RESPONSE))
   algorithm.use_kl_in_reward=false
@@ -163,8 +177,8 @@ TRAINER=(
   trainer.project_name=egrsd
   trainer.experiment_name="$NAME"
   trainer.logger="$LOGGER"
-  +ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH="$OUTPUT/metrics-$(date -u +%Y%m%dT%H%M%SZ).jsonl"
+  +ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH="$OUTPUT/metrics/$(date -u +%Y%m%dT%H%M%SZ).jsonl"
 )
 
-exec "${PYTHON:-python}" -m verl.trainer.main_ppo \
+exec "${PYTHON:-python}" -m $PROGRAM \
   "${METHOD[@]}" "${DATA_ARGS[@]}" "${MODEL_ARGS[@]}" "${ROLLOUT[@]}" "${TRAINER[@]}" "$@"

@@ -1,5 +1,6 @@
 """Every alarm speaks at its threshold, once, with numbers and advice; not just below it, and not about what is switched off."""
 
+import json
 import math
 from pathlib import Path
 
@@ -71,6 +72,19 @@ def test_the_start_is_the_mean_of_the_first_steps():
         assert alarms.check({"response_length/mean": 100.0 + length}) == []
     assert not any(alarms.check({"response_length/mean": 52.26}) for _ in range(ALARM_STEPS))
     assert "at most 52.25 = 0.5 times" in [alarms.check({"response_length/mean": 52.25}) for _ in range(ALARM_STEPS)][-1][0]
+
+
+@pytest.mark.parametrize("stopped", [START_STEPS // 2, START_STEPS, 2 * START_STEPS])
+def test_a_resumed_run_knows_how_it_began(stopped):
+    """Its state travels as JSON; without it a student that has already collapsed would count as the start."""
+    before, resumed = Alarms(settings()), Alarms(settings())
+    for _ in range(stopped):
+        before.check({"response_length/mean": 100.0})
+    resumed.load_state_dict(json.loads(json.dumps(before.state_dict())))
+    for _ in range(START_STEPS - stopped):
+        assert resumed.check({"response_length/mean": 100.0}) == []
+    said = [resumed.check({"response_length/mean": 50.0}) for _ in range(ALARM_STEPS)]
+    assert "at most 50 = 0.5 times" in said[-1][0]
 
 
 def test_alarms_are_counted_apart():

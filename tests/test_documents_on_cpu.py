@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 from runs import ROOT
 
+from recipe.egrsd import evaluate, prepare_data
+from recipe.egrsd.data.sources import BENCHMARKS
 from recipe.egrsd.metrics import ALARM_STEPS, ALARMS, METRICS, START_STEPS
 
 RECIPE = ROOT / "recipe" / "egrsd"
@@ -81,6 +84,21 @@ def test_the_readme_tree_is_the_tree():
     tree = readme.split("<!-- tree -->")[1]
     named = set(re.findall(r"^    (\S+\.(?:py|jinja|json|txt))", tree, re.M)) - {"__init__.py"}
     assert named == {path.name for path in RECIPE.iterdir() if path.is_file()} - {"__init__.py"}
+
+
+def test_the_three_commands_fit_together():
+    """reproduce.md: run, evaluation and report name the same folders, and each option that they are given exists."""
+    text = (ROOT / "docs/reproduce.md").read_text().replace("\\\n", "")
+    commands = [shlex.split(line) for line in re.findall(r"^    (\S.*)$", text, re.M)]
+    given = {words[2].split(".")[-1]: words[3:] for words in commands if words[:2] == ["python", "-m"] and "compare" not in words}
+    data, evaluation = prepare_data._parser().parse_args(given["prepare_data"]), evaluate._parser().parse_args(given["evaluate"])
+    (algorithm, script), *_ = (words for words in commands if words[-1].startswith("examples/"))
+    run = Path("outputs") / f"{script.split('run_')[1].removesuffix('_fsdp.sh').replace('_', '-')}-{algorithm.split('=')[1]}"
+    assert run in evaluation.out.parents and run in Path(evaluation.model).parents
+    assert str(run) in given["report"]
+    benchmarks = ",".join(source.name for source in BENCHMARKS)
+    assert [str(path) for path in evaluation.data] == [f"{data.out}/{{{benchmarks}}}.parquet"]
+    assert f"DATA=${{DATA:-{data.out}}}" in (ROOT / "examples/run_qwen3_fsdp.sh").read_text()
 
 
 def test_the_files_and_functions_stay_small():

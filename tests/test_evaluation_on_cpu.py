@@ -353,7 +353,9 @@ def test_the_number_of_samples_on_the_command_line():
 
 def test_the_papers_protocol_is_named_so_only_as_long_as_it_is_whole():
     given = ["--model", "m", "--data", "d", "--out", "o"]
-    paper = {"thinking": True, "temperature": 1.0, "top_p": 0.95, "top_k": 0, "max_tokens": 32768}
+    stated = json.loads((ROOT / "recipe/egrsd/paper.json").read_text())["evaluation"]
+    assert stated.pop("k") == evaluate.SAMPLES
+    paper = {"max_tokens": stated.pop("max_new_tokens"), **stated, "top_k": 0}  # the paper states no top-k
     assert evaluate._protocol(evaluate._parser().parse_args(given)) == {"protocol": "paper", **paper}
     assert evaluate._protocol(evaluate._parser().parse_args([*given, "--no-thinking", "--top-k", "20"])) == {
         "protocol": "own", **paper, "thinking": False, "top_k": 20,

@@ -1,6 +1,5 @@
 """A killed trainer resumes where it was, a torn checkpoint is named, a dead engine or worker ends the run with its cause."""
 
-import json
 import os
 import random
 import re
@@ -41,8 +40,9 @@ def test_a_killed_trainer_resumes_to_the_same_end(seed, padded, inputs, rollouts
     assert resumed.metrics[-1]["training/global_step"] == 3
     expected = parameters(padded, 3)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in parameters(resumed, 3).items())
-    state = Path("checkpoints") / "global_step_3" / checkpoint.STATE_FILE
-    assert json.loads((tmp_path / state).read_text()) == json.loads((padded.folder / state).read_text())
+    states = [checkpoint.load(folder / "checkpoints" / "global_step_3") for folder in (tmp_path, padded.folder)]
+    assert states[0]["baseline"] == states[1]["baseline"]
+    assert states[1]["alarms"]["response_length/mean"] == [step["response_length/mean"] for step in padded.metrics[:2]]
 
 
 @pytest.fixture

@@ -127,6 +127,22 @@ def test_the_paper_stands_beside_us_by_name(report):
     assert "these means are not the same figure" in text
 
 
+def test_a_run_has_one_colour_throughout(tmp_path):
+    """Also behind one of which there is less to show, as of the untrained model, which has no curves."""
+    write_evaluation(tmp_path / "untrained" / "evaluated", None, 0.6, 9000.0)
+    write_metrics(tmp_path / "trained")
+    write_evaluation(tmp_path / "trained" / "evaluated", 30, 0.7, 9000.0)
+    write_tokens(tmp_path / "trained", 30)
+    runs = [read_run(tmp_path / name, name) for name in ("untrained", "trained")]
+    audits = {run.name: [leakage.audit(rows, step) for step, rows in run.tokens.items()] for run in runs}
+    assert '<p class="legend"><span><i class="line c1"></i>trained</span></p>' in page.render(runs, audits)
+    pictures = figures.pictures(runs, audits)
+    for name, labels in {"training": ["trained"], "leakage": ["trained: own reference", "other problems' references"]}.items():
+        (legend,) = pictures[name].legends
+        assert [text.get_text() for text in legend.get_texts()] == labels
+        assert {line.get_color() for line in pictures[name].axes[0].lines} == {figures.COLORS[1]}
+
+
 # ---------------------------------------------------------------- what is read
 
 
@@ -151,6 +167,15 @@ def test_evaluations_of_either_form(tmp_path):
     (folder / "results.json").write_text(json.dumps({"benchmarks": benchmarks}))
     (evaluation,) = read_run(tmp_path, "run").evaluations
     assert (evaluation.step, evaluation.accuracy, evaluation.tokens) == (7, Estimate(0.75, 0.25), Estimate(20.0, None))
+
+
+def test_the_step_of_an_adapter_is_that_of_its_checkpoint(tmp_path):
+    """Its model is the untrained one if it was named with --base."""
+    write_evaluation(tmp_path / "evaluated", None, 0.5, 9000.0)
+    path = tmp_path / "evaluated" / "results.json"
+    adapter = "run/checkpoints/global_step_75/actor/merged/lora_adapter"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"adapter": adapter}))
+    assert list(read_run(tmp_path, "run").checkpoints) == [75]
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"benchmarks": {}}', '{"benchmarks": {"a": {"avg": "high", "tokens_mean": 1}}}'])

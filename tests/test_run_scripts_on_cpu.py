@@ -15,12 +15,14 @@ import peft
 import pytest
 import yaml
 from hydra import compose, initialize_config_module
+from made_up_runs import write_evaluation, write_tokens
 from omegaconf import DictConfig, OmegaConf
 from runs import ROOT
 from verl.utils.config import omega_conf_to_dataclass
 
 import recipe.egrsd.hydra_plugin  # noqa: F401  opens the config group
 from recipe.egrsd import schema, validation
+from recipe.egrsd.report.runs import read_run
 
 EXAMPLES = ROOT / "examples"
 PAPER = json.loads((ROOT / "recipe" / "egrsd" / "paper.json").read_text())
@@ -74,6 +76,7 @@ KNOBS = {
     "TEACHER_KIND": ("live", {"algorithm.egrsd.teacher.kind": "live"}),
     "SYNC_EVERY": (9, {"algorithm.egrsd.teacher.sync_every": 9}),
     "EMA_DECAY": (0.9, {"algorithm.egrsd.teacher.ema_decay": 0.9, "actor_rollout_ref.ref.fsdp_config.model_dtype": "fp32"}),
+    "PRIVILEGE": ("shuffled", {"algorithm.egrsd.privilege": "shuffled"}),
     "STUDENT_THINKING": ("true", {"data.apply_chat_template_kwargs.enable_thinking": True}),
     "TEACHER_THINKING": ("false", {"algorithm.egrsd.teacher.enable_thinking": False}),
     "MAX_RESPONSE": (2000, {"data.max_response_length": 2000}),
@@ -105,6 +108,7 @@ KNOBS = {
     "VAL_TEMPERATURE": (0.5, {f"{ROLLOUT}.val_kwargs.temperature": 0.5}),
     "VAL_TOP_P": (0.5, {f"{ROLLOUT}.val_kwargs.top_p": 0.5}),
     "LOGGER": ("[console]", {"trainer.logger": ["console"]}),
+    "SAVE_TOKENS_EVERY": (3, {"algorithm.egrsd.save_tokens_every": 3}),
     "NNODES": (2, {"trainer.nnodes": 2}),
     "N_GPUS": (4, {"trainer.n_gpus_per_node": 4}),
     "TP": (2, {f"{ROLLOUT}.tensor_model_parallel_size": 2}),
@@ -148,7 +152,7 @@ def composed(arguments):
 
 def shell(script: str, *words: str, cwd: Path, **variables) -> subprocess.CompletedProcess[str]:
     """The script in a shell that has set none of its variables."""
-    ours = {*KNOBS, "OUTPUT", "RUN", "SWEEPS", "DRY_RUN", "PYTHON"}
+    ours = {*KNOBS, "OUTPUT", "DOCTOR", "RUN", "SWEEPS", "DRY_RUN", "PYTHON"}
     kept = {name: value for name, value in os.environ.items() if name not in ours and not name.startswith(("VERL_", "HYDRA_"))}
     environment = kept | {"PYTHON": sys.executable} | {name: str(value) for name, value in variables.items()}
     return subprocess.run([EXAMPLES / script, *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
@@ -276,7 +280,7 @@ def test_the_real_command_line_gives_the_same_config(composed, tmp_path, script,
 
 def test_every_variable_is_listed_here():
     script = (EXAMPLES / "run_qwen3_fsdp.sh").read_text()
-    assert set(re.findall(r"^ *([A-Z_]+)=\$\{\1:-", script, re.M)) == {*KNOBS, "OUTPUT"}
+    assert set(re.findall(r"^ *([A-Z_]+)=\$\{\1:-", script, re.M)) == {*KNOBS, "OUTPUT", "DOCTOR"}
     for path in EXAMPLES.glob("run_qwen3_*_*.sh"):
         of_a_cluster = {"RAY_ADDRESS", "SHIP_RECIPE"} if "multinode" in path.name else set()  # test_nodes_on_cpu.py
         assert set(re.findall(r"\b([A-Z_]+)=\$\{\1:-", path.read_text())) <= {*KNOBS, "OUTPUT", *of_a_cluster}
@@ -294,9 +298,27 @@ def test_every_variable_reaches_its_keys(composed, script):
 def test_output(composed, tmp_path):
     config = composed("run_qwen3_4b_fsdp.sh", OUTPUT="here")
     assert config.trainer.default_local_dir == f"{tmp_path}/here/checkpoints"
-    assert re.fullmatch(f"{tmp_path}/here/metrics-[0-9]{{8}}T[0-9]{{6}}Z.jsonl", OmegaConf.select(config, METRICS_FILE))
+    assert re.fullmatch(f"{tmp_path}/here/metrics/[0-9]{{8}}T[0-9]{{6}}Z.jsonl", OmegaConf.select(config, METRICS_FILE))
     named = composed("run_qwen3_8b_fsdp.sh", ALGORITHM="grpo")
     assert named.trainer.default_local_dir == f"{tmp_path}/outputs/qwen3-8b-grpo/checkpoints"
+
+
+def test_the_report_finds_what_a_run_writes(composed, tmp_path):
+    """The third command is given the folder of the second: its metrics, tokens, and evaluations put beside them."""
+    config = composed("run_qwen3_4b_fsdp.sh", OUTPUT="here")
+    metrics = Path(OmegaConf.select(config, METRICS_FILE))
+    metrics.write_text('{"step": 25, "data": {"egrsd/gate_mean": 0.9}}\n')  # verl's logger makes no folder: the script has
+    write_tokens(Path(config.trainer.default_local_dir).parent, config.algorithm.egrsd.save_tokens_every)
+    write_evaluation(tmp_path / "here/evaluated/100", config.trainer.total_training_steps, 0.6, 9000.0)
+    run = read_run(tmp_path / "here", "here")
+    assert (list(run.metrics), list(run.tokens), list(run.checkpoints)) == ([25], [25], [100])
+
+
+def test_the_doctor_is_given_what_the_run_is_given(arguments, tmp_path):
+    (run,), (doctor,) = (arguments("run_qwen3_8b_fsdp.sh", "a=b", **given) for given in ({}, {"DOCTOR": 1, "OUTPUT": "looked"}))
+    assert (run[1], doctor[1]) == ("verl.trainer.main_ppo", "recipe.egrsd.doctor")
+    assert [word.split("=")[0] for word in run[2:]] == [word.split("=")[0] for word in doctor[2:]]
+    assert not (tmp_path / "looked").exists()
 
 
 def test_keys_behind_the_script_win(composed):
@@ -320,6 +342,7 @@ def test_ablations_are_the_papers_and_ours(arguments):
     assert teachers == set(PAPER["teacher_update"]["Avg"])
     assert {egrsd.clip_range for egrsd in egrsds.values()} == {0, 0.1, 0.2, 0.4}
     assert egrsds["length_bonus-0"].length_bonus == 0
+    assert {egrsd.privilege for egrsd in egrsds.values()} == {*schema.PRIVILEGES} - {"concise"}
 
 
 def test_a_dry_run_prints_and_starts_nothing(arguments, tmp_path):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from test_end_to_end_on_cpu import plain_forward
 from transformers import AutoModelForCausalLM
 
-from recipe.egrsd.checkpoint import STATE_FILE
+from recipe.egrsd import checkpoint
 from recipe.egrsd.worker import move_towards
 
 Weights = dict[str, torch.Tensor]
@@ -113,8 +113,10 @@ def test_a_moving_teacher_resumes_to_the_bit(student, inputs, rollouts, tmp_path
     for name in ("egrsd_teacher_world_size_1_rank_0.pt", "model_world_size_1_rank_0.pt"):
         paths = [each.folder / "checkpoints/global_step_3/actor" / name for each in (whole, resumed)]
         assert_equal(*(torch.load(path, weights_only=False) for path in paths))
-    state = Path("checkpoints") / "global_step_3" / STATE_FILE
-    assert (whole.folder / state).read_text() == (resumed.folder / state).read_text()
+    states = [checkpoint.load(each.folder / "checkpoints" / "global_step_3") for each in (whole, resumed)]
+    assert states[0]["baseline"] == states[1]["baseline"]
+    begun = [state["alarms"]["response_length/mean"] for state in states]
+    assert len(begun[0]) == 2 and begun[1] == begun[0][:1]  # the step that was resumed from is not in its own checkpoint
     (at_2 / "actor" / "egrsd_teacher_world_size_1_rank_0.pt").unlink()
     refused = run(inputs, tmp_path / "refused", [*overrides, *resume], timeout=60)
     assert "has no actor/egrsd_teacher_*.pt: the checkpoint is torn or was not written by EGRSD with this" in refused.log

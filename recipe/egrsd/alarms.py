@@ -24,7 +24,10 @@ def switched_off(egrsd: EgrsdConfig) -> set[str]:
 
 
 class Alarms:
-    """Fed with the metrics of each step, in order; a resumed run starts anew.
+    """Fed with the metrics of each step, in order.
+
+    A run that is resumed knows how it began: it would else take a student that is already going wrong for a healthy start. What
+    was said before is said again, because the resumed run has a log of its own.
 
     Args:
         egrsd: the settings of the run.
@@ -49,6 +52,13 @@ class Alarms:
                 del self.watched[name]
                 warnings.append(_sentence(name, alarm, value, limit))
         return warnings
+
+    def state_dict(self) -> dict[str, list[float]]:
+        """The values of the first steps, as JSON."""
+        return self.first_values
+
+    def load_state_dict(self, state: Mapping[str, list[float]]) -> None:
+        self.first_values.update(state)
 
     def _limit(self, name: str, alarm: Alarm, value: float) -> float | None:
         """The threshold, once there is one: a multiple of the start needs START_STEPS values."""

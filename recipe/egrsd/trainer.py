@@ -79,7 +79,9 @@ class EgrsdMixin(PPOTrainer):
         self.teacher = Teacher(self.egrsd.teacher, self.actor_rollout_wg, **knobs)  # from the initial weights
         super()._load_checkpoint()
         if self.resumed_from:
-            self.baseline.load_state_dict(checkpoint.load(self.resumed_from)["baseline"])
+            state = checkpoint.load(self.resumed_from)
+            self.baseline.load_state_dict(state["baseline"])
+            self.alarms.load_state_dict(state["alarms"])
             self.teacher.load(self.resumed_from / "actor")
 
     def _step_once(self, *args, **kwargs):
@@ -178,7 +180,8 @@ class EgrsdMixin(PPOTrainer):
     def _save_checkpoint(self):
         """Our state first: verl's marker of a complete checkpoint is the last thing that is written."""
         folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
-        checkpoint.save(folder, {"baseline": self.baseline.state_dict()})
+        # verl computes a step's metrics after its checkpoint, so that the alarms' start lacks the step that is saved.
+        checkpoint.save(folder, {"baseline": self.baseline.state_dict(), "alarms": self.alarms.state_dict()})
         self.teacher.save(folder / "actor")  # verl prunes this folder
         super()._save_checkpoint()
 

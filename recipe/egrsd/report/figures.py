@@ -72,6 +72,8 @@ def curve(axis: Axes, runs: Sequence[Run], name: str) -> None:
     meaning = {**METRICS, **VERLS}.get(name, Meaning("", ""))
     values = []
     for i, run in enumerate(runs):
+        if not run.metrics:  # its colour stays its own, its name out of the legend
+            continue
         steps = [step for step, data in run.metrics.items() if name in data]
         points = [run.metrics[step][name] for step in steps]
         values += points
@@ -102,7 +104,8 @@ def frontier(figure: Figure, runs: Sequence[Run]) -> None:
     ours, both = figure.subplots(1, 2)
     for axis in (ours, both):
         for i, run in enumerate(runs):
-            _evaluations(axis, run, i, with_names=axis is ours)
+            if run.evaluations:
+                _evaluations(axis, run, i, with_names=axis is ours)
         axis.set(xlabel="response tokens, mean", ylabel="accuracy, mean over benchmarks, %")
     paper = []
     for j, (model, methods) in enumerate(PAPER["results"].items()):
@@ -136,6 +139,8 @@ def leakage(figure: Figure, audits: Mapping[str, list[StepAudit]]) -> None:
     """Overlap with the reference and telling phrases over the steps; bars are one standard error."""
     overlap, phrases = figure.subplots(1, 2)
     for i, (name, steps) in enumerate(audits.items()):
+        if not steps:
+            continue
         _shares(overlap, steps, [audit.own for audit in steps], label=f"{_plain(name)}: own reference", marker="o", **_look(i))
         control = {"color": _look(i)["color"], "linestyle": ":", "alpha": 0.7}
         _shares(overlap, steps, [audit.others for audit in steps], label="other problems' references", marker="s", **control)

@@ -152,7 +152,7 @@ def _evaluation(path: Path, folder: Path) -> Evaluation:
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no evaluation: {type(error).__name__} {error}; move it away or evaluate again.") from error
-    model = str(results.get("model", ""))
+    model = str(results.get("adapter") or results.get("model", ""))  # an adapter's model may be the untrained one
     steps = STEP_OF_CHECKPOINT.findall(model) or STEP_OF_CHECKPOINT.findall(str(path.relative_to(folder)))
     samples = {name: figures.get("samples") for name, figures in results["benchmarks"].items()}
     return Evaluation(int(steps[-1]) if steps else None, model, accuracy, tokens, benchmarks, samples)
