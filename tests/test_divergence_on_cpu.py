@@ -118,17 +118,14 @@ SGD = [
 
 
 @pytest.mark.slow
-@pytest.mark.shares_runs  # the inputs, and so a place in the process that ends first
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("algorithm", "kind", "clip", "overrides"),
     [
         ("opsd", "forward_kl", 0.05, ["trainer.n_gpus_per_node=2"]),
-        pytest.param(
-            "crisp", "reverse_kl", None,
-            ["actor_rollout_ref.model.use_remove_padding=False", "algorithm.egrsd.teacher.template=null"],
-            marks=pytest.mark.long,
-        ),
+        ("crisp", "reverse_kl", None,
+         ["actor_rollout_ref.model.use_remove_padding=False", "algorithm.egrsd.teacher.template=null"]),
     ],
 )  # fmt: skip
 def test_a_step_is_gradient_descent_on_the_divergence(algorithm, kind, clip, overrides, inputs, tmp_path):

@@ -15,7 +15,7 @@ from recipe.egrsd.shared_prompt import require_attention_only
 from recipe.egrsd.teacher import Sharing, scoring_order
 
 
-@pytest.mark.parametrize("window", [None, 16])
+@pytest.mark.parametrize("window", [None, pytest.param(16, marks=pytest.mark.long)])
 def test_shared_prompts_change_no_score(window, tmp_path):
     """In verl's engine, packed or padded, one group or three of different lengths in a micro-batch; full or sliding attention."""
     write_inputs(tmp_path, train=1)
