@@ -1,6 +1,6 @@
 """What the recipe adds to the start of a Ray worker: seconds to import verl's trainer with it and without it, in fresh processes.
 
-    python benchmarks/startup.py [--repeats 5]
+    python benchmarks/startup.py [--repeats 3]
 """
 
 import argparse
@@ -13,7 +13,6 @@ from statistics import median
 # What every process of a run imports, and what the trainer's and the actor's import besides.
 IMPORTS = {
     "any process": "import verl",
-    "vLLM server": "import verl.workers.rollout.vllm_rollout.vllm_async_server",
     "actor": "import verl; import verl.workers.engine_workers",
     "trainer": "import verl; import verl.trainer.ppo.v1",
 }
@@ -29,7 +28,7 @@ def seconds(code: str, **variables: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     repeats = parser.parse_args().repeats
     print("| process | verl | with the recipe | added |\n|---|---|---|---|")
     for name, code in IMPORTS.items():
