@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -183,6 +184,13 @@ def test_what_cannot_be_used_is_named(words, sentence, tmp_path):
     words = [word.format(path=path) for word in words]
     with pytest.raises(SystemExit, match=f"^prepare_data: .*{sentence}"):
         prepare_data.main(["--out", str(tmp_path), "--benchmarks", *words])
+
+
+def test_without_the_hub_a_file_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(SystemExit, match=r"HuggingFaceH4/aime_2024 cannot be read: ConnectionError: .* name a file instead"):
+        prepare_data.main(["--out", str(tmp_path), "--train", "none", "--benchmarks", "aime24"])
 
 
 def test_broken_json_is_named(tmp_path):

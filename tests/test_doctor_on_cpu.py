@@ -152,6 +152,16 @@ def test_config(case, overrides):
     assert REFUSED[overrides] in said(findings, RED)
 
 
+def test_an_adapter_is_looked_at_where_vllm_is_not_installed(case, monkeypatch):
+    """verl's validate_config would end there; everything but the rank is still checked."""
+    monkeypatch.setattr(checks, "_installed", lambda name: None)
+    lora = "actor_rollout_ref.model.lora_rank=8"
+    findings = examine_only(case(lora), "config")
+    assert not said(findings, RED) and "whether vLLM takes this lora_rank was not asked" in said(findings, YELLOW)
+    broken = next(overrides for overrides in REFUSED if "use_remove_padding" in overrides)
+    assert REFUSED[broken] in said(examine_only(case(lora, *broken.split(" ")), "config"), RED)
+
+
 def examine_only(case: Case, title: str) -> list[Finding]:
     """One check with what it needs, as examine runs it."""
     needed = [check for check in CHECKS if check.title == title]

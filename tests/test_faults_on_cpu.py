@@ -42,7 +42,7 @@ def test_a_killed_trainer_resumes_to_the_same_end(seed, padded, inputs, rollouts
     assert all(torch.equal(tensor, expected[name]) for name, tensor in parameters(resumed, 3).items())
     states = [checkpoint.load(folder / "checkpoints" / "global_step_3") for folder in (tmp_path, padded.folder)]
     assert states[0]["baseline"] == states[1]["baseline"]
-    assert states[1]["alarms"]["response_length/mean"] == [step["response_length/mean"] for step in padded.metrics[:2]]
+    assert states[1]["alarms"]["length collapse"] == [step["response_length/mean"] for step in padded.metrics[:2]]
 
 
 @pytest.fixture

@@ -245,6 +245,14 @@ def test_what_is_shaded_is_the_healthy_range(folders):
     assert (shade.get_y(), shade.get_y() + shade.get_height()) == (bottom, pytest.approx(0.5)) and bottom < 0.5 < top
 
 
+@pytest.mark.parametrize("steps", [1, 3])
+def test_steps_are_whole_numbers(tmp_path, steps):
+    write_metrics(tmp_path, steps)
+    figure = Figure()
+    figures.one_curve(figure, [read_run(tmp_path, "run")], "egrsd/gate_mean")
+    assert all(tick == int(tick) for tick in figure.axes[0].get_xticks())
+
+
 def test_svg_takes_the_ink_of_the_page(folders):
     text = figures.svg((4, 2), figures.one_curve, [read_run(folders[1], "b $x_1$ <b>&")], "egrsd/gate_mean")
     assert text.startswith("<svg") and "currentColor" in text and figures.INK_OF_SVG not in text and "<metadata" not in text

@@ -36,7 +36,7 @@ class Alarms:
     def __init__(self, egrsd: EgrsdConfig):
         self.watched = {name: alarm for name, alarm in ALARMS.items() if name not in switched_off(egrsd)}
         self.steps_in_a_row = dict.fromkeys(self.watched, 0)
-        self.first_values: dict[str, list[float]] = {name: [] for name in self.watched}
+        self.first_values: dict[str, list[float]] = {name: [] for name, alarm in self.watched.items() if alarm.of_start}
 
     def check(self, metrics: Mapping[str, float]) -> list[str]:
         """The sentences that are new with this step. A metric that is not logged raises no alarm."""

@@ -90,7 +90,10 @@ def load(source: Source) -> datasets.Dataset:
         else:
             data = datasets.load_dataset(source.path, source.config, split=source.split)
     except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
-        raise SourceError(f"{source.name}: {source.path} cannot be read: {type(error).__name__}: {error}") from error
+        is_file = suffix == ".csv" or suffix in READERS
+        way_out = "" if is_file else " Where the hub is out of reach, name a file instead (docs/reproduce.md)."
+        said = f"{type(error).__name__}: {error}"
+        raise SourceError(f"{source.name}: {source.path} cannot be read: {said}{way_out}") from error
     columns = dict.fromkeys(name.split(".")[0] for name in (source.problem, source.solution, source.answer) if name)
     if missing := [name for name in columns if name not in data.column_names]:
         raise SourceError(

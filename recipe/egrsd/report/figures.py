@@ -83,7 +83,7 @@ def curve(axis: Axes, runs: Sequence[Run], name: str) -> None:
     if (meaning.low, meaning.high) != (None, None):
         low, high = max(bottom, _or(meaning.low, bottom)), min(top, _or(meaning.high, top))
         axis.axhspan(low, high, color=HEALTHY, alpha=0.13, linewidth=0, zorder=0)
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axis.set_title(_plain(name.removeprefix("egrsd/")), loc="left")
     axis.set_ylabel("" if meaning.unit == "1" else meaning.unit)
 
@@ -150,7 +150,7 @@ def leakage(figure: Figure, audits: Mapping[str, list[StepAudit]]) -> None:
     for axis in (overlap, phrases):
         axis.set_xlabel("training step")
         axis.set_ylim(0.0, max(5.0, axis.get_ylim()[1]))
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     figure.legend(*overlap.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
 
 
