@@ -1,6 +1,6 @@
 """A training step of EGRSD and CL-EGRSD against one of verl's own GRPO, through the real main_ppo on this machine's CPU.
 
-    PYTHONPATH=tests python benchmarks/step_time.py [--steps 4] [--out results.json]
+    PYTHONPATH=.:tests python benchmarks/step_time.py [--steps 4] [--out results.json]
 
 For each shape GRPO runs first and its rollouts are kept; the others train on the same ones. A model of 20 million parameters with
 random weights, student prompts of 64 tokens, privileged ones of 256. What is compared is everything between rollout and weight
