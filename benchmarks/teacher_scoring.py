@@ -1,8 +1,8 @@
 """Time and peak memory of scoring one teacher row at Qwen3's vocabulary, five ways, and how the time grows with length and rows.
 
-    python benchmarks/teacher_scoring.py [--prompts 1024 4096 19000] [--response 1024] [--threads 2]
+    python benchmarks/teacher_scoring.py [--prompts 1024 4096 19000] [--layers 2]
 
-The model has the shapes of Qwen3-0.6B but two layers and random float32 weights. Each way runs in a process of its own: its time
+The model has the shapes of Qwen3-0.6B, so many of its 28 layers, and random float32 weights. Each way runs in a process of its own: its time
 is the shorter of two passes, its memory the growth of the process's peak resident memory over the same pass without a head.
 
     no head     the body alone, and the head's matrix product on the response alone, timed apart: what cannot be avoided
@@ -28,7 +28,7 @@ from recipe.egrsd.head import scored_in_chunks
 
 SHAPES = {
     "vocab_size": 151_936, "hidden_size": 1024, "intermediate_size": 3072, "num_attention_heads": 16, "num_key_value_heads": 8,
-    "head_dim": 128, "num_hidden_layers": 2, "max_position_embeddings": 32_768, "tie_word_embeddings": True,
+    "head_dim": 128, "max_position_embeddings": 32_768, "tie_word_embeddings": True,
 }  # fmt: skip
 TEMPERATURE = 1.1
 GIB = 2**30
@@ -89,10 +89,9 @@ def peak() -> int:
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
-def measure(way: Callable, rows: int, length: int, response: int, threads: int, results: multiprocessing.Queue) -> None:
-    torch.set_num_threads(threads)
+def measure(way: Callable, rows: int, length: int, response: int, layers: int, results: multiprocessing.Queue) -> None:
     torch.manual_seed(0)
-    model = Qwen3ForCausalLM(Qwen3Config(**SHAPES)).eval()
+    model = Qwen3ForCausalLM(Qwen3Config(**SHAPES, num_hidden_layers=layers)).eval()
     ids, times = torch.randint(SHAPES["vocab_size"], (rows, length)), []
     with torch.inference_mode():
         way(model, ids[:, :16], 8)
@@ -106,23 +105,23 @@ def measure(way: Callable, rows: int, length: int, response: int, threads: int, 
     results.put((min(times), peak() - before, sums))
 
 
-def measured(way: Callable, rows: int, length: int, response: int, threads: int) -> tuple[float, int, list[float] | None]:
+def measured(way: Callable, rows: int, length: int, response: int, layers: int) -> tuple[float, int, list[float] | None]:
     """Seconds, bytes, sums of log-probs and entropies."""
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
-    process = context.Process(target=measure, args=(way, rows, length, response, threads, results))
+    process = context.Process(target=measure, args=(way, rows, length, response, layers, results))
     process.start()
     found = results.get()
     process.join()
     return found
 
 
-def flops_per_token(length: int, response: int) -> float:
+def flops_per_token(length: int, response: int, layers: int) -> float:
     """Of one row by the cost model's rules: 2 a weight, attention over half of the square, the head on the response."""
     s = SHAPES
     attention = s["hidden_size"] * s["head_dim"] * (2 * s["num_attention_heads"] + 2 * s["num_key_value_heads"])
-    body = s["num_hidden_layers"] * (attention + 3 * s["hidden_size"] * s["intermediate_size"])
-    square = 2 * length * s["num_attention_heads"] * s["head_dim"] * s["num_hidden_layers"]
+    body = layers * (attention + 3 * s["hidden_size"] * s["intermediate_size"])
+    square = 2 * length * s["num_attention_heads"] * s["head_dim"] * layers
     return 2 * body + square + 2 * s["hidden_size"] * s["vocab_size"] * response / length
 
 
@@ -131,12 +130,12 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, nargs="+", default=[1024, 4096, 19_000])
     parser.add_argument("--response", type=int, default=1024)
     parser.add_argument("--rows", type=int, nargs="+", default=[2, 4], help="rows of the shortest length, for the growth")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--layers", type=int, default=2)
     args = parser.parse_args()
     response, growth = args.response, []
     print("| prompt | way | time | of what cannot be avoided | memory beyond no head |\n|---|---|---|---|---|")
     for prompt in args.prompts:
-        length, shape = prompt + response, (1, prompt + response, response, args.threads)
+        length, shape = prompt + response, (1, prompt + response, response, args.layers)
         body, floor, _ = measured(no_head, *shape)
         head, *_ = measured(product, *shape)
         print(f"| {prompt:,} | no head, and its product | {body:.1f} + {head:.1f} s | 1 | |", flush=True)
@@ -156,12 +155,12 @@ def main() -> None:
             if name == "recipe":
                 growth.append((1, length, seconds))
     shortest = min(args.prompts) + response
-    growth += [(rows, shortest, measured(recipe, rows, shortest, response, args.threads)[0]) for rows in args.rows]
+    growth += [(rows, shortest, measured(recipe, rows, shortest, response, args.layers)[0]) for rows in args.rows]
     print("\n| rows | tokens of a row | ms a token | of the first | on paper |\n|---|---|---|---|---|")
     _, first_length, first = growth[0]
     for rows, length, seconds in growth:
         share = seconds / (rows * length) / (first / first_length)
-        paper = flops_per_token(length, response) / flops_per_token(first_length, response)
+        paper = flops_per_token(length, response, args.layers) / flops_per_token(first_length, response, args.layers)
         print(f"| {rows} | {length:,} | {1e3 * seconds / (rows * length):.3f} | {share:.2f} | {paper:.2f} |")
 
 
