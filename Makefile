@@ -17,6 +17,9 @@ TASK ?= addition
 ALGORITHM ?= cl_egrsd
 ARGS ?=
 
+# Images often set it. Then nothing that Python compiles is kept, and each of a run's dozen processes compiles torch and vLLM anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: install demo compare test test-long test-matrix lint clean
 
 # A run waits as often as it computes, so two at a time save a quarter of the time. pytest's 5 means that no test was selected.

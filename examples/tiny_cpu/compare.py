@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--task", choices=TASKS, default="forks")
     parser.add_argument("--algorithms", nargs="+", default=ALGORITHMS, help="methods; default: every preset")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--num-problems", type=int, default=1000, help="held-out problems of each seed")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; each needs about 4 GiB")
     parser.add_argument("--folder", type=Path, help="default: outputs/tiny_cpu/compare/<task>")
