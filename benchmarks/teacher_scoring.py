@@ -3,7 +3,8 @@
     python benchmarks/teacher_scoring.py [--prompts 1024 4096 19000] [--layers 2]
 
 The model has the shapes of Qwen3-0.6B, so many of its layers, and random float32 weights. Each way runs in a process of its own:
-its time is the shorter of two passes, its memory the growth of the process's peak resident memory over the same pass without a head.
+its time is the shorter of two passes, its memory the growth of the process's peak resident memory over the same pass without a
+head.
 
     no head     the body alone, and the head's matrix product on the response alone, timed apart: what cannot be avoided
     recipe      head.scored_in_chunks: response rows, float32, 512 at a time
