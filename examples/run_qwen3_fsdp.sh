@@ -99,13 +99,9 @@ METHOD=(
   ${LENGTH_BONUS:+algorithm.egrsd.length_bonus="$LENGTH_BONUS"}
   ${TEACHER_KIND:+algorithm.egrsd.teacher.kind="$TEACHER_KIND"}
   ${SYNC_EVERY:+algorithm.egrsd.teacher.sync_every="$SYNC_EVERY"}
-<<<<<<< HEAD
   ${EMA_DECAY:+algorithm.egrsd.teacher.ema_decay="$EMA_DECAY" actor_rollout_ref.ref.fsdp_config.model_dtype=fp32}
-=======
-  ${EMA_DECAY:+algorithm.egrsd.teacher.ema_decay="$EMA_DECAY"}
   ${PRIVILEGE:+algorithm.egrsd.privilege="$PRIVILEGE"}
   algorithm.egrsd.save_tokens_every="$SAVE_TOKENS_EVERY"
->>>>>>> audit5
   algorithm.egrsd.teacher.enable_thinking="$TEACHER_THINKING"
   algorithm.egrsd.teacher.max_prompt_length=$((MAX_SEQUENCE - MAX_RESPONSE))
   algorithm.use_kl_in_reward=false

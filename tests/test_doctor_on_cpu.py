@@ -75,7 +75,7 @@ def test_a_good_run_has_nothing_red(given, capsys):
     assert WORDS[RED] not in screen.replace(f"0 {WORDS[RED]}", "")
     assert "student, row 0" in screen and "teacher, row 0" in screen
     assert "Now solve it yourself." in screen  # the teacher's template, rendered
-    assert "16 rows to train on, 4 of them a step; 4 to validate" in screen
+    assert "16 rows to train on, 2 of them a step; 4 to validate" in screen
     assert "16 of the first 16 solutions are accepted" in screen
     assert len(screen.splitlines()) < 110  # at the 80 columns of a test; about 45 at 170
 
@@ -180,10 +180,10 @@ def test_resume(case, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "level", "reason"),
     [
-        (["data.train_batch_size=6"], RED, "the first must be a multiple of the second"),
-        (["data.train_batch_size=2"], RED, "the first must be a multiple of the second"),
+        (["data.train_batch_size=3"], RED, "the first must be a multiple of the second"),
+        (["data.train_batch_size=1"], RED, "the first must be a multiple of the second"),
         (["trainer.n_gpus_per_node=3"], RED, "a multiple of the 3 data-parallel ranks"),
-        (["data.train_batch_size=8"], YELLOW, "2 update(s) a batch; the paper makes one"),
+        (["data.train_batch_size=4"], YELLOW, "2 update(s) a batch; the paper makes one"),
         (["actor_rollout_ref.actor.ppo_epochs=2"], YELLOW, "2 update(s) a batch"),
         ([], GREEN, "1 update(s) a batch"),
     ],
@@ -331,7 +331,7 @@ def test_memory(case):
     built = case("trainer.n_gpus_per_node=2", rows=True)
     found = list(memory.check(built))
     assert not said(found, YELLOW) and not said(found, RED)
-    assert "frozen teacher, host memory for each GPU: weights 0.0 = 4 B·P/2" in said(found, GREEN)
+    assert "frozen teacher, host memory for each GPU: weights 0.0 = 2 B·P/2" in said(found, GREEN)
     built.gpu_gib = 0.001
     assert "training, T =" in said(list(memory.check(built)), RED)
     training = next(finding for finding in memory.check(built) if finding.text.startswith("training"))
