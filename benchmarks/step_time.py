@@ -74,6 +74,8 @@ def measure(inputs: Path, folder: Path, *, response: int, group: int, steps: int
         f"actor_rollout_ref.rollout.n={group}", f"data.max_prompt_length={PROMPT}", f"data.max_response_length={response}",
         "actor_rollout_ref.rollout.ignore_eos=True", f"trainer.total_training_steps={steps}", "trainer.total_epochs=100",
         "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=8192", "trainer.save_freq=-1",
+        # All weights in one message: vLLM 0.29 refuses tied ones that come apart.
+        "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes=256",
         *replaying(folder / "rollouts", list(range(1, steps + 1))),
     ]  # fmt: skip
     ours = [*shared, f"algorithm.egrsd.teacher.max_prompt_length={PRIVILEGED}", "algorithm.egrsd.score_student=auto"]
