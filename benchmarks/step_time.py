@@ -17,7 +17,7 @@ from statistics import median
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from runs import good, replaying, run, run_plain_grpo
+from runs import COIN_REWARD, good, replaying, run, run_plain_grpo
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from examples.tiny_cpu import model as tiny
@@ -70,6 +70,7 @@ def seconds(result, steps: int) -> list[dict[str, float]]:
 def measure(inputs: Path, folder: Path, *, response: int, group: int, steps: int) -> dict[str, list[dict[str, float]]]:
     """Method -> seconds of the stages in each step."""
     shared = [
+        *COIN_REWARD,
         f"data.train_batch_size={ROWS // group}", f"actor_rollout_ref.actor.ppo_mini_batch_size={ROWS // group}",
         f"actor_rollout_ref.rollout.n={group}", f"data.max_prompt_length={PROMPT}", f"data.max_response_length={response}",
         "actor_rollout_ref.rollout.ignore_eos=True", f"trainer.total_training_steps={steps}", "trainer.total_epochs=100",
