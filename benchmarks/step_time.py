@@ -2,10 +2,10 @@
 
     PYTHONPATH=.:tests python benchmarks/step_time.py [--steps 4] [--out results.json]
 
-For each shape GRPO runs first and its rollouts are kept; the others train on the same ones. A model of 20 million parameters with
-random weights, student prompts of 64 tokens, privileged ones of 256. What is compared is everything between rollout and weight
-sync: verl's timing_s of old_log_prob, adv (which holds the teacher) and update_actor. The first step warms up and is left out.
-GRPO is verl's trainer, engine and loss (tests/plain_grpo.py).
+For each shape the first method's rollouts are kept, and the others train on them, GRPO last: its rows have no privileged
+prompt. A model of 20 million parameters with random weights, student prompts of 64 tokens, privileged ones of 256. What is
+compared is all between rollout and weight sync: verl's timing_s of old_log_prob, adv (which holds the teacher) and
+update_actor. The first step warms up and is left out. GRPO is verl's trainer, engine and loss (tests/plain_grpo.py).
 """
 
 import argparse
@@ -27,7 +27,6 @@ from recipe.egrsd.privileged import prompt_ids, teacher_messages
 VOCABULARY = 32_000
 PROMPT, PRIVILEGED, ROWS = 64, 256, 8
 STAGES = ("old_log_prob", "adv", "update_actor")
-METHODS = ("egrsd", "cl_egrsd")
 
 
 def write_inputs(folder: Path, *, problems: int) -> int:
@@ -67,7 +66,9 @@ def seconds(result, steps: int) -> list[dict[str, float]]:
     return [{stage: step[f"timing_s/{stage}"] for stage in STAGES} for step in result.metrics[1:steps]]
 
 
-def measure(inputs: Path, folder: Path, *, response: int, group: int, steps: int) -> dict[str, list[dict[str, float]]]:
+def measure(
+    inputs: Path, folder: Path, *, response: int, group: int, steps: int, methods: list[str]
+) -> dict[str, list[dict[str, float]]]:
     """Method -> seconds of the stages in each step."""
     shared = [
         *COIN_REWARD,
@@ -80,10 +81,10 @@ def measure(inputs: Path, folder: Path, *, response: int, group: int, steps: int
         *replaying(folder / "rollouts", list(range(1, steps + 1))),
     ]  # fmt: skip
     ours = [*shared, f"algorithm.egrsd.teacher.max_prompt_length={PRIVILEGED}", "algorithm.egrsd.score_student=auto"]
-    times = {"grpo": seconds(good(run_plain_grpo(inputs, folder / "grpo", shared)), steps)}
-    for method in METHODS:
+    times = {}
+    for method in methods:
         times[method] = seconds(good(run(inputs, folder / method, ours, algorithm=method, EGRSD_PROBE="")), steps)
-    return times
+    return times | {"grpo": seconds(good(run_plain_grpo(inputs, folder / "grpo", shared)), steps)}
 
 
 def main() -> None:
@@ -91,6 +92,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="of each run, the first of which is left out")
     parser.add_argument("--responses", type=int, nargs="+", default=[128, 512], help="tokens")
     parser.add_argument("--groups", type=int, nargs="+", default=[1, 4], help="rollouts of a prompt")
+    parser.add_argument("--methods", nargs="+", default=["egrsd", "cl_egrsd"], help="presets")
     parser.add_argument("--out", type=Path, help="JSON file for every measured second")
     args = parser.parse_args()
     results = {}
@@ -102,7 +104,7 @@ def main() -> None:
         for response in args.responses:
             for group in args.groups:
                 where = inputs / f"{response}_{group}"
-                times = measure(inputs, where, response=response, group=group, steps=args.steps)
+                times = measure(inputs, where, response=response, group=group, steps=args.steps, methods=args.methods)
                 results[f"response={response} n={group}"] = times
                 reference = median(sum(step.values()) for step in times["grpo"])
                 for method, found in times.items():
