@@ -52,6 +52,7 @@ REFUSED = {
     "algorithm.egrsd.teacher.kind=ema": "teacher.ema_decay=None must lie between 0 and 1",
     "algorithm.egrsd.teacher.kind=snapshot": "teacher.sync_every=None must be a number of steps",
     "algorithm.egrsd.teacher.sync_every=20": "means nothing to teacher.kind=frozen; leave it null",
+    "+actor_rollout_ref.ref.fsdp_config.mixed_precision.param_dtype=fp32": "rounds the teacher's weights before they are used",
     f"{EMA} {FSDP2}": "actor_rollout_ref.ref.fsdp_config.model_dtype=bf16 rounds the small steps",
     f"{EMA} actor_rollout_ref.actor.strategy=fsdp": "use actor_rollout_ref.actor.strategy=fsdp2",
     f"{EMA} {FSDP2} {FLOAT32} actor_rollout_ref.actor.use_kl_loss=true": "the KL term of",

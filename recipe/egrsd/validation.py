@@ -151,8 +151,14 @@ def _check_teacher_weights(config: Any, egrsd: EgrsdConfig) -> None:
             f"algorithm.egrsd.teacher.kind={kind} moves the teacher shard by shard, which FSDP1's flat parameters do not allow; "
             "use actor_rollout_ref.actor.strategy=fsdp2."
         )
-    dtype = config.actor_rollout_ref.ref.fsdp_config.model_dtype
-    if kind == "ema" and uses_reference(config) and dtype not in ("fp32", "float32"):
+    precision = config.actor_rollout_ref.ref.fsdp_config
+    dtype, float32 = precision.model_dtype, ("fp32", "float32")
+    if uses_reference(config) and dtype not in float32 and (precision.get("mixed_precision") or {}).get("param_dtype") in float32:
+        raise ValueError(
+            f"actor_rollout_ref.ref.fsdp_config.model_dtype={dtype} rounds the teacher's weights before they are used in "
+            "mixed_precision.param_dtype=fp32; set it to fp32."
+        )
+    if kind == "ema" and uses_reference(config) and dtype not in float32:
         raise ValueError(
             f"actor_rollout_ref.ref.fsdp_config.model_dtype={dtype} rounds the small steps of algorithm.egrsd.teacher.kind=ema "
             "to nothing; set it to fp32."
