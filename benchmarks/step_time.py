@@ -75,7 +75,10 @@ def measure(
         f"data.train_batch_size={ROWS // group}", f"actor_rollout_ref.actor.ppo_mini_batch_size={ROWS // group}",
         f"actor_rollout_ref.rollout.n={group}", f"data.max_prompt_length={PROMPT}", f"data.max_response_length={response}",
         "actor_rollout_ref.rollout.ignore_eos=True", f"trainer.total_training_steps={steps}", "trainer.total_epochs=100",
-        "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=8192", "trainer.save_freq=-1",
+        # A row at a time: without flash attention, packed rows cost the square of all tokens of a micro-batch.
+        f"actor_rollout_ref.actor.ppo_max_token_len_per_gpu={PROMPT + response}",
+        f"actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu={PROMPT + response}",
+        f"actor_rollout_ref.ref.log_prob_max_token_len_per_gpu={PRIVILEGED + group * response}", "trainer.save_freq=-1",
         # All weights in one message: vLLM 0.29 refuses tied ones that come apart.
         "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes=256",
         *replaying(folder / "rollouts", list(range(1, steps + 1))),

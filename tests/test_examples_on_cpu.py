@@ -12,6 +12,7 @@ from itertools import permutations
 from statistics import mean
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from runs import ROOT
 
@@ -189,6 +190,13 @@ def test_a_method_is_a_preset_with_settings():
     assert compare.parse_method("egrsd,gamma=1.0,window=5") == ("egrsd", overrides)
     with pytest.raises(ValueError, match="egsrd is no preset"):
         compare.parse_method("egsrd")
+
+
+def test_the_folder_of_a_method_can_stand_in_an_override_of_hydra():
+    folder = compare.folder_name("egrsd,gamma=1.0,window=5")
+    assert folder == "egrsd_gamma_1.0_window_5"
+    (override,) = OverridesParser.create().parse_overrides([f"hydra.run.dir=outputs/{folder}/hydra"])
+    assert override.value() == f"outputs/{folder}/hydra"
 
 
 def pretend(folder, method: str, seed: int) -> dict:

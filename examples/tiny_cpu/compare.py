@@ -7,6 +7,7 @@ grows by one entry for every finished run, and a second start of the same experi
 
 import argparse
 import json
+import re
 import shutil
 import sys
 import time
@@ -52,7 +53,7 @@ class Experiment:
             result |= {"teacher_accuracy": mean(teacher.correct), "teacher_length": mean(teacher.lengths)}
         else:
             algorithm, overrides = parse_method(method)
-            folder = start / method
+            folder = start / folder_name(method)
             shutil.rmtree(folder, ignore_errors=True)  # of a run that did not finish
             overrides = [*overrides, f"trainer.save_freq={self.steps}"]
             shared = {"task": self.task, "seed": seed, "steps": self.steps}
@@ -115,6 +116,11 @@ def parse_method(method: str) -> tuple[str, list[str]]:
     if algorithm not in ALGORITHMS:
         raise ValueError(f"{algorithm} is no preset; choose from {ALGORITHMS}.")
     return algorithm, [f"algorithm.egrsd.{setting}" for setting in settings]
+
+
+def folder_name(method: str) -> str:
+    """``egrsd,gamma=1.0`` -> ``egrsd_gamma_1.0``: Hydra reads neither a comma nor an equals sign in an unquoted path."""
+    return re.sub(r"[^\w.]+", "_", method)
 
 
 def do_missing(
