@@ -125,7 +125,7 @@ class EgrsdMixin(PPOTrainer):
 
     def _shape_rewards(self, batch: KVBatchMeta, metrics: dict) -> None:
         """Scales ``rm_scores`` to the length-shaped reward and keeps one reward a rollout, padding aside, for the baseline."""
-        data = _read(batch, "rm_scores", "responses", "response_mask")
+        data = _read(batch, "rm_scores", "response_mask")
         max_length = self.config.data.max_response_length
         scores = data["rm_scores"].to_padded_tensor(0.0).sum(-1)
         lengths = data["response_mask"].to_padded_tensor(0).sum(-1)
@@ -135,7 +135,7 @@ class EgrsdMixin(PPOTrainer):
             shaped = [row * reward for row, reward in zip(data["rm_scores"].unbind(), rewards, strict=True)]
             _write(batch, rm_scores=torch.nested.as_nested_tensor(shaped, layout=torch.jagged))
         counted = torch.tensor(_is_real(batch)) & (last == torch.arange(len(last)))
-        truncated = data["responses"].offsets().diff() >= max_length
+        truncated = data["response_mask"].offsets().diff() >= max_length
         self.step_rewards = rewards[counted]
         statistics = {"baseline_mean": self.baseline.mean, "baseline_std": self.baseline.std}
         metrics.update(reward_metrics(self.step_rewards, truncated[counted], **statistics))
