@@ -1,10 +1,13 @@
 """A killed trainer resumes where it was, a torn checkpoint is named, a dead engine or worker ends the run with its cause."""
 
+import json
 import os
 import random
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import DESCENT, PADDED
-from runs import COIN_REWARD, good, parameters, replaying, run, write_inputs
+from runs import COIN_REWARD, ROOT, good, parameters, replaying, run, write_inputs
 
 from recipe.egrsd import checkpoint
 
@@ -149,3 +152,44 @@ def test_an_engine_that_cannot_take_the_weights_ends_the_run_with_its_error(tmp_
     assert result.returncode not in (0, None, -signal.SIGTERM)
     assert "the rollout engine could not take the new weights" in result.log
     assert "this engine was told to break" in result.log
+
+
+ONE_RUN = """
+import json
+import os
+import types
+
+import ray
+
+def sockets():
+    from recipe.egrsd import rollout
+
+    job_id = ray.get_runtime_context().get_job_id()
+    name = "ipc:///tmp/rl-colocate-zmq-{}-replica-0-rank-0.sock".format
+
+    class Server:  # both do as verl's do, whose own start an engine
+        def __init__(self):
+            os.environ["VERL_RAY_JOB_ID"] = job_id
+
+    def init(adapter):
+        adapter.zmq_handle = name(job_id)
+
+    rollout.name_socket_after_run(types.SimpleNamespace(vLLMHttpServer=Server))
+    Server()
+    rollout.ServerAdapter.__init__ = init
+    return job_id, name(os.environ["VERL_RAY_JOB_ID"]), rollout.WatchedServerAdapter().zmq_handle
+
+ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+print(json.dumps(ray.get(ray.remote(sockets).remote())))
+"""
+
+
+def test_two_runs_on_one_machine_use_two_sockets():
+    """Each has a Ray of its own, in which it is the first job. With one socket for both, both wait for ever."""
+    settings = {"stdout": subprocess.PIPE, "text": True, "cwd": ROOT, "env": {**os.environ, "VERL_PLATFORM": "cpu"}}
+    runs = [subprocess.Popen([sys.executable, "-c", ONE_RUN], **settings) for _ in range(2)]
+    outputs = [run.communicate()[0].splitlines() for run in runs]
+    (job, server, trainer), (other_job, other_server, other_trainer) = (json.loads(lines[-1]) for lines in outputs)
+    assert job == other_job
+    assert server == trainer != other_server == other_trainer
+    assert len(server) < 90  # Linux allows 107

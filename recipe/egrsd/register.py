@@ -18,6 +18,13 @@ def _register_rollout(module) -> None:
     module._ROLLOUT_REGISTRY[("vllm", "async")] = "recipe.egrsd.rollout.WatchedServerAdapter"
 
 
+@wrapt.when_imported("verl.workers.rollout.vllm_rollout.vllm_async_server")
+def _name_socket(module) -> None:
+    from recipe.egrsd.rollout import name_socket_after_run
+
+    name_socket_after_run(module)
+
+
 @wrapt.when_imported("verl.workers.engine_workers")
 def _register_engine(module) -> None:
     import recipe.egrsd.engine
