@@ -21,7 +21,7 @@ LAYERS = [
     | {"shared_prompt"},
     {"validation", "data", "report", "alarms"},
     {"loss", "dataset", "teacher", "engine", "rollout", "watchdog", "nodes", "hydra_plugin", "prepare_data"},
-    {"worker", "tokens"},
+    {"worker", "tokens", "server"},
     {"cpu"},
     {"trainer", "evaluation"},
     {"register", "evaluate"},

@@ -98,7 +98,7 @@ def test_a_checkpoint_that_is_gone_does_not_mean_from_scratch(saved):
 DIED = r"EngineDied: the vLLM server at \S+ \(pid \d+\) died"
 CAUSES = {
     "EngineCore": rf"{DIED}[\s\S]*Its last words:",
-    "vLLMHttpServer": rf"{DIED}|actor.*(died|dead)",
+    "OwnSocketServer": rf"{DIED}|actor.*(died|dead)",
     "WorkerDict": r"actor.*(died|dead)",
 }
 
@@ -157,26 +157,23 @@ def test_an_engine_that_cannot_take_the_weights_ends_the_run_with_its_error(tmp_
 ONE_RUN = """
 import json
 import os
-import types
 
 import ray
 
 def sockets():
-    from recipe.egrsd import rollout
+    from recipe.egrsd import rollout, server
 
     job_id = ray.get_runtime_context().get_job_id()
     name = "ipc:///tmp/rl-colocate-zmq-{}-replica-0-rank-0.sock".format
 
-    class Server:  # both do as verl's do, whose own start an engine
-        def __init__(self):
-            os.environ["VERL_RAY_JOB_ID"] = job_id
+    def init_server(self):  # what both of verl's do, without the engine
+        os.environ["VERL_RAY_JOB_ID"] = job_id
 
-    def init(adapter):
-        adapter.zmq_handle = name(job_id)
+    def init_adapter(self):
+        self._pd_role, self.zmq_handle = None, name(job_id)
 
-    rollout.name_socket_after_run(types.SimpleNamespace(vLLMHttpServer=Server))
-    Server()
-    rollout.ServerAdapter.__init__ = init
+    server.vLLMHttpServer.__init__, rollout.ServerAdapter.__init__ = init_server, init_adapter
+    server.OwnSocketServer()
     return job_id, name(os.environ["VERL_RAY_JOB_ID"]), rollout.WatchedServerAdapter().zmq_handle
 
 ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)

@@ -18,11 +18,14 @@ def _register_rollout(module) -> None:
     module._ROLLOUT_REGISTRY[("vllm", "async")] = "recipe.egrsd.rollout.WatchedServerAdapter"
 
 
-@wrapt.when_imported("verl.workers.rollout.vllm_rollout.vllm_async_server")
-def _name_socket(module) -> None:
-    from recipe.egrsd.rollout import name_socket_after_run
+@wrapt.when_imported("verl.workers.rollout.replica")
+def _register_server(module) -> None:
+    def load() -> type:
+        from recipe.egrsd.server import OwnSocketReplica
 
-    name_socket_after_run(module)
+        return OwnSocketReplica
+
+    module.RolloutReplicaRegistry.register("vllm", load)
 
 
 @wrapt.when_imported("verl.workers.engine_workers")

@@ -1,40 +1,25 @@
-"""verl's vLLM adapter with a weight sync that fails instead of hanging, and that no other run on the machine can reach.
+"""verl's vLLM adapter with a weight sync that fails instead of hanging, over a socket that no other run on the machine has.
 
 The trainer's worker sends weights over a socket and waits for the engine's answer without a time limit. If the engine raised or
 died meanwhile, no answer comes, and the exception rests in a future that nobody reads
 (workers/rollout/vllm_rollout/vllm_rollout.py:186). Here somebody does.
 
 verl names that socket after Ray's job id, which is 01000000 for the first run of every cluster. Two runs side by side on a
-machine, each with a Ray of its own, would take each other's socket away and wait for ever, or load the other's weights.
+machine, each with a Ray of its own, would take each other's socket away and wait for ever, or load the other's weights. The other
+end is server.py.
 """
 
-import os
 import threading
-from types import ModuleType
 
 import ray
-import wrapt
 import zmq
 from verl.workers.rollout.vllm_rollout.vllm_rollout import ServerAdapter
 
 
 def run_id() -> str:
-    """Job and Ray node, the same in every process that one run has on this node, and in no other run's."""
+    """Job and Ray node: the same in every process that one run has on this node, and in no other run's."""
     context = ray.get_runtime_context()
     return f"{context.get_job_id()}-{context.get_node_id()[:8]}"
-
-
-def name_socket_after_run(server_module: ModuleType) -> None:
-    """Makes vLLM's workers, which inherit the variable from their server, look for the socket of this run.
-
-    Args:
-        server_module: the module verl.workers.rollout.vllm_rollout.vllm_async_server.
-    """
-
-    @wrapt.patch_function_wrapper(server_module.vLLMHttpServer, "__init__")
-    def init(wrapped, _, args, kwargs):
-        wrapped(*args, **kwargs)
-        os.environ["VERL_RAY_JOB_ID"] = run_id()  # verl has just set it (vllm_async_server.py:143)
 
 
 class WatchedServerAdapter(ServerAdapter):
@@ -42,7 +27,8 @@ class WatchedServerAdapter(ServerAdapter):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.zmq_handle = self.zmq_handle.replace(ray.get_runtime_context().get_job_id(), run_id(), 1)
+        if self._pd_role is None:  # verl's disaggregated servers keep verl's name
+            self.zmq_handle = self.zmq_handle.replace(ray.get_runtime_context().get_job_id(), run_id(), 1)
 
     async def update_weights(self, *args, **kwargs):
         self._receiver_error: Exception | None = None
