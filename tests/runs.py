@@ -27,6 +27,24 @@ TEMPERATURE = 1.1
 COIN_REWARD = [f"reward.custom_reward_function.path={ROOT / 'tests' / 'coin_reward.py'}"]
 
 
+# Composes many command lines in one process: JSON, name -> (primary config, overrides), to JSON, name -> config or refusal.
+COMPOSE = """
+import json, sys
+import verl
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+result = {"modules": [name for name in sys.modules if name.split(".")[0] == "recipe"]}
+with initialize_config_module("verl.trainer.config", version_base=None):
+    for case, (name, overrides) in json.load(sys.stdin).items():
+        try:
+            result[case] = OmegaConf.to_container(compose(name, overrides))
+        except Exception as error:
+            result[case] = f"{error}\\n{error.__cause__}"
+json.dump(result, sys.stdout)
+"""
+
+
 @dataclass(frozen=True)
 class Run:
     """A finished run."""

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from runs import COMPOSE
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipe" / "egrsd"
 MODULES = "ray_kwargs.ray_init.runtime_env.env_vars.VERL_USE_EXTERNAL_MODULES"
@@ -41,22 +42,6 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "misspelt key": ("ppo_trainer", ["algorithm=egrsd", "algorithm.egrsd.gama=1"]),
     "key without the word": ("ppo_trainer", ["algorithm.egrsd.floor=1"]),
 }
-COMPOSE = """
-import json, sys
-import verl
-from hydra import compose, initialize_config_module
-from omegaconf import OmegaConf
-
-result = {"modules": [name for name in sys.modules if name.split(".")[0] == "recipe"]}
-with initialize_config_module("verl.trainer.config", version_base=None):
-    for case, (name, overrides) in json.load(sys.stdin).items():
-        try:
-            result[case] = OmegaConf.to_container(compose(name, overrides))
-        except Exception as error:
-            result[case] = f"{error}\\n{error.__cause__}"
-json.dump(result, sys.stdout)
-"""
-
 ANOTHER_APPLICATION = """
 import verl  # loads the plugin
 import hydra

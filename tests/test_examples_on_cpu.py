@@ -14,7 +14,7 @@ from statistics import mean
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
-from runs import ROOT
+from runs import COMPOSE, ROOT
 
 from examples.tiny_cpu import compare
 from examples.tiny_cpu import model as tiny
@@ -118,17 +118,23 @@ def test_a_broken_plan_has_no_more_forks_than_letters():
 @pytest.fixture(scope="module")
 def composed(tmp_path_factory) -> dict:
     """What verl would be given, by algorithm."""
-    folder = tmp_path_factory.mktemp("examples")
-    settings = {"MODEL": "model", "DATA": "data", "OUTPUT": "output", "PYTHON": sys.executable}
-    processes = {
-        name: subprocess.Popen(
-            ["bash", str(TRAIN_SCRIPT), "--cfg", "job"], env={**os.environ, **settings, "ALGORITHM": name}, cwd=folder,
-            stdout=subprocess.PIPE, text=True,
-        ) for name in ALGORITHMS
-    }  # fmt: skip
-    texts = {name: process.communicate(timeout=300)[0] for name, process in processes.items()}
-    assert not any(process.returncode for process in processes.values())
-    return {name: OmegaConf.create(text) for name, text in texts.items()}
+    python = tmp_path_factory.mktemp("examples") / "python"  # writes down what it is started with
+    python.write_text("#!/bin/sh\nprintf '%s\\0' \"$@\"\n")
+    python.chmod(0o755)
+    settings = {"MODEL": "model", "DATA": "data", "OUTPUT": "output", "PYTHON": str(python)}
+    cases = {}
+    for name in ALGORITHMS:
+        command = ["bash", str(TRAIN_SCRIPT)]
+        recorded = subprocess.check_output(command, env={**os.environ, **settings, "ALGORITHM": name}, text=True)
+        module, overrides = recorded.split("\0")[:2], recorded.split("\0")[2:-1]
+        assert module == ["-m", "verl.trainer.main_ppo"]
+        cases[name] = ("ppo_trainer", overrides)
+    process = subprocess.run(
+        [sys.executable, "-c", COMPOSE], env={**os.environ, "VERL_PLATFORM": "cpu"}, input=json.dumps(cases),
+        capture_output=True, text=True, check=True, timeout=300,
+    )  # fmt: skip
+    configs = json.loads(process.stdout)
+    return {name: OmegaConf.create(configs[name]) for name in ALGORITHMS}
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
