@@ -42,6 +42,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "misspelt key": ("ppo_trainer", ["algorithm=egrsd", "algorithm.egrsd.gama=1"]),
     "key without the word": ("ppo_trainer", ["algorithm.egrsd.floor=1"]),
 }
+
 ANOTHER_APPLICATION = """
 import verl  # loads the plugin
 import hydra
