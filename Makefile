@@ -25,10 +25,10 @@ unexport PYTHONDONTWRITEBYTECODE
 # A run waits as often as it computes, so two at a time, and the tests without one beside them, save much of the time. Those keep
 # an eye on the clock and go first. pytest's 5 means that no test was selected.
 define in-three-processes
-	@nice $(VENV)/bin/python -m pytest -m "slow and shares_runs and ($(1))" $(ARGS) >.shares_runs.log 2>&1 & shared=$$!; \
-	nice $(VENV)/bin/python -m pytest -m "slow and not shares_runs and ($(1))" $(ARGS) >.slow.log 2>&1 & slow=$$!; \
+	@nice $(VENV)/bin/python -m pytest -m "kills and ($(1))" $(ARGS) >.kills.log 2>&1 & kills=$$!; \
+	nice $(VENV)/bin/python -m pytest -m "slow and not kills and ($(1))" $(ARGS) >.slow.log 2>&1 & slow=$$!; \
 	$(VENV)/bin/python -m pytest -m "not slow and ($(1))" $(ARGS); codes=$$?; \
-	wait $$slow; codes="$$codes $$?"; wait $$shared; codes="$$codes $$?"; cat .slow.log .shares_runs.log; \
+	wait $$slow; codes="$$codes $$?"; wait $$kills; codes="$$codes $$?"; cat .slow.log .kills.log; \
 	for code in $$codes; do case $$code in 0|5) ;; *) exit 1 ;; esac; done
 endef
 

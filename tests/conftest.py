@@ -1,5 +1,6 @@
 """Whole runs that several test files share: real main_ppo, Ray, vLLM and FSDP2 on the CPU. They train on the same rollouts."""
 
+import signal
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,6 +19,10 @@ PADDED = [
     "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=1",
 ]  # fmt: skip
 LORA = ["actor_rollout_ref.model.lora_rank=8", "actor_rollout_ref.model.lora_alpha=16"]
+
+
+# make test starts processes in the background, where a shell ignores Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:

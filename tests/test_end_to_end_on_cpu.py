@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from recipe.egrsd.alarms import Alarms
 from recipe.egrsd.metrics import METRICS
 
-pytestmark = [pytest.mark.slow, pytest.mark.shares_runs]
+pytestmark = pytest.mark.slow
 
 
 def plain_forward(model, prompt: list[int], response: torch.Tensor, *, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:

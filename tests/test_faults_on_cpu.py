@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import DESCENT, PADDED
-from runs import COIN_REWARD, ROOT, Run, good, parameters, replaying, run, write_inputs
+from runs import COIN_REWARD, ROOT, good, parameters, replaying, run, write_inputs
 
 from recipe.egrsd import checkpoint
 
@@ -23,19 +23,13 @@ KILLS = (("_step_once", 1, 0.3), ("_score_with_teacher", 2, 0.3), ("_save_checkp
 """Method of the trainer, step, longest delay after it was entered: rollout, scoring, checkpoint (0.1 s in all), update."""
 
 
-@pytest.fixture(scope="module")
-def never_killed(inputs, tmp_path_factory) -> Run:
-    """Three steps on one rank, which record their rollouts; the killed runs train on those."""
-    folder = tmp_path_factory.mktemp("never_killed")
-    return good(run(inputs, folder, [*COIN_REWARD, *DESCENT, *PADDED, *replaying(folder / "rollouts"), "trainer.save_freq=3"]))
-
-
 @pytest.mark.slow
+@pytest.mark.kills
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 6))])
-def test_a_killed_trainer_resumes_to_the_same_end(seed, never_killed, inputs, tmp_path):
+def test_a_killed_trainer_resumes_to_the_same_end(seed, padded, inputs, rollouts, tmp_path):
     """Four kills at random moments of four phases, each resumed: bit for bit the parameters of the run that never stopped."""
     overrides = [
-        *COIN_REWARD, *DESCENT, *PADDED, *replaying(never_killed.folder / "rollouts"), "trainer.save_freq=1",
+        *COIN_REWARD, *DESCENT, *PADDED, *replaying(rollouts), "trainer.save_freq=1",
         f"trainer.default_local_dir={tmp_path / 'checkpoints'}",
     ]  # fmt: skip
     chance = random.Random(seed)
@@ -47,11 +41,11 @@ def test_a_killed_trainer_resumes_to_the_same_end(seed, never_killed, inputs, tm
         print(moment, *sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("checkpoints/*/*")), sep="\n")
     resumed = good(run(inputs, tmp_path, overrides))
     assert resumed.metrics[-1]["training/global_step"] == 3
-    expected = parameters(never_killed, 3)
+    expected = parameters(padded, 3)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in parameters(resumed, 3).items())
-    states = [checkpoint.load(folder / "checkpoints" / "global_step_3") for folder in (tmp_path, never_killed.folder)]
+    states = [checkpoint.load(folder / "checkpoints" / "global_step_3") for folder in (tmp_path, padded.folder)]
     assert states[0]["baseline"] == states[1]["baseline"]
-    assert states[1]["alarms"]["length collapse"] == [step["response_length/mean"] for step in never_killed.metrics[:2]]
+    assert states[1]["alarms"]["length collapse"] == [step["response_length/mean"] for step in padded.metrics[:2]]
 
 
 @pytest.fixture

@@ -62,7 +62,6 @@ def assert_same_training(one: Run, other: Run) -> None:
         torch.testing.assert_close(after[name], tensor, atol=1e-6, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@pytest.mark.shares_runs
 def test_ranks_micro_batches_batching_and_padding_change_nothing(full, padded, inputs):
     assert_same_training(full, padded)
     from safetensors.torch import load_file
@@ -86,7 +85,6 @@ ONE_AT_A_TIME = {
 }  # fmt: skip
 
 
-@pytest.mark.shares_runs
 @pytest.mark.long
 @pytest.mark.parametrize("change", ONE_AT_A_TIME)
 def test_one_change_at_a_time(change, full, inputs, rollouts, tmp_path):
@@ -95,7 +93,6 @@ def test_one_change_at_a_time(change, full, inputs, rollouts, tmp_path):
     assert_same_training(good(run(inputs, tmp_path, overrides)), full)
 
 
-@pytest.mark.shares_runs
 def test_frozen_reference_is_lora_with_the_adapter_off(full, lora):
     """Same per-token weights in the first step, where a fresh adapter is zero; the same teacher in every step."""
     ours, theirs = dict(weights(full, 1, window=3)), dict(weights(lora, 1, window=3))
@@ -129,7 +126,6 @@ def test_a_teacher_that_sees_no_solution_leaves_only_the_gate(adapter, inputs, t
         assert logged["egrsd/gate_mean"] < 0.9999
 
 
-@pytest.mark.shares_runs
 def test_without_its_parts_it_is_verls_grpo_to_the_bit(inputs, rollouts, tmp_path):
     """gamma = clip_range = length_bonus = 0, group advantages: the same parameters as verl's own trainer, loss and engine."""
     shared = [*COIN_REWARD, *DESCENT, *replaying(rollouts), "trainer.save_freq=3"]
@@ -145,7 +141,6 @@ def test_without_its_parts_it_is_verls_grpo_to_the_bit(inputs, rollouts, tmp_pat
     assert any(step["actor/grad_norm"] > 0 for step in verls.metrics)
 
 
-@pytest.mark.shares_runs
 def test_one_update_a_batch_needs_no_scoring_pass(full, inputs, rollouts, tmp_path):
     """The same parameters and metrics without verl's old_log_prob pass; its two metrics come from the training pass."""
     overrides = [*COIN_REWARD, *DESCENT, *replaying(rollouts), "trainer.save_freq=3", "algorithm.egrsd.score_student=auto"]
@@ -162,7 +157,6 @@ def test_one_update_a_batch_needs_no_scoring_pass(full, inputs, rollouts, tmp_pa
 
 
 @pytest.mark.long
-@pytest.mark.shares_runs
 def test_an_adapter_needs_none_either(lora, inputs, rollouts, tmp_path):
     """Its first step, after which Adam makes steps of full size of rounding errors."""
     overrides = [*LORA, *replaying(rollouts, [1]), "trainer.total_training_steps=1", "algorithm.egrsd.score_student=auto"]

@@ -44,7 +44,6 @@ def places(result: Run) -> list[dict[str, str]]:
 
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.shares_runs
 @pytest.mark.parametrize("code", ["installed", *SHIPPED])
 def test_two_nodes_train_as_one(code, full, rollouts, inputs, bare_python, tmp_path):
     """On the rollouts of the run whose two ranks shared a node."""

@@ -100,7 +100,6 @@ def assert_memory(result: Run, kind: str, students: list[Weights], student: str)
 
 
 @pytest.mark.slow
-@pytest.mark.shares_runs
 @pytest.mark.long
 @pytest.mark.parametrize("student", ["full", "lora"])
 def test_a_moving_teacher_resumes_to_the_bit(student, inputs, rollouts, tmp_path):
