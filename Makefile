@@ -22,11 +22,12 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: install demo compare test test-long test-matrix lint clean
 
-# A run waits as often as it computes, so two at a time, and the tests without one beside them, save much of the time. Those keep
-# an eye on the clock and go first. pytest's 5 means that no test was selected.
+# A run waits as often as it computes, so two at a time, and the tests without one beside them, save a quarter of the time. Runs that
+# several tests look at are made once (tests/conftest.py). pytest's 5 means that no test was selected.
 define in-three-processes
-	@nice $(VENV)/bin/python -m pytest -m "kills and ($(1))" $(ARGS) >.kills.log 2>&1 & kills=$$!; \
-	nice $(VENV)/bin/python -m pytest -m "slow and not kills and ($(1))" $(ARGS) >.slow.log 2>&1 & slow=$$!; \
+	@EGRSD_SHARED_RUNS=$$(mktemp -d); export EGRSD_SHARED_RUNS; trap 'rm -rf "$$EGRSD_SHARED_RUNS"' EXIT; \
+	$(VENV)/bin/python -m pytest -m "kills and ($(1))" $(ARGS) >.kills.log 2>&1 & kills=$$!; \
+	$(VENV)/bin/python -m pytest -m "slow and not kills and ($(1))" $(ARGS) >.slow.log 2>&1 & slow=$$!; \
 	$(VENV)/bin/python -m pytest -m "not slow and ($(1))" $(ARGS); codes=$$?; \
 	wait $$slow; codes="$$codes $$?"; wait $$kills; codes="$$codes $$?"; cat .slow.log .kills.log; \
 	for code in $$codes; do case $$code in 0|5) ;; *) exit 1 ;; esac; done

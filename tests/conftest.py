@@ -1,10 +1,14 @@
 """Whole runs that several test files share: real main_ppo, Ray, vLLM and FSDP2 on the CPU. They train on the same rollouts."""
 
+import os
+import shutil
 import signal
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from runs import COIN_REWARD, Run, good, replaying, run, write_inputs
 
 # Plain gradient descent: Adam would turn a rounding error in a gradient near 0 into a step of full size.
@@ -30,18 +34,44 @@ def pytest_report_header() -> str:
 
 
 @pytest.fixture(scope="session")
-def inputs(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("inputs")
-    write_inputs(folder, train=128)
-    return folder
+def once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Fills a folder once for all processes of make test: whoever needs it first does so, the others wait."""
+    shared = Path(os.environ.get("EGRSD_SHARED_RUNS") or tmp_path_factory.mktemp("shared"))
+
+    def fill(name: str, make: Callable[[Path], object]) -> Path:
+        folder, done = shared / name, shared / f"{name}.done"
+        with FileLock(shared / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return fill
 
 
 @pytest.fixture(scope="session")
-def full(inputs, tmp_path_factory) -> Run:
+def inputs(once) -> Path:
+    return once("inputs", lambda folder: write_inputs(folder, train=128))
+
+
+@pytest.fixture(scope="session")
+def run_once(once, inputs) -> Callable[..., Run]:
+    """A whole run that must end well, by its name and, from its folder, its overrides."""
+
+    def start(name: str, overrides: Callable[[Path], list[str]]) -> Run:
+        folder = once(name, lambda folder: good(run(inputs, folder, overrides(folder))))
+        return Run(folder, 0, (folder / "log").read_text(errors="replace"))
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def full(run_once) -> Run:
     """CL-EGRSD, full parameters, packed, dynamic batches, two ranks, one micro-batch each. Records rollouts, saves tokens."""
-    folder = tmp_path_factory.mktemp("full")
-    overrides = [*COIN_REWARD, *DESCENT, *replaying(folder / "rollouts"), "trainer.n_gpus_per_node=2", "trainer.save_freq=3"]
-    return good(run(inputs, folder, [*overrides, "algorithm.egrsd.save_tokens_every=2"]))
+    saved = ["trainer.n_gpus_per_node=2", "trainer.save_freq=3", "algorithm.egrsd.save_tokens_every=2"]
+    return run_once("full", lambda folder: [*COIN_REWARD, *DESCENT, *replaying(folder / "rollouts"), *saved])
 
 
 @pytest.fixture(scope="session")
@@ -50,17 +80,17 @@ def rollouts(full) -> Path:
 
 
 @pytest.fixture(scope="session")
-def padded(inputs, rollouts, tmp_path_factory) -> Run:
+def padded(run_once, rollouts) -> Run:
     """The same on one rank, padded, in four static micro-batches; after the recorded three steps it goes on for 19 more."""
-    overrides = [*COIN_REWARD, *DESCENT, *PADDED, *replaying(rollouts), "trainer.save_freq=3"]
-    return good(run(inputs, tmp_path_factory.mktemp("padded"), [*overrides, "trainer.total_training_steps=22"]))
+    longer = ["trainer.save_freq=3", "trainer.total_training_steps=22"]
+    return run_once("padded", lambda folder: [*COIN_REWARD, *DESCENT, *PADDED, *replaying(rollouts), *longer])
 
 
 @pytest.fixture(scope="session")
-def lora(inputs, rollouts, tmp_path_factory) -> Run:
+def lora(run_once, rollouts) -> Run:
     """The same with an adapter, on its own optimiser; validates first; the fourth step's rollouts and rewards are its own."""
-    overrides = [*LORA, *replaying(rollouts), "trainer.val_before_train=True", "trainer.total_training_steps=4"]
-    return good(run(inputs, tmp_path_factory.mktemp("lora"), overrides))
+    longer = ["trainer.val_before_train=True", "trainer.total_training_steps=4"]
+    return run_once("lora", lambda folder: [*LORA, *replaying(rollouts), *longer])
 
 
 @pytest.fixture(params=["full", "lora", "padded"])

@@ -52,7 +52,6 @@ class Run:
     folder: Path
     returncode: int
     log: str
-    seconds: float
 
     @cached_property
     def metrics(self) -> list[dict[str, float]]:
@@ -162,7 +161,7 @@ def run(
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGTERM)
                 process.wait(30)
-    return Run(folder, process.returncode, log_path.read_text(errors="replace"), time.monotonic() - started)
+    return Run(folder, process.returncode, log_path.read_text(errors="replace"))
 
 
 def replaying(recorded: Path, steps: Sequence[int] = (1, 2, 3)) -> list[str]:

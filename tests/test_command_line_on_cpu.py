@@ -39,6 +39,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     **{f"order {i}": ("ppo_trainer", order) for i, order in enumerate(ORDERS)},
     **{f"{base} plain": case for base, case in BASES.items()},
     **{f"{base} egrsd": (name, [*overrides, "algorithm=egrsd"]) for base, (name, overrides) in BASES.items()},
+    **{name: ("ppo_trainer", [f"algorithm={name}"]) for name in ("cl_egrsd", "egrsd_ungated")},
     "misspelt key": ("ppo_trainer", ["algorithm=egrsd", "algorithm.egrsd.gama=1"]),
     "key without the word": ("ppo_trainer", ["algorithm.egrsd.floor=1"]),
 }
@@ -174,12 +175,11 @@ def test_egrsd_repeats_none_of_verls_defaults_but_what_its_formula_needs(config)
     }
 
 
-def test_cl_egrsd_adds_the_window(config):
-    assert changes(config("algorithm=egrsd"), config("algorithm=cl_egrsd")) == {"algorithm.egrsd.window": 3}
-
-
-def test_the_papers_control_takes_the_gate_away(config):
-    assert changes(config("algorithm=egrsd"), config("algorithm=egrsd_ungated")) == {"algorithm.egrsd.gamma": 0.0}
+@pytest.mark.parametrize(
+    ("name", "change"), [("cl_egrsd", {"algorithm.egrsd.window": 3}), ("egrsd_ungated", {"algorithm.egrsd.gamma": 0.0})]
+)
+def test_the_other_presets_of_the_paper_change_one_key(composed, name, change):
+    assert changes(leaves(composed["dp egrsd"]), leaves(composed[name])) == change
 
 
 @pytest.mark.parametrize("base", BASES)

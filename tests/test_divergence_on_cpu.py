@@ -110,6 +110,7 @@ def whole_batch_loss(model, teacher, batch: dict, *, kind: str, clip: float | No
     return total / tokens
 
 
+MODES = ("egrsd_sync", "egrsd_colocate_async")
 SGD = [
     "actor_rollout_ref.actor.optim.optimizer=SGD", "actor_rollout_ref.actor.optim.lr=1.0",
     "actor_rollout_ref.actor.optim.weight_decay=0", "actor_rollout_ref.actor.optim.clip_grad=1000", "trainer.save_freq=1",
@@ -128,9 +129,11 @@ SGD = [
          ["actor_rollout_ref.model.use_remove_padding=False", "algorithm.egrsd.teacher.template=null"]),
     ],
 )  # fmt: skip
-def test_a_step_is_gradient_descent_on_the_divergence(algorithm, kind, clip, overrides, inputs, tmp_path):
+@pytest.mark.parametrize("mode", MODES)
+def test_a_step_is_gradient_descent_on_the_divergence(algorithm, kind, clip, overrides, mode, inputs, tmp_path):
     """Parameters after each of two steps equal those of a plain training loop on the same responses."""
-    result = good(run(inputs, tmp_path, [*COIN_REWARD, *SGD, *overrides], algorithm=algorithm))
+    overrides = [*COIN_REWARD, *SGD, *overrides, f"trainer.v1.trainer_mode={mode}"]
+    result = good(run(inputs, tmp_path, overrides, algorithm=algorithm))
     model, teacher = (AutoModelForCausalLM.from_pretrained(inputs / "model", dtype=torch.float32) for _ in range(2))
     for step in (1, 2):
         loss = whole_batch_loss(model, teacher, result.probe(step), kind=kind, clip=clip)
@@ -150,9 +153,10 @@ def test_a_step_is_gradient_descent_on_the_divergence(algorithm, kind, clip, ove
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_opsd_with_an_adapter_closes_in_on_the_teacher(inputs, tmp_path):
+@pytest.mark.parametrize("mode", MODES)
+def test_opsd_with_an_adapter_closes_in_on_the_teacher(mode, inputs, tmp_path):
     """The frozen teacher is the actor with its adapter off; the same problems again and again."""
     overrides = [*LORA, "data.max_response_length=8", "trainer.total_training_steps=12", "actor_rollout_ref.actor.optim.lr=3e-3"]
-    result = good(run(inputs, tmp_path, overrides, algorithm="opsd"))
+    result = good(run(inputs, tmp_path, [*overrides, f"trainer.v1.trainer_mode={mode}"], algorithm="opsd"))
     divergence = [step["egrsd/divergence_mean"] for step in result.metrics]
     assert sum(divergence[-3:]) < 0.8 * sum(divergence[:3])

@@ -104,6 +104,7 @@ CAUSES = {
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_an_engine_killed_before_the_weights_reach_it_ends_the_run(tmp_path):
     """The trainer then waits inside Ray, where no exception reaches it."""
     write_inputs(tmp_path / "inputs", train=64)

@@ -2,20 +2,25 @@
 
 import pytest
 import test_end_to_end_on_cpu as end_to_end
-from conftest import DESCENT
+from conftest import DESCENT, LORA
 from runs import COIN_REWARD, Run, good, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 COLOCATE = [
-    *COIN_REWARD, *DESCENT, "trainer.v1.trainer_mode=egrsd_colocate_async", "trainer.total_training_steps=4",
-    "trainer.save_freq=2",
+    *COIN_REWARD, "trainer.v1.trainer_mode=egrsd_colocate_async", "trainer.total_training_steps=4", "trainer.save_freq=2",
 ]  # fmt: skip
+STUDENTS = {"full": DESCENT, "lora": LORA}
+
+
+@pytest.fixture(scope="module", params=STUDENTS)
+def student(request) -> str:
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def colocate(inputs, tmp_path_factory) -> Run:
-    return good(run(inputs, tmp_path_factory.mktemp("colocate"), COLOCATE))
+def colocate(student, inputs, tmp_path_factory) -> Run:
+    return good(run(inputs, tmp_path_factory.mktemp("colocate"), [*COLOCATE, *STUDENTS[student]]))
 
 
 def test_teacher_weights_and_metrics(colocate, inputs):
@@ -26,8 +31,8 @@ def test_teacher_weights_and_metrics(colocate, inputs):
     assert all(step["actor/grad_norm"] > 0 for step in colocate.metrics)
 
 
-def test_it_resumes_with_its_baseline(colocate, inputs, tmp_path):
+def test_it_resumes_with_its_baseline(colocate, student, inputs, tmp_path):
     resume = ["trainer.resume_mode=resume_path", f"trainer.resume_from_path={colocate.folder}/checkpoints/global_step_2"]
-    resumed = good(run(inputs, tmp_path, [*COLOCATE, *resume]))
+    resumed = good(run(inputs, tmp_path, [*COLOCATE, *STUDENTS[student], *resume]))
     assert [step["training/global_step"] for step in resumed.metrics] == [3, 4]
     assert resumed.probe(3)["baseline"] == colocate.probe(3)["baseline"]

@@ -68,10 +68,11 @@ def build(inputs: Path, weights: Weights, *, lora: bool):
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("student", STUDENTS)
-def test_the_teacher_is_the_student_it_should_be(kind, student, inputs, tmp_path):
+@pytest.mark.parametrize("mode", ["egrsd_sync", "egrsd_colocate_async"])
+def test_the_teacher_is_the_student_it_should_be(kind, student, mode, inputs, tmp_path):
     lora = student == "lora"
     overrides = [*COIN_REWARD, *DESCENT, "actor_rollout_ref.actor.optim.lr=1.0", *KINDS[kind], *STUDENTS[student]]
-    result = good(run(inputs, tmp_path, [*overrides, "trainer.save_freq=1"]))
+    result = good(run(inputs, tmp_path, [*overrides, f"trainer.v1.trainer_mode={mode}", "trainer.save_freq=1"]))
     students = saved_students(result, inputs, lora=lora)
     moved = 0.0
     for step in (1, 2, 3):
