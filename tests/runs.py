@@ -175,6 +175,13 @@ def parameters(run: Run, step: int) -> dict[str, torch.Tensor]:
     return load_file(run.folder / "checkpoints" / f"global_step_{step}" / "actor" / "huggingface" / "model.safetensors")
 
 
+def adapter(run: Run, step: int) -> dict[str, torch.Tensor]:
+    """The adapter in the checkpoint of that step, of a run on one rank. verl keeps it among the model's shards."""
+    shards = run.folder / "checkpoints" / f"global_step_{step}" / "actor" / "model_world_size_1_rank_0.pt"
+    state = torch.load(shards, weights_only=False)
+    return {name: tensor.to_local() for name, tensor in state.items() if "lora_" in name}
+
+
 def good(result: Run) -> Run:
     """The run itself if it ended well; else the end of its log, as a failure."""
     assert result.returncode == 0, result.log[-6000:]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import DESCENT, LORA
 from peft import LoraConfig, get_peft_model
-from runs import COIN_REWARD, TEMPERATURE, Run, good, parameters, replaying, run
+from runs import COIN_REWARD, TEMPERATURE, Run, adapter, good, parameters, replaying, run
 from safetensors.torch import load_file
 from test_end_to_end_on_cpu import plain_forward
 from transformers import AutoModelForCausalLM
@@ -45,13 +45,6 @@ def saved_students(result: Run, inputs: Path, *, lora: bool) -> list[Weights]:
     # While B is 0 A has no gradient, so that the first step leaves it where it was.
     initial = {name: torch.zeros_like(tensor) if "lora_B" in name else tensor for name, tensor in adapters[0].items()}
     return [initial, *adapters]
-
-
-def adapter(result: Run, step: int) -> Weights:
-    """verl keeps it among the model's shards."""
-    shards = result.folder / "checkpoints" / f"global_step_{step}" / "actor" / "model_world_size_1_rank_0.pt"
-    state = torch.load(shards, weights_only=False)
-    return {name: tensor.to_local() for name, tensor in state.items() if "lora_" in name}
 
 
 def build(inputs: Path, weights: Weights, *, lora: bool):
