@@ -32,9 +32,7 @@ def cluster(folder: Path, pythons: Sequence[str | Path], env: Mapping[str, str])
     try:
         for number, python in enumerate(pythons):
             log = folder / f"node_{number}"
-            # Addresses of their own, or Ray attaches the driver to either node, as if it had been started there.
-            joining = [f"--address={join['RAY_ADDRESS']}", f"--node-ip-address=127.0.0.{1 + number}"]
-            role = joining if number else [*head, f"--ray-client-server-port={_free_port()}"]
+            role = [f"--address={join['RAY_ADDRESS']}"] if number else [*head, f"--ray-client-server-port={_free_port()}"]
             with log.open("w") as output:
                 started.append(
                     psutil.Popen(
