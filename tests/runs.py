@@ -23,6 +23,7 @@ from examples.tiny_cpu.task import INSTRUCTION, make_problems, write_parquet
 ROOT = Path(__file__).resolve().parents[1]
 RESPONSE_TOKENS = 24
 TEMPERATURE = 1.1
+MODES = ("egrsd_sync", "egrsd_colocate_async")
 # A random model answers nothing right; this reward is right half of the time, so that there is something to learn from.
 COIN_REWARD = [f"reward.custom_reward_function.path={ROOT / 'tests' / 'coin_reward.py'}"]
 

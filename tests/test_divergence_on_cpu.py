@@ -7,7 +7,7 @@ import torch
 from conftest import LORA
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs import COIN_REWARD, TEMPERATURE, good, parameters, run
+from runs import COIN_REWARD, MODES, TEMPERATURE, good, parameters, run
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -110,7 +110,6 @@ def whole_batch_loss(model, teacher, batch: dict, *, kind: str, clip: float | No
     return total / tokens
 
 
-MODES = ("egrsd_sync", "egrsd_colocate_async")
 SGD = [
     "actor_rollout_ref.actor.optim.optimizer=SGD", "actor_rollout_ref.actor.optim.lr=1.0",
     "actor_rollout_ref.actor.optim.weight_decay=0", "actor_rollout_ref.actor.optim.clip_grad=1000", "trainer.save_freq=1",

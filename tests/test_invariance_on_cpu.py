@@ -166,6 +166,7 @@ def test_an_adapter_needs_none_either(inputs, rollouts, tmp_path):
         for choice in ("auto", "always")
     }
     expected = adapter(runs["always"], 3)
+    assert expected
     for name, tensor in adapter(runs["auto"], 3).items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-6, rtol=0)
     shared = ["actor/grad_norm", *METRICS.keys() - {"egrsd/divergence_mean"}]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import DESCENT, LORA
 from peft import LoraConfig, get_peft_model
-from runs import COIN_REWARD, TEMPERATURE, Run, adapter, good, parameters, replaying, run
+from runs import COIN_REWARD, MODES, TEMPERATURE, Run, adapter, good, parameters, replaying, run
 from safetensors.torch import load_file
 from test_end_to_end_on_cpu import plain_forward
 from transformers import AutoModelForCausalLM
@@ -61,7 +61,7 @@ def build(inputs: Path, weights: Weights, *, lora: bool):
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("student", STUDENTS)
-@pytest.mark.parametrize("mode", ["egrsd_sync", "egrsd_colocate_async"])
+@pytest.mark.parametrize("mode", MODES)
 def test_the_teacher_is_the_student_it_should_be(kind, student, mode, inputs, tmp_path):
     lora = student == "lora"
     overrides = [*COIN_REWARD, *DESCENT, "actor_rollout_ref.actor.optim.lr=1.0", *KINDS[kind], *STUDENTS[student]]
