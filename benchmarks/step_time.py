@@ -2,8 +2,8 @@
 
     PYTHONPATH=.:tests python benchmarks/step_time.py [--steps 4] [--out results.json]
 
-For each shape the first method's rollouts are kept, and the others train on them, GRPO last: its rows have no privileged
-prompt. A model of 20 million parameters with random weights, student prompts of 64 tokens, privileged ones of 256. What is
+For each shape a run that is not timed makes the rollouts, and all methods train on them, none having generated anything
+itself. A model of 20 million parameters with random weights, student prompts of 64 tokens, privileged ones of 256. What is
 compared is all between rollout and weight sync: verl's timing_s of old_log_prob, adv (which holds the teacher) and
 update_actor. The first step warms up and is left out. GRPO is verl's trainer, engine and loss (tests/plain_grpo.py).
 """
@@ -85,6 +85,7 @@ def measure(
     ]  # fmt: skip
     ours = [*shared, f"algorithm.egrsd.teacher.max_prompt_length={PRIVILEGED}", "algorithm.egrsd.score_student=auto"]
     times = {}
+    good(run(inputs, folder / "recorded", ours, algorithm=methods[0], EGRSD_PROBE=""))
     for method in methods:
         times[method] = seconds(good(run(inputs, folder / method, ours, algorithm=method, EGRSD_PROBE="")), steps)
     return times | {"grpo": seconds(good(run_plain_grpo(inputs, folder / "grpo", shared)), steps)}

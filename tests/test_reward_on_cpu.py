@@ -366,8 +366,11 @@ def test_all_workers_can_hang_at_once_and_again():
 
 
 def alive(pid: int) -> bool:
-    stat = Path(f"/proc/{pid}/stat")
-    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    try:  # a process can end before the file is opened, and before it is read
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 def gone_within(pid: int, seconds: float) -> bool:
