@@ -23,6 +23,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from examples.tiny_cpu import model as tiny
 from examples.tiny_cpu.task import INSTRUCTION
 from recipe.egrsd.privileged import prompt_ids, teacher_messages
+from recipe.egrsd.teacher import scoring_order
 
 VOCABULARY = 32_000
 PROMPT, PRIVILEGED, ROWS = 64, 256, 8
@@ -70,15 +71,20 @@ def measure(
     inputs: Path, folder: Path, *, response: int, group: int, steps: int, methods: list[str]
 ) -> dict[str, list[dict[str, float]]]:
     """Method -> seconds of the stages in each step."""
+    prompts, lengths = [[0] * PRIVILEGED] * group, [response] * group
+    one_group = PRIVILEGED + group * response
+    sharing = scoring_order(prompts, lengths, num_ranks=1, max_tokens=one_group)[1]
     shared = [
         *COIN_REWARD,
         f"data.train_batch_size={ROWS // group}", f"actor_rollout_ref.actor.ppo_mini_batch_size={ROWS // group}",
         f"actor_rollout_ref.rollout.n={group}", f"data.max_prompt_length={PROMPT}", f"data.max_response_length={response}",
         "actor_rollout_ref.rollout.ignore_eos=True", f"trainer.total_training_steps={steps}", "trainer.total_epochs=100",
-        # A row at a time: without flash attention, packed rows cost the square of all tokens of a micro-batch.
+        # A row at a time, or a group that shares its prompt: without flash attention, packed rows cost the square of all
+        # tokens of a micro-batch.
         f"actor_rollout_ref.actor.ppo_max_token_len_per_gpu={PROMPT + response}",
         f"actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu={PROMPT + response}",
-        f"actor_rollout_ref.ref.log_prob_max_token_len_per_gpu={PRIVILEGED + group * response}", "trainer.save_freq=-1",
+        f"actor_rollout_ref.ref.log_prob_max_token_len_per_gpu={one_group if sharing else PRIVILEGED + response}",
+        "trainer.save_freq=-1",
         # All weights in one message: vLLM 0.29 refuses tied ones that come apart.
         "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes=256",
         *replaying(folder / "rollouts", list(range(1, steps + 1))),
