@@ -57,6 +57,19 @@ def test_by_hand():
     assert token_divergence(student, teacher, kind="forward_kl", clip=0.05).item() == pytest.approx(-0.185002, abs=1e-6)
 
 
+def test_a_clipped_entry_turns_its_own_gradient_around():
+    """p_T = (.9, .1), p_S = (.5, .5). The first entry's gradient is p_S - p_T = -.4: a step of descent raises its logit.
+
+    Clipped at .05 (its share is .9 ln 1.8 = .529), the other entry's alone is left, .1 p_S = +.05: a step lowers it. OPSD as
+    published, and why docs/experiments.md has a row of it without its clip.
+    """
+    teacher = torch.tensor([[0.9, 0.1]]).log()
+    for clip, expected in ((None, -0.4), (0.05, 0.05)):
+        student = torch.tensor([[0.5, 0.5]]).log().requires_grad_()
+        token_divergence(student, teacher, kind="forward_kl", clip=clip).sum().backward()
+        assert student.grad[0, 0].item() == pytest.approx(expected, abs=1e-6)
+
+
 def test_a_padded_vocabulary_counts_for_nothing():
     padding = torch.full((3, 2), -torch.inf)
     student, teacher = torch.randn(3, 5), torch.randn(3, 5)

@@ -11,6 +11,7 @@ from functools import partial
 from itertools import permutations
 from statistics import mean
 
+import matplotlib
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
@@ -189,6 +190,14 @@ def test_the_picture_is_drawn_whatever_is_there_yet(tmp_path):
     for name, runs in {"start": runs_of(start=[0.5]), "whole": whole}.items():
         draw_comparison(runs, tmp_path / f"{name}.png", title="forks")
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+
+
+def test_the_picture_has_every_method_however_many_there_are(tmp_path, monkeypatch):
+    monkeypatch.setitem(matplotlib.rcParams, "svg.fonttype", "none")  # text stays text
+    methods = ["start", "egrsd_ungated", *(f"egrsd,gamma=0.{number}" for number in range(1, 11))]
+    draw_comparison(runs_of(**{method: [0.5, 0.6] for method in methods}), tmp_path / "many.svg", title="forks")
+    drawn = (tmp_path / "many.svg").read_text()
+    assert [method for method in methods if f">{method}<" not in drawn] == []
 
 
 def test_a_method_is_a_preset_with_settings():

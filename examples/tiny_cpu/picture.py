@@ -1,5 +1,6 @@
 """The pictures: training.png, how one run went over its steps, and comparison.png, how methods differ over seeds."""
 
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib
@@ -21,7 +22,7 @@ PANELS = (
 )
 SMOOTHING = 5  # steps
 COLORS = matplotlib.color_sequences["petroff10"]  # chosen for readers who see colours differently
-MARKERS = "osD^vP*Xph"
+MARKERS = "osD^vP*Xph<"  # one more than colours: no pair of both comes twice before the 111th method
 
 
 def draw(steps: dict[int, dict[str, float]], summary: dict, path: Path) -> None:
@@ -57,7 +58,7 @@ def draw_comparison(runs: Runs, path: Path, *, title: str) -> None:
     control's, paired by seed: 95 % interval and single seeds."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5), constrained_layout=True)
     shared = {"capsize": 3, "markersize": 8, "linestyle": "none"}
-    looks = zip(runs, COLORS, MARKERS, strict=False)
+    looks = zip(runs, cycle(COLORS), cycle(MARKERS))
     styles = {method: {"color": color, "marker": marker, **shared} for method, color, marker in looks}
     for method, style in styles.items():
         accuracy, length = (mean_of(runs, method, measure) for measure in ("accuracy", "length"))
