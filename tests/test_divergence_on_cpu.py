@@ -60,8 +60,8 @@ def test_by_hand():
 def test_a_clipped_entry_turns_its_own_gradient_around():
     """p_T = (.9, .1), p_S = (.5, .5). The first entry's gradient is p_S - p_T = -.4: a step of descent raises its logit.
 
-    Clipped at .05 (its share is .9 ln 1.8 = .529), the other entry's alone is left, .1 p_S = +.05: a step lowers it. OPSD as
-    published, and why docs/experiments.md has a row of it without its clip.
+    Clipped at .05 (its share is .9 ln 1.8 = .529), the other entry's alone is left, .1 p_S = +.05: a step lowers it. OPSD's
+    published clip, and why docs/experiments.md has a row without it.
     """
     teacher = torch.tensor([[0.9, 0.1]]).log()
     for clip, expected in ((None, -0.4), (0.05, 0.05)):
