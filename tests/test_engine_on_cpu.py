@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from runs import ROOT, write_inputs
+from runs import ROOT, on_bfloat16_grid, write_inputs
 
 from recipe.egrsd.engine import float32_logits
 
@@ -68,6 +68,38 @@ def test_verls_own_outputs_would_not_do(tmp_path):
     assert max(log_prob for log_prob, _ in worst.values()) > 10 * MILLINAT
     assert max(entropy for _, entropy in worst.values()) > 10 * MILLINAT
     print({name: f"{log_prob:.3f} {entropy:.3f}" for name, (log_prob, entropy) in worst.items()})
+
+
+@pytest.fixture(scope="module")
+def in_gpu_precision(tmp_path_factory) -> dict[str, dict]:
+    """tests/bf16_engine_outputs.py: packed or padded -> scored, trained -> logits, labels and what came of them."""
+    folder = tmp_path_factory.mktemp("bf16")
+    write_inputs(folder, train=4, body=8.0, head=20.0)
+    command = [sys.executable, ROOT / "tests" / "bf16_engine_outputs.py", folder / "model", folder / "outputs.pt"]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stderr[-4000:]
+    return torch.load(folder / "outputs.pt")
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_the_teachers_scores_are_float32_in_gpu_precision(in_gpu_precision, packed):
+    """Within 1e-5 nat of float64 of the very logits that the head gave, parameters and autocast in bfloat16."""
+    scored = in_gpu_precision[f"{packed=}"]["scored"]
+    exact = (scored["logits"].double() / 1.1).log_softmax(-1)
+    assert scored["logits"].dtype == torch.bfloat16 and len(scored["labels"]) == 44
+    token = exact.gather(-1, scored["labels"][:, None])[:, 0]
+    torch.testing.assert_close(scored["log_probs"].double(), token, atol=1e-5, rtol=0)
+    torch.testing.assert_close(scored["entropy"].double(), -(exact.exp() * exact).sum(-1), atol=1e-5, rtol=0)
+    assert not on_bfloat16_grid(scored["entropy"]) and not on_bfloat16_grid(scored["log_probs"])
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_the_loss_is_computed_in_float32_in_gpu_precision(in_gpu_precision, packed):
+    trained = in_gpu_precision[f"{packed=}"]["trained"]
+    exact = (trained["logits"].double() / 1.1).log_softmax(-1).gather(-1, trained["labels"][:, None])[:, 0]
+    torch.testing.assert_close(trained["log_probs"].double(), exact, atol=1e-5, rtol=0)
+    assert not on_bfloat16_grid(trained["log_probs"])
+    assert trained["autocast"] is False
 
 
 @pytest.mark.parametrize("temperature", [None, torch.full((2, 1), 1.25)])

@@ -29,6 +29,39 @@ def test_scores_of_bf16_logits_are_those_of_float64(temperature, padding):
     torch.testing.assert_close(entropy.double(), -torch.special.xlogy(exact.exp(), exact.exp()).sum(-1), atol=1e-5, rtol=0)
 
 
+QWEN3_VOCABULARY = 151_936
+
+
+def test_scores_are_float32_under_verls_autocast():
+    """On a GPU verl runs the whole forward pass under it. Half of the rows are nearly certain, half hesitate among hundreds."""
+    torch.manual_seed(0)
+    sharpness = torch.tensor([8.0, 4.0, 2.0, 1.0]).repeat(2)[:, None]
+    logits = (sharpness * torch.randn(8, QWEN3_VOCABULARY)).bfloat16()
+    labels = torch.randint(QWEN3_VOCABULARY, (8,))
+    with torch.autocast("cpu", torch.bfloat16), LowPrecision() as seen:
+        log_probs, entropy = score_chunk(logits, labels, temperature=1.1)
+    exact = (logits.double() / 1.1).log_softmax(-1)
+    assert log_probs.dtype == entropy.dtype == torch.float32
+    torch.testing.assert_close(log_probs.double(), exact.gather(-1, labels[:, None])[:, 0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(entropy.double(), -(exact.exp() * exact).sum(-1), atol=1e-5, rtol=0)
+    assert seen.operations == []
+
+
+class LowPrecision(TorchDispatchMode):
+    """Names of the operations that returned floats below float32: what autocast does behind one's back."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        for tensor in output if isinstance(output, list | tuple) else [output]:
+            if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and tensor.dtype.itemsize < 4:
+                self.operations.append(str(func))
+        return output
+
+
 class LargestTensor(TorchDispatchMode):
     """Elements of the largest tensor that any operation returned."""
 

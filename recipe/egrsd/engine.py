@@ -8,7 +8,8 @@ the student trains. For a divergence over the vocabulary the engine also hands o
 takes it back when it trains.
 """
 
-from functools import partial
+from collections.abc import Callable
+from functools import partial, wraps
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 from verl.utils import tensordict_utils as tu
+from verl.utils.device import get_device_name
 from verl.utils.ulysses import get_ulysses_sequence_parallel_rank
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
@@ -43,6 +45,20 @@ def float32_logits(logits: Tensor, temperature: Tensor | None) -> Tensor:
     return scaled if scaled.requires_grad else scaled.clamp_(min=torch.finfo(torch.float32).min)
 
 
+def without_autocast(function: Callable) -> Callable:
+    """The function outside of the autocast that verl opens around a micro-batch, so that float32 stays float32.
+
+    verl's means the model; it lasts until outputs and loss are computed (transformer_impl.py:1565).
+    """
+
+    @wraps(function)
+    def in_full_precision(*args, **kwargs):
+        with torch.autocast(get_device_name(), enabled=False):
+            return function(*args, **kwargs)
+
+    return in_full_precision
+
+
 @EngineRegistry.register(model_type="language_model", backend=["fsdp", "fsdp2"], device=["cuda", "npu"], vendor=VENDOR)
 class EgrsdEngine(FSDPEngineWithLMHead):
     """Hands verl float32 logits that are already scaled; verl computes everything from them (transformer_impl.py:1332).
@@ -61,6 +77,7 @@ class EgrsdEngine(FSDPEngineWithLMHead):
 
     def forward_step(self, micro_batch, loss_function, forward_only):
         self.scores = self.chosen = None
+        loss_function = loss_function and without_autocast(loss_function)
         if not _flag(micro_batch, "egrsd_scores_responses") or _flag(micro_batch, "use_fused_kernels"):
             return super().forward_step(micro_batch, loss_function, forward_only)
         head = self.module.get_output_embeddings()
@@ -107,6 +124,7 @@ class EgrsdEngine(FSDPEngineWithLMHead):
         self.labels = micro_batch["responses"].values()
         return response_inputs(prompts, responses, cache), {}
 
+    @without_autocast
     def prepare_model_outputs(self, output, output_args, micro_batch, logits_processor_func):
         if self.scores is not None:
             return self._scores_by_row(output_args, micro_batch)
