@@ -1,7 +1,7 @@
 # make demo   trains a tiny model with EGRSD on this machine's CPU; ALGORITHM=egrsd or another preset, TASK=forks another task
 # make compare   trains it with every preset, five seeds each, on the task forks; hours (JOBS=2: two at a time; see compare.sh)
 # make test   runs every test but the long ones
-# make test-long   runs those: one change at a time, 20 kills, 10,000 rewards, two nodes
+# make test-long   runs those: one change at a time, 25 kills, 10,000 rewards, two nodes
 # make test-matrix   runs whole runs, command line and guards on each verl that is supported
 #
 # Each first builds .venv from the pinned versions in requirements/, the last one .venv-verl-0.9.0 and so on, which differ in verl

@@ -173,6 +173,7 @@ def examine_only(case: Case, title: str) -> list[Finding]:
 def test_resume(case, tmp_path):
     assert said(list(checks.resume(case())), GREEN) == "starts from the initial weights"
     (tmp_path / "checkpoints" / "global_step_2").mkdir(parents=True)
+    assert "global_step_2 holds no complete checkpoint" in said(list(checks.resume(case())), GREEN)
     (tmp_path / "checkpoints" / checkpoint.TRACKER).write_text("2")
     assert "the checkpoint is torn" in said(examine_only(case(), "resume"), RED)
 

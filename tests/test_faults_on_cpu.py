@@ -19,15 +19,18 @@ from runs import COIN_REWARD, ROOT, good, parameters, replaying, run, write_inpu
 
 from recipe.egrsd import checkpoint
 
-KILLS = (("_step_once", 1, 0.3), ("_score_with_teacher", 2, 0.3), ("_save_checkpoint", 2, 0.1), ("_update_actor", 3, 0.3))
-"""Method of the trainer, step, longest delay after it was entered: rollout, scoring, checkpoint (0.1 s in all), update."""
+KILLS = (
+    ("_step_once", 1, 0.3), ("_save_checkpoint", 1, 0.05), ("_score_with_teacher", 2, 0.3), ("_save_checkpoint", 2, 0.1),
+    ("_update_actor", 3, 0.3),
+)  # fmt: skip
+"""Method of the trainer, step, longest delay after it was entered: rollout, checkpoint (0.1 s in all), scoring, update."""
 
 
 @pytest.mark.slow
 @pytest.mark.kills
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 6))])
 def test_a_killed_trainer_resumes_to_the_same_end(seed, padded, inputs, rollouts, tmp_path):
-    """Four kills at random moments of four phases, each resumed: bit for bit the parameters of the run that never stopped."""
+    """Kills at random moments of four phases, each resumed: bit for bit the parameters of the run that never stopped."""
     overrides = [
         *COIN_REWARD, *DESCENT, *PADDED, *replaying(rollouts), "trainer.save_freq=1",
         f"trainer.default_local_dir={tmp_path / 'checkpoints'}",
@@ -35,7 +38,7 @@ def test_a_killed_trainer_resumes_to_the_same_end(seed, padded, inputs, rollouts
     chance = random.Random(seed)
     for method, step, longest in KILLS:
         moment = f"{method}:{step}:{chance.uniform(0, longest):.3f}"
-        killed = run(inputs, tmp_path / method, overrides, timeout=600, EGRSD_KILL=moment)
+        killed = run(inputs, tmp_path / f"{method}_{step}", overrides, timeout=600, EGRSD_KILL=moment)
         assert killed.returncode not in (0, None, -signal.SIGTERM), f"{moment}: not killed, or left hanging"
         assert "The actor is dead because its worker process has died" in killed.log, moment
         print(moment, *sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("checkpoints/*/*")), sep="\n")
@@ -61,10 +64,32 @@ def saved(tmp_path) -> SimpleNamespace:
 
 def test_the_last_complete_checkpoint_is_taken(saved):
     assert checkpoint.folder_to_resume(saved, has_teacher=False) == Path(saved.default_local_dir) / "global_step_2"
-    (Path(saved.default_local_dir) / checkpoint.TRACKER).unlink()
-    assert checkpoint.folder_to_resume(saved, has_teacher=False) is None
     saved.resume_mode = "disable"
     assert checkpoint.folder_to_resume(saved, has_teacher=False) is None
+    assert checkpoint.beginning(saved, None) == "starts from the initial weights"
+
+
+def test_complete_checkpoints_without_a_tracker_are_not_written_over(saved):
+    """So does async_save=true leave them; verl starts at step 0 in the same folder."""
+    folder = Path(saved.default_local_dir)
+    (folder / checkpoint.TRACKER).unlink()
+    (folder / "global_step_10" / "data.pt").mkdir(parents=True)  # another trainer's: as precious, and by number the last
+    newest = folder / "global_step_10"
+    way_out = rf"resume_mode=resume_path trainer.resume_from_path={newest}, or start over with another"
+    with pytest.raises(ValueError, match=rf"{newest} is a complete checkpoint, but .* start at step 0 .*{way_out}"):
+        checkpoint.folder_to_resume(saved, has_teacher=False)
+    saved.resume_mode = "disable"
+    assert checkpoint.folder_to_resume(saved, has_teacher=False) is None
+
+
+def test_a_run_killed_in_its_first_save_starts_over_and_says_so(saved):
+    """By data.pt, or in an asynchronous mode while TransferQueue's part was being written behind it."""
+    folder = Path(saved.default_local_dir)
+    (folder / checkpoint.TRACKER).unlink()
+    (folder / "global_step_2" / "transfer_queue.tmp").mkdir()
+    assert checkpoint.folder_to_resume(saved, has_teacher=False) is None
+    said = f"starts from the initial weights; {folder}/global_step_3 holds no complete checkpoint (a run was killed in its first"
+    assert checkpoint.beginning(saved, None).startswith(said)
 
 
 @pytest.mark.parametrize("part", ["egrsd.json", "actor", "data.pt"])

@@ -28,6 +28,7 @@ REFUSED = {
     "algorithm.rollout_correction.bypass_mode=true": "their ratio would measure the engines",
     "distillation.enabled=true": "replaces the loss",
     "actor_rollout_ref.actor.strategy=megatron": "use fsdp or fsdp2",
+    "actor_rollout_ref.actor.checkpoint.async_save=true": "would start at step 0 over the old ones; set it to false",
     "trainer.use_v1=false": "trainer.use_v1=false runs verl's legacy trainer, which would train without EGRSD",
     "trainer.v1.trainer_mode=sync": "trainer_mode=sync selects verl's own trainer, which would train plain GRPO",
     "trainer.v1.trainer_mode=colocate_async": "trainer_mode=colocate_async selects verl's own trainer",
@@ -157,6 +158,13 @@ def test_a_torn_checkpoint_stops_the_command_line(monkeypatch, tmp_path):
     (tmp_path / "latest_checkpointed_iteration.txt").write_text("2")
     message = refusal(monkeypatch, tmp_path / "run", f"trainer.default_local_dir={tmp_path}")
     assert "has no egrsd.json and no data.pt: the checkpoint is torn or was not written by EGRSD" in message
+
+
+def test_checkpoints_without_a_tracker_stop_the_command_line(monkeypatch, tmp_path):
+    (tmp_path / "global_step_2").mkdir()
+    (tmp_path / "global_step_2" / "data.pt").touch()
+    message = refusal(monkeypatch, tmp_path / "run", f"trainer.default_local_dir={tmp_path}")
+    assert f"{tmp_path}/global_step_2 is a complete checkpoint, but there is no latest_checkpointed_iteration.txt" in message
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ def folder_to_resume(trainer: Any, *, has_teacher: bool) -> Path | None:
 
     Raises:
         ValueError: if it is torn, was not written by EGRSD, or is not there although the tracker names it (verl would then start
-            from scratch without a word).
+            from scratch without a word); or if complete checkpoints stand there without a tracker (verl would write over them).
     """
     if trainer.resume_mode == "disable":
         return None
@@ -46,6 +46,7 @@ def folder_to_resume(trainer: Any, *, has_teacher: bool) -> Path | None:
     else:
         tracker = Path(trainer.default_local_dir) / TRACKER
         if not tracker.exists():
+            _refuse_untracked(tracker)
             return None
         step = tracker.read_text().strip()
         if not step.isdigit():
@@ -60,6 +61,39 @@ def folder_to_resume(trainer: Any, *, has_teacher: bool) -> Path | None:
             f"EGRSD{' with this algorithm.egrsd.teacher.kind' * has_teacher}. {_way_out(folder)}"
         )
     return folder
+
+
+def beginning(trainer: Any, folder: Path | None) -> str:
+    """Where the run begins, in words: ``folder`` is what ``folder_to_resume`` found."""
+    if folder:
+        return f"resumes from {folder}"
+    torn = [] if trainer.resume_mode == "disable" else _saved(Path(trainer.default_local_dir))
+    begins = "starts from the initial weights"
+    if not torn:
+        return begins
+    return f"{begins}; {torn[-1]} holds no complete checkpoint (a run was killed in its first save) and will be written over"
+
+
+def _refuse_untracked(tracker: Path) -> None:
+    complete = [folder for folder in _saved(tracker.parent) if _is_complete(folder)]
+    if complete:
+        raise ValueError(
+            f"{complete[-1]} is a complete checkpoint, but there is no {tracker.name} beside it, so trainer.resume_mode=auto "
+            "would start at step 0 and write over it. Resume with trainer.resume_mode=resume_path "
+            f"trainer.resume_from_path={complete[-1]}, or start over with another trainer.default_local_dir or "
+            "trainer.resume_mode=disable."
+        )
+
+
+def _saved(folder: Path) -> list[Path]:
+    """The ``global_step_N`` in it, by N."""
+    found = [path for path in folder.glob("global_step_*") if path.name.removeprefix("global_step_").isdigit()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("global_step_")))
+
+
+def _is_complete(folder: Path) -> bool:
+    """verl writes data.pt last, and after it, in asynchronous modes, transfer_queue under a name that is changed at the end."""
+    return (folder / "data.pt").exists() and not (folder / "transfer_queue.tmp").exists()
 
 
 def _way_out(inside: Path) -> str:

@@ -13,7 +13,7 @@ from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
 from verl.trainer.ppo.utils import Role
 from verl.trainer.ppo.v1 import PPOTrainer, PPOTrainerColocateAsync, PPOTrainerSync, register_trainer
 from verl.utils.config import omega_conf_to_dataclass
-from verl.utils.debug import marked_timer
+from verl.utils.profiler import marked_timer
 
 from recipe.egrsd import checkpoint, cpu, nodes, schema, tokens, validation
 from recipe.egrsd.advantage import RunningBaseline, shaped_reward
@@ -33,6 +33,7 @@ class EgrsdMixin(PPOTrainer):
     def __init__(self, config):
         self.egrsd = validation.validate(config)
         self.resumed_from = checkpoint.folder_to_resume(config.trainer, has_teacher=self.egrsd.teacher.moves)
+        print(f"EGRSD {checkpoint.beginning(config.trainer, self.resumed_from)}.")
         nodes.check()
         self.baseline = RunningBaseline(warmup_steps=self.egrsd.warmup_steps)
         self.alarms = Alarms(self.egrsd)

@@ -86,6 +86,11 @@ def _check_trainer(config: Any) -> None:
         raise ValueError(
             f"actor_rollout_ref.actor.strategy={actor_rollout_ref.actor.strategy} is not supported by EGRSD; use fsdp or fsdp2."
         )
+    if actor_rollout_ref.actor.checkpoint.async_save:
+        raise ValueError(
+            "actor_rollout_ref.actor.checkpoint.async_save=true saves no sooner with fsdp or fsdp2, and verl then never names a "
+            "checkpoint as complete, so that a resumed run would start at step 0 over the old ones; set it to false."
+        )
 
 
 def _check_numerics(config: Any, model: Any) -> None:

@@ -74,7 +74,7 @@ def settings(case: Case) -> Iterator[Finding]:
 def resume(case: Case) -> Iterator[Finding]:
     has_teacher = case.config.algorithm.egrsd.teacher.kind in schema.MOVING_KINDS
     folder = checkpoint.folder_to_resume(case.config.trainer, has_teacher=has_teacher)
-    yield Finding(Level.GREEN, f"resumes from {folder}" if folder else "starts from the initial weights")
+    yield Finding(Level.GREEN, checkpoint.beginning(case.config.trainer, folder))
 
 
 def _short(egrsd: schema.EgrsdConfig) -> str:
