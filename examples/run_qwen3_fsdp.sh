@@ -121,7 +121,6 @@ DATA_ARGS=(
 )
 MODEL_ARGS=(
   actor_rollout_ref.model.path="$MODEL"
-  actor_rollout_ref.actor.strategy=fsdp2 # the strategy that our tests run, and the only one under which a teacher can move
   actor_rollout_ref.actor.ppo_mini_batch_size="$BATCH"
   actor_rollout_ref.actor.ppo_max_token_len_per_gpu="$MAX_TOKENS_PER_GPU"
   actor_rollout_ref.actor.optim.lr="$LR"

@@ -195,6 +195,7 @@ def run_plain_grpo(inputs: Path, folder: Path, overrides: list[str]) -> Run:
     del cpu.ray_kwargs.ray_init.runtime_env, cpu.trainer.logger
     settings = [
         "algorithm.adv_estimator=grpo", "trainer.v1.trainer_mode=plain_sync", "actor_rollout_ref.rollout.name=vllm",
+        "actor_rollout_ref.actor.strategy=fsdp2",
         "actor_rollout_ref.actor.use_dynamic_bsz=true", "actor_rollout_ref.actor.entropy_from_logits_with_chunking=true",
         "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_USE_EXTERNAL_MODULES='recipe.egrsd.register,plain_grpo'",
         "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_PLATFORM=cpu",

@@ -19,15 +19,20 @@ from recipe.egrsd import validation
 
 LORA = "actor_rollout_ref.model.lora_rank=8"
 EMA = "algorithm.egrsd.teacher.kind=ema algorithm.egrsd.teacher.ema_decay=0.99"
-FSDP2 = "actor_rollout_ref.actor.strategy=fsdp2"
 FLOAT32 = "actor_rollout_ref.ref.fsdp_config.model_dtype=fp32"
 UNWEIGHTED = "algorithm.egrsd.gamma=0 algorithm.egrsd.clip_range=0 algorithm.egrsd.length_bonus=0"
-OPSD = f"{UNWEIGHTED} algorithm.egrsd.divergence=forward_kl {FSDP2}"
+OPSD = f"{UNWEIGHTED} algorithm.egrsd.divergence=forward_kl"
+SPLIT = "ulysses_sequence_parallel_size=2"
+SDPA = "+actor_rollout_ref.model.override_config.attn_implementation=sdpa"
 REFUSED = {
     "algorithm.adv_estimator=grpo": "algorithm.egrsd.advantage=grpo",
     "algorithm.rollout_correction.bypass_mode=true": "their ratio would measure the engines",
     "distillation.enabled=true": "replaces the loss",
-    "actor_rollout_ref.actor.strategy=megatron": "use fsdp or fsdp2",
+    "actor_rollout_ref.actor.strategy=fsdp": "actor_rollout_ref.actor.strategy=fsdp is not supported by EGRSD",
+    "actor_rollout_ref.ref.strategy=fsdp": "actor_rollout_ref.ref.strategy=fsdp is not supported by EGRSD",
+    "model_engine=megatron": "model_engine=megatron is not supported by EGRSD",
+    "model_engine=torchtitan": "model_engine=torchtitan is not supported by EGRSD",
+    "actor@actor_rollout_ref.actor=veomni_actor": "actor_rollout_ref.actor has no fsdp_config",
     "actor_rollout_ref.actor.checkpoint.async_save=true": "would start at step 0 over the old ones; set it to false",
     "trainer.use_v1=false": "trainer.use_v1=false runs verl's legacy trainer, which would train without EGRSD",
     "trainer.v1.trainer_mode=sync": "trainer_mode=sync selects verl's own trainer, which would train plain GRPO",
@@ -35,7 +40,10 @@ REFUSED = {
     "trainer.v1.trainer_mode=separate_async": "is not supported by EGRSD: verl then makes several updates in a step",
     "trainer.v1.trainer_mode=egrsd_separate_async": "is not supported by EGRSD",
     "ray_kwargs.ray_init.runtime_env.env_vars.VERL_ENGINE_VENDOR=nvidia": "rounds logits to bfloat16; leave it at egrsd",
-    "actor_rollout_ref.model.use_fused_kernels=true": "impl_backend=triton",
+    "actor_rollout_ref.model.use_fused_kernels=true": "no fused kernel was ever run with EGRSD",
+    f"{SDPA} actor_rollout_ref.actor.{SPLIT}": "actor_rollout_ref.actor.ulysses_sequence_parallel_size splits",
+    f"{SDPA} actor_rollout_ref.actor.fsdp_config.{SPLIT}": "attn_implementation=sdpa does not see across the parts of a row",
+    f"{SDPA} actor_rollout_ref.ref.{SPLIT}": "actor_rollout_ref.ref.ulysses_sequence_parallel_size splits: verl gathers them",
     "actor_rollout_ref.ref.log_prob_use_dynamic_bsz=false": "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu is not set",
     "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu=8000": "cannot hold one teacher row of up to 8704 tokens",
     f"{LORA} actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=8000": "rollout.log_prob_max_token_len_per_gpu=8000",
@@ -54,10 +62,9 @@ REFUSED = {
     "algorithm.egrsd.teacher.kind=snapshot": "teacher.sync_every=None must be a number of steps",
     "algorithm.egrsd.teacher.sync_every=20": "means nothing to teacher.kind=frozen; leave it null",
     "+actor_rollout_ref.ref.fsdp_config.mixed_precision.param_dtype=fp32": "rounds the teacher's weights before they are used",
-    f"{EMA} {FSDP2}": "actor_rollout_ref.ref.fsdp_config.model_dtype=bf16 rounds the small steps",
-    f"{EMA} actor_rollout_ref.actor.strategy=fsdp": "use actor_rollout_ref.actor.strategy=fsdp2",
-    f"{EMA} {FSDP2} {FLOAT32} actor_rollout_ref.actor.use_kl_loss=true": "the KL term of",
-    f"{EMA} {FSDP2} {FLOAT32} algorithm.use_kl_in_reward=true": "the KL term of",
+    EMA: "actor_rollout_ref.ref.fsdp_config.model_dtype=bf16 rounds the small steps",
+    f"{EMA} {FLOAT32} actor_rollout_ref.actor.use_kl_loss=true": "the KL term of",
+    f"{EMA} {FLOAT32} algorithm.use_kl_in_reward=true": "the KL term of",
     "algorithm.egrsd.teacher.kind=live actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=8000": "rollout.log_prob_max",
     "algorithm.egrsd.teacher.max_prompt_length=0": "must be positive",
     "algorithm.egrsd.teacher.template=nowhere.jinja": "is not a file",
@@ -67,11 +74,8 @@ REFUSED = {
     "algorithm.egrsd.divergence_clip=0.05": "means nothing to divergence=null; leave it null",
     "algorithm.egrsd.divergence=forward_kl": "algorithm.egrsd.gamma=0.3 means nothing to divergence=forward_kl",
     f"{OPSD} algorithm.egrsd.divergence_clip=0": "must be positive (nats), or null",
-    f"{OPSD} actor_rollout_ref.actor.strategy=fsdp": "strategy=fsdp cannot gather the teacher's head, which",
-    f"{OPSD} actor_rollout_ref.model.use_fused_kernels=true actor_rollout_ref.model.fused_kernel_options.impl_backend=triton": (
-        "use_fused_kernels=True computes no logits"
-    ),
-    f"{OPSD} actor_rollout_ref.actor.ulysses_sequence_parallel_size=2": "ulysses_sequence_parallel_size=2 splits rows",
+    f"{OPSD} actor_rollout_ref.actor.{SPLIT}": "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2 splits rows",
+    f"{OPSD} actor_rollout_ref.actor.fsdp_config.{SPLIT}": "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2 splits rows",
     f"{OPSD} actor_rollout_ref.actor.use_kl_loss=true": "use_kl_loss=True adds a term to the loss",
     f"{OPSD} actor_rollout_ref.actor.entropy_coeff=0.01": "entropy_coeff=0.01 adds a term to the loss",
     f"{OPSD} algorithm.use_kl_in_reward=true": "use_kl_in_reward=True changes rewards, which are not used",
@@ -84,6 +88,13 @@ REFUSED = {
 def composed(*overrides: str, algorithm: str = "egrsd") -> DictConfig:
     with initialize_config_module("verl.trainer.config", version_base=None):
         return compose("ppo_trainer", overrides=[f"algorithm={algorithm}", *overrides])
+
+
+@pytest.mark.parametrize("algorithm", ["egrsd", "cl_egrsd", "egrsd_ungated", "rlsd", "opsd", "crisp"])
+def test_every_preset_trains_under_fsdp2(algorithm):
+    """The strategy of every test here; verl's own default is fsdp."""
+    parts = composed(algorithm=algorithm).actor_rollout_ref
+    assert (parts.actor.strategy, parts.ref.strategy) == ("fsdp2", "fsdp2")
 
 
 def test_the_presets_are_valid():
@@ -126,9 +137,9 @@ def test_the_command_line_refuses_by_name(overrides, monkeypatch, tmp_path):
         "actor_rollout_ref.model.use_remove_padding=false actor_rollout_ref.ref.entropy_from_logits_with_chunking=false",
         f"{LORA} actor_rollout_ref.ref.log_prob_max_token_len_per_gpu=100",
         "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu=4352 actor_rollout_ref.ref.ulysses_sequence_parallel_size=2",
-        "actor_rollout_ref.model.use_fused_kernels=true actor_rollout_ref.model.fused_kernel_options.impl_backend=triton",
-        f"{EMA} {FSDP2} {FLOAT32}",
-        f"{EMA} {FSDP2} {LORA} actor_rollout_ref.model.lora_adapter_path=adapter actor_rollout_ref.actor.use_kl_loss=true",
+        f"{LORA} actor_rollout_ref.actor.fsdp_config.{SPLIT} actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=4352",
+        f"{EMA} {FLOAT32}",
+        f"{EMA} {LORA} actor_rollout_ref.model.lora_adapter_path=adapter actor_rollout_ref.actor.use_kl_loss=true",
         "algorithm.egrsd.teacher.kind=live actor_rollout_ref.ref.log_prob_max_token_len_per_gpu=100",
     ],
 )

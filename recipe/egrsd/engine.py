@@ -59,7 +59,7 @@ def without_autocast(function: Callable) -> Callable:
     return in_full_precision
 
 
-@EngineRegistry.register(model_type="language_model", backend=["fsdp", "fsdp2"], device=["cuda", "npu"], vendor=VENDOR)
+@EngineRegistry.register(model_type="language_model", backend=["fsdp2"], device=["cuda", "npu"], vendor=VENDOR)
 class EgrsdEngine(FSDPEngineWithLMHead):
     """Hands verl float32 logits that are already scaled; verl computes everything from them (transformer_impl.py:1332).
 
@@ -78,7 +78,7 @@ class EgrsdEngine(FSDPEngineWithLMHead):
     def forward_step(self, micro_batch, loss_function, forward_only):
         self.scores = self.chosen = None
         loss_function = loss_function and without_autocast(loss_function)
-        if not _flag(micro_batch, "egrsd_scores_responses") or _flag(micro_batch, "use_fused_kernels"):
+        if not _flag(micro_batch, "egrsd_scores_responses"):
             return super().forward_step(micro_batch, loss_function, forward_only)
         head = self.module.get_output_embeddings()
         with scored_in_chunks(head, self._responses_of, temperature=micro_batch["temperature"]) as self.scores:
@@ -89,7 +89,7 @@ class EgrsdEngine(FSDPEngineWithLMHead):
             return self._inputs_after_the_prompts(micro_batch, group_size)
         model_inputs, output_args = super().prepare_model_inputs(micro_batch)
         packed = model_inputs["attention_mask"] is None
-        narrow = packed and _flag(micro_batch, "egrsd_head_on_responses") and not _flag(micro_batch, "use_fused_kernels")
+        narrow = packed and _flag(micro_batch, "egrsd_head_on_responses")
         if self.scores is None and not narrow:
             return model_inputs, output_args
         self.chosen = self._response_positions(micro_batch, output_args["input_ids_rmpad_rolled"].numel())
@@ -128,15 +128,14 @@ class EgrsdEngine(FSDPEngineWithLMHead):
     def prepare_model_outputs(self, output, output_args, micro_batch, logits_processor_func):
         if self.scores is not None:
             return self._scores_by_row(output_args, micro_batch)
-        if not _flag(micro_batch, "use_fused_kernels"):
-            if self.chosen is not None and output.logits.size(1) != len(self.labels):
-                raise TypeError(
-                    f"{type(self.module).__name__} computed {output.logits.size(1)} logits where {len(self.labels)} were asked "
-                    "for (logits_to_keep); algorithm.egrsd.score_student=always trains on all of them."
-                )
-            key, temperature = _temperature(output_args)
-            output.logits = float32_logits(output.logits, temperature)
-            output_args = {**output_args, key: torch.ones_like(output_args[key]), "temperature_is_one": True}
+        if self.chosen is not None and output.logits.size(1) != len(self.labels):
+            raise TypeError(
+                f"{type(self.module).__name__} computed {output.logits.size(1)} logits where {len(self.labels)} were asked "
+                "for (logits_to_keep); algorithm.egrsd.score_student=always trains on all of them."
+            )
+        key, temperature = _temperature(output_args)
+        output.logits = float32_logits(output.logits, temperature)
+        output_args = {**output_args, key: torch.ones_like(output_args[key]), "temperature_is_one": True}
         if "teacher_hidden" in micro_batch and logits_processor_func is not None:
             # verl's seam for what a loss computes from the logits; it is named after the one loss of verl's that does.
             tu.assign_non_tensor(micro_batch, distillation_use_topk=True)

@@ -150,15 +150,20 @@ def scoring_engine(config: Any) -> tuple[str, Any, int]:
     """The engine that scores teacher rows: key of its limits, the node they stand in, its sequence-parallel ranks."""
     parts, reference = config.actor_rollout_ref, uses_reference(config)
     key = "ref" if reference else "rollout"
-    ranks = parts["ref" if reference else "actor"].get("ulysses_sequence_parallel_size", 1)
+    ranks = sequence_parallel_ranks(parts["ref" if reference else "actor"])
     return f"actor_rollout_ref.{key}.log_prob", parts[key], ranks
+
+
+def sequence_parallel_ranks(part: Any) -> int:
+    """Ranks that split a row of ``actor_rollout_ref.actor`` or ``ref``; verl takes either key, the first one if both are set."""
+    ranks = part.get("ulysses_sequence_parallel_size", 1)
+    return ranks if ranks > 1 else part.fsdp_config.ulysses_sequence_parallel_size
 
 
 def max_shared_tokens(config: Any) -> int:
     """Tokens of a scoring micro-batch in which the responses of a group share their prompt; 0 if they cannot."""
     _, engine, ranks = scoring_engine(config)
-    can = engine.log_prob_use_dynamic_bsz and ranks == 1 and not config.actor_rollout_ref.model.use_fused_kernels
-    return engine.log_prob_max_token_len_per_gpu if can else 0
+    return engine.log_prob_max_token_len_per_gpu if engine.log_prob_use_dynamic_bsz and ranks == 1 else 0
 
 
 def uses_reference(config: Any) -> bool:

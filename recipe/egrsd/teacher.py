@@ -209,8 +209,8 @@ def checked(output: TensorDict, response_mask: Tensor, *, names: Sequence[str]) 
     for name in ("log_probs", "entropy"):
         if output[name].dtype != torch.float32:
             raise TypeError(
-                f"the engine returned the teacher's {name} in {output[name].dtype}; EGRSD needs float32. Was "
-                "recipe.egrsd.engine registered, or are fused kernels of another backend than triton in use?"
+                f"the engine returned the teacher's {name} in {output[name].dtype}; EGRSD needs float32. Was recipe.egrsd.engine "
+                "registered?"
             )
         aligned[name] = response_from_nested(output[name], response_mask)
         _refuse_non_finite(name, aligned[name], response_mask, names)

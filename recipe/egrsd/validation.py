@@ -9,10 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 
-from recipe.egrsd.schema import TRAINER_MODES, EgrsdConfig, read, scoring_engine, uses_reference
+from recipe.egrsd.schema import TRAINER_MODES, EgrsdConfig, read, scoring_engine, sequence_parallel_ranks, uses_reference
 
 
 def validate(config: Any) -> EgrsdConfig:
@@ -82,15 +81,27 @@ def _check_trainer(config: Any) -> None:
         )
     if (config.get("distillation") or {}).get("enabled"):
         raise ValueError("distillation.enabled=true replaces the loss that EGRSD weights; set it to false.")
-    if actor_rollout_ref.actor.strategy not in ("fsdp", "fsdp2"):
-        raise ValueError(
-            f"actor_rollout_ref.actor.strategy={actor_rollout_ref.actor.strategy} is not supported by EGRSD; use fsdp or fsdp2."
-        )
     if actor_rollout_ref.actor.checkpoint.async_save:
         raise ValueError(
-            "actor_rollout_ref.actor.checkpoint.async_save=true saves no sooner with fsdp or fsdp2, and verl then never names a "
+            "actor_rollout_ref.actor.checkpoint.async_save=true saves no sooner with fsdp2, and verl then never names a "
             "checkpoint as complete, so that a resumed run would start at step 0 over the old ones; set it to false."
         )
+    _check_engine(config)
+
+
+def _check_engine(config: Any) -> None:
+    """FSDP2 is the one engine on which a run of ours was ever made."""
+    parts = config.actor_rollout_ref
+    if config.get("model_engine", "dp") != "dp":
+        raise ValueError(f"model_engine={config.model_engine} is not supported by EGRSD; drop that override, for verl's own dp.")
+    for part in ("actor", "ref"):
+        if "fsdp_config" not in parts[part]:
+            raise ValueError(f"actor_rollout_ref.{part} has no fsdp_config, so it is not verl's dp_{part}; drop that override.")
+        if parts[part].strategy != "fsdp2":
+            raise ValueError(
+                f"actor_rollout_ref.{part}.strategy={parts[part].strategy} is not supported by EGRSD: every run of ours was "
+                "FSDP2; drop that override (algorithm=egrsd sets fsdp2)."
+            )
 
 
 def _check_numerics(config: Any, model: Any) -> None:
@@ -101,11 +112,19 @@ def _check_numerics(config: Any, model: Any) -> None:
             f"ray_kwargs.ray_init.runtime_env.env_vars.VERL_ENGINE_VENDOR={vendor} selects an engine that rounds logits to "
             "bfloat16; leave it at egrsd."
         )
-    if model.use_fused_kernels and model.fused_kernel_options.impl_backend == "torch":
+    if model.use_fused_kernels:
         raise ValueError(
-            "actor_rollout_ref.model.use_fused_kernels=true with impl_backend=torch rounds the entropy to bfloat16; use "
-            "fused_kernel_options.impl_backend=triton or switch fused kernels off."
+            "actor_rollout_ref.model.use_fused_kernels=true: no fused kernel was ever run with EGRSD, and verl's torch backend "
+            "rounds the entropy to bfloat16; set it to false."
         )
+    attention = model.override_config.get("attn_implementation", "flash_attention_2")  # verl's default (model.py:185)
+    for part in ("actor", "ref"):
+        if sequence_parallel_ranks(config.actor_rollout_ref[part]) > 1 and "flash" not in attention:
+            raise ValueError(
+                f"actor_rollout_ref.model.override_config.attn_implementation={attention} does not see across the parts of a row "
+                f"that actor_rollout_ref.{part}.ulysses_sequence_parallel_size splits: verl gathers them for flash attention "
+                "only; set the size to 1, or use flash_attention_2."
+            )
 
 
 def _check_teacher_rows(config: Any, egrsd: EgrsdConfig) -> None:
@@ -126,21 +145,18 @@ def _check_teacher_rows(config: Any, egrsd: EgrsdConfig) -> None:
 
 
 def _check_divergence(config: Any, kind: str) -> None:
-    """A divergence over the vocabulary is the whole loss, and needs all logits of a token and the teacher's head in one place."""
-    actor, ref, model = config.actor_rollout_ref.actor, config.actor_rollout_ref.ref, config.actor_rollout_ref.model
-    for key, bad, reason, way_out in (
-        ("actor_rollout_ref.actor.strategy", actor.strategy != "fsdp2", "cannot gather the teacher's head", "fsdp2"),
-        ("actor_rollout_ref.model.use_fused_kernels", model.use_fused_kernels, "computes no logits", "false"),
-        ("actor_rollout_ref.actor.ulysses_sequence_parallel_size", actor.ulysses_sequence_parallel_size > 1, "splits rows", 1),
-        ("actor_rollout_ref.ref.ulysses_sequence_parallel_size", ref.ulysses_sequence_parallel_size > 1, "splits rows", 1),
-        ("actor_rollout_ref.actor.use_kl_loss", actor.use_kl_loss, "adds a term to the loss", "false"),
-        ("actor_rollout_ref.actor.entropy_coeff", actor.entropy_coeff != 0, "adds a term to the loss", 0),
-        ("algorithm.use_kl_in_reward", config.algorithm.use_kl_in_reward, "changes rewards, which are not used", "false"),
+    """A divergence over the vocabulary is the whole loss, and needs all logits of a token in one place."""
+    actor, ref = config.actor_rollout_ref.actor, config.actor_rollout_ref.ref
+    splits = {f"actor_rollout_ref.{name}": sequence_parallel_ranks(part) for name, part in (("actor", actor), ("ref", ref))}
+    for key, value, good, reason in (
+        *((f"{part}.ulysses_sequence_parallel_size", ranks, 1, "splits rows") for part, ranks in splits.items()),
+        ("actor_rollout_ref.actor.use_kl_loss", actor.use_kl_loss, False, "adds a term to the loss"),
+        ("actor_rollout_ref.actor.entropy_coeff", actor.entropy_coeff, 0, "adds a term to the loss"),
+        ("algorithm.use_kl_in_reward", config.algorithm.use_kl_in_reward, False, "changes rewards, which are not used"),
     ):
-        if bad:
+        if value != good:
             raise ValueError(
-                f"{key}={OmegaConf.select(config, key)} {reason}, which algorithm.egrsd.divergence={kind} does not allow; set it "
-                f"to {way_out}."
+                f"{key}={value} {reason}, which algorithm.egrsd.divergence={kind} does not allow; set it to {str(good).lower()}."
             )
 
 
@@ -150,11 +166,6 @@ def _check_teacher_weights(config: Any, egrsd: EgrsdConfig) -> None:
         raise ValueError(
             "actor_rollout_ref.model.lora_adapter_path starts the student from base + adapter, while the frozen teacher would "
             "be the base alone; merge the adapter into the model first and train a fresh one."
-        )
-    if moves and actor.strategy != "fsdp2":
-        raise ValueError(
-            f"algorithm.egrsd.teacher.kind={kind} moves the teacher shard by shard, which FSDP1's flat parameters do not allow; "
-            "use actor_rollout_ref.actor.strategy=fsdp2."
         )
     precision = config.actor_rollout_ref.ref.fsdp_config
     dtype, float32 = precision.model_dtype, ("fp32", "float32")
