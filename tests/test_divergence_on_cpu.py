@@ -1,6 +1,7 @@
 """The divergence over the vocabulary: against float64 loops, its gradient, its memory, and in whole runs of opsd and crisp."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,10 +9,13 @@ from conftest import LORA
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import COIN_REWARD, MODES, TEMPERATURE, good, parameters, run
+from tensordict import TensorDict
 from torch import Tensor
 from transformers import AutoModelForCausalLM
+from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from recipe.egrsd.divergence import chunked_divergence, token_divergence
+from recipe.egrsd.worker import EgrsdWorker
 
 KINDS = ("forward_kl", "reverse_kl")
 
@@ -98,6 +102,16 @@ def test_chunks_change_neither_value_nor_gradient_and_none_reaches_the_teacher(k
         gradient, to_hidden = torch.autograd.grad((each * ours).sum(), [student, hidden], allow_unused=True)
         torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=0)
         assert to_hidden is None
+
+
+def test_the_teachers_head_does_not_outlive_the_update(monkeypatch):
+    """1.2 GB of an 8B model, beside which vLLM would wake."""
+    seen = []
+    monkeypatch.setattr(ActorRolloutRefWorker, "update_actor", lambda self, data: seen.append(self.actor.engine.teacher_head))
+    worker = object.__new__(EgrsdWorker)
+    worker.actor = SimpleNamespace(engine=SimpleNamespace(teacher_head="the head"))
+    worker.update_actor(TensorDict())
+    assert seen == ["the head"] and worker.actor.engine.teacher_head is None
 
 
 def test_gradients_are_right():

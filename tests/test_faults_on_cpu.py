@@ -59,7 +59,8 @@ def saved(tmp_path) -> SimpleNamespace:
         for part in parts:
             (tmp_path / f"global_step_{step}" / part).mkdir()
     (tmp_path / checkpoint.TRACKER).write_text("2")
-    return SimpleNamespace(resume_mode="auto", resume_from_path=None, default_local_dir=str(tmp_path))
+    places = {"resume_from_path": None, "default_local_dir": str(tmp_path)}
+    return SimpleNamespace(resume_mode="auto", nnodes=1, n_gpus_per_node=2, **places)
 
 
 def test_the_last_complete_checkpoint_is_taken(saved):
@@ -90,6 +91,29 @@ def test_a_run_killed_in_its_first_save_starts_over_and_says_so(saved):
     assert checkpoint.folder_to_resume(saved, has_teacher=False) is None
     said = f"starts from the initial weights; {folder}/global_step_3 holds no complete checkpoint (a run was killed in its first"
     assert checkpoint.beginning(saved, None).startswith(said)
+
+
+def test_a_checkpoint_of_another_number_of_ranks_is_named(saved):
+    """verl's shards are of one number of ranks; on another one it misses a file."""
+    actor = Path(saved.default_local_dir) / "global_step_2" / "actor"
+    for rank in range(8):
+        (actor / f"model_world_size_8_rank_{rank}.pt").touch()
+    said = r"global_step_2 was written by 8 ranks, and trainer.nnodes=1 x trainer.n_gpus_per_node=2 are 2: .* Resume with 8"
+    with pytest.raises(ValueError, match=said):
+        checkpoint.folder_to_resume(saved, has_teacher=False)
+    saved.nnodes = 4
+    assert checkpoint.folder_to_resume(saved, has_teacher=False) == actor.parent
+
+
+def test_a_full_disk_names_what_it_left(saved):
+    """/dev/full answers every write as a full disk does."""
+    folder = Path(saved.default_local_dir) / "global_step_4"
+    folder.mkdir()
+    (folder / f"{checkpoint.STATE_FILE}.partial").symlink_to("/dev/full")
+    (folder / "data.pt").write_bytes(bytes(3 << 20))
+    said = r"global_step_4 \(3 MiB so far\) is not complete: .*No space left on device.*; delete it .* the step before"
+    with pytest.raises(RuntimeError, match=said), checkpoint.named_if_it_fails(folder):
+        checkpoint.save(folder, {"baseline": {}})
 
 
 @pytest.mark.parametrize("part", ["egrsd.json", "actor", "data.pt"])

@@ -6,7 +6,8 @@ on the way leaves the tracker on the step before; ours is written first, so that
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,20 @@ def save(folder: Path, state: Mapping[str, Any]) -> None:
     os.replace(partial, folder / STATE_FILE)
 
 
+@contextmanager
+def named_if_it_fails(folder: Path) -> Iterator[None]:
+    """Adds to an error while a checkpoint is written, on a full disk above all, what it leaves behind."""
+    try:
+        yield
+    except Exception as error:
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) >> 20
+        last_line = (str(error).strip() or repr(error)).splitlines()[-1]
+        raise RuntimeError(
+            f"{folder} ({size:,} MiB so far) is not complete: {last_line}; delete it once the cause is "
+            "gone: a resumed run starts from the step before that was saved."
+        ) from error
+
+
 def load(folder: Path) -> dict[str, Any]:
     """The state that ``save`` wrote."""
     return json.loads((folder / STATE_FILE).read_text())
@@ -35,8 +50,9 @@ def folder_to_resume(trainer: Any, *, has_teacher: bool) -> Path | None:
         has_teacher: whether the teacher's own weights must be there, because they move.
 
     Raises:
-        ValueError: if it is torn, was not written by EGRSD, or is not there although the tracker names it (verl would then start
-            from scratch without a word); or if complete checkpoints stand there without a tracker (verl would write over them).
+        ValueError: if it is torn, was not written by EGRSD or by another number of ranks, or is not there although the tracker
+            names it (verl would then start from scratch without a word); or if complete checkpoints stand there without a
+            tracker (verl would write over them).
     """
     if trainer.resume_mode == "disable":
         return None
@@ -60,7 +76,21 @@ def folder_to_resume(trainer: Any, *, has_teacher: bool) -> Path | None:
             f"{folder}, named by {named_by}, has no {' and no '.join(missing)}: the checkpoint is torn or was not written by "
             f"EGRSD{' with this algorithm.egrsd.teacher.kind' * has_teacher}. {_way_out(folder)}"
         )
+    _refuse_other_ranks(folder, trainer)
     return folder
+
+
+def _refuse_other_ranks(folder: Path, trainer: Any) -> None:
+    """verl names a shard after the number of ranks that wrote it (fsdp_checkpoint_manager.py:316)."""
+    ranks = trainer.nnodes * trainer.n_gpus_per_node
+    written_by = {int(path.name.split("_")[3]) for path in folder.glob("actor/model_world_size_*_rank_*.pt")}
+    if written_by and ranks not in written_by:
+        theirs = " or ".join(map(str, sorted(written_by)))
+        raise ValueError(
+            f"{folder} was written by {theirs} ranks, and trainer.nnodes={trainer.nnodes} x trainer.n_gpus_per_node="
+            f"{trainer.n_gpus_per_node} are {ranks}: verl loads a checkpoint only on as many ranks as wrote it. Resume with "
+            f"{theirs}, or start over with trainer.resume_mode=disable."
+        )
 
 
 def beginning(trainer: Any, folder: Path | None) -> str:

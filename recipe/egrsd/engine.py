@@ -72,8 +72,8 @@ class EgrsdEngine(FSDPEngineWithLMHead):
     """Of the scoring micro-batch under way, or of the last one; None in any other pass."""
     chosen: Tensor | None = None
     """(tokens of this rank,) bool: packed positions whose head is computed; None = all."""
-    teacher_head: Tensor
-    """(V, H), set by the worker before a training pass whose micro-batches hold ``teacher_hidden``."""
+    teacher_head: Tensor | None = None
+    """(V, H), set by the worker before an update whose micro-batches hold ``teacher_hidden``, and dropped after it."""
 
     def forward_step(self, micro_batch, loss_function, forward_only):
         self.scores = self.chosen = None

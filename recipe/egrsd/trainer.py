@@ -181,10 +181,11 @@ class EgrsdMixin(PPOTrainer):
     def _save_checkpoint(self):
         """Our state first: verl's marker of a complete checkpoint is the last thing that is written."""
         folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
-        # verl computes a step's metrics after its checkpoint, so that the alarms' start lacks the step that is saved.
-        checkpoint.save(folder, {"baseline": self.baseline.state_dict(), "alarms": self.alarms.state_dict()})
-        self.teacher.save(folder / "actor")  # verl prunes this folder
-        super()._save_checkpoint()
+        with checkpoint.named_if_it_fails(folder):
+            # verl computes a step's metrics after its checkpoint, so that the alarms' start lacks the step that is saved.
+            checkpoint.save(folder, {"baseline": self.baseline.state_dict(), "alarms": self.alarms.state_dict()})
+            self.teacher.save(folder / "actor")  # verl prunes this folder
+            super()._save_checkpoint()
 
 
 @register_trainer("egrsd_sync")

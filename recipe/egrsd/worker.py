@@ -89,6 +89,13 @@ class EgrsdWorker(ActorRolloutRefWorker):
             )
         self.actor.engine.teacher_head = head
 
+    @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="actor"))
+    def update_actor(self, data: TensorDict) -> TensorDict:
+        """verl's, after which nothing of the teacher stays on the device while vLLM is awake."""
+        output = super().update_actor(data)
+        self.actor.engine.teacher_head = None
+        return output
+
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def save_teacher(self, folder: str) -> None:
         """Writes this rank's shards, whole or not at all."""
