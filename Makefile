@@ -7,7 +7,7 @@
 # Each first builds .venv from the pinned versions in requirements/, the last one .venv-verl-0.9.0 and so on, which differ in verl
 # alone. Nothing else is installed or changed.
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 VENV ?= .venv
 VERL ?=
 VERLS = 0.9.0 0.9.1
@@ -21,6 +21,9 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: install demo compare test test-long test-matrix lint clean
+
+# Style, and that everything which recipe/ imports is declared in pyproject.toml.
+CHECKS = $(VENV)/bin/ruff check . && $(VENV)/bin/deptry .
 
 # A run waits as often as it computes, so two at a time, and the tests without one beside them, save a quarter of the time. Runs that
 # several tests look at are made once (tests/conftest.py). pytest's 5 means that no test was selected.
@@ -42,7 +45,7 @@ compare: $(VENV)/ok
 	PYTHON=$(VENV)/bin/python examples/tiny_cpu/compare.sh
 
 test: $(VENV)/ok  # make test ARGS='-k weights'
-	$(VENV)/bin/ruff check .
+	$(CHECKS)
 	$(call in-three-processes,not long)
 
 test-long: $(VENV)/ok
@@ -55,20 +58,20 @@ test-verl-%:
 	.venv-verl-$*/bin/python -m pytest $(MATRIX) $(ARGS)
 
 lint: $(VENV)/ok
-	$(VENV)/bin/ruff check .
+	$(CHECKS)
 
 clean:
 	rm -rf .venv .venv-verl-* build *.egg-info .pytest_cache .ruff_cache .hypothesis
 
-# Two steps, so that a change in setup.cfg does not cost the download again. --no-compile saves 20 seconds: Python compiles
+# Two steps, so that a change in pyproject.toml does not cost the download again. --no-compile saves 20 seconds: Python compiles
 # what a run imports, which is a small part of it.
-$(VENV)/ok: $(VENV)/pinned setup.cfg pyproject.toml
+$(VENV)/ok: $(VENV)/pinned pyproject.toml
 	$(VENV)/bin/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
 $(VENV)/pinned: requirements/torch.txt requirements/cpu.txt
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
-	  echo "The pinned packages are for Python 3.11, and '$(PYTHON)' is not one. Name yours: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || { echo "The pinned packages are for \
+	Python 3.11 and 3.12, and '$(PYTHON)' is neither. Name yours: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 1; }
 	rm -rf $(VENV)
 	"$(PYTHON)" -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --no-compile --requirement requirements/torch.txt

@@ -10,13 +10,14 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from peft import LoraConfig, get_peft_model
 from runs import ROOT, command, write_inputs
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config
 
 from examples.tiny_cpu.task import make_problems, verl_row
 from recipe.egrsd import checkpoint
-from recipe.egrsd.doctor import checks, memory
+from recipe.egrsd.doctor import checks, memory, versions
 from recipe.egrsd.doctor.__main__ import CHECKS, WORDS, examine, main
 from recipe.egrsd.doctor.case import Case, Finding, Level, composed
 
@@ -128,13 +129,35 @@ def pretend(folder: Path, name: str, version: str, monkeypatch) -> None:
 )
 def test_versions(case, monkeypatch, tmp_path, name, version, level, reason):
     pretend(tmp_path / "other", name, version, monkeypatch)
-    assert reason in said(list(checks.versions(case())), level)
+    assert reason in said(list(versions.check(case())), level)
 
 
 def test_the_cpus_own_versions_are_not_compared_with_verls_choice_for_gpus(case, monkeypatch):
     monkeypatch.setenv("VERL_PLATFORM", "cpu")
-    found = list(checks.versions(case()))
-    assert "verl[vllm] has" not in said(found, YELLOW) and "flash-attn" not in said(found, YELLOW)
+    found = list(versions.check(case()))
+    assert "verl[vllm] has" not in said(found, YELLOW) and "attention" not in said(found, YELLOW)
+
+
+FLASH = "+actor_rollout_ref.model.override_config.attn_implementation=flash_attention_2"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "cuda", "level", "reason"),
+    [
+        ([], "13.0", YELLOW, "attention: sdpa on machines with the packages of this one (FlashAttention2 has been toggled on"),
+        ([], None, YELLOW, "the mask of a pack of 16,384 tokens takes about 1.2 GiB"),  # 5 x 16,384^2 bytes
+        ([FLASH], "13.0", RED, "attention: flash_attention_2 is named and not installed here"),
+        ([FLASH], None, YELLOW, "pip install flash-attn==2.8.3 --no-build-isolation, which compiles and needs nvcc"),
+        ([FLASH.replace("flash_attention_2", "sdpa")], "13.0", GREEN, "attention: sdpa"),
+    ],
+)
+def test_the_attention_that_a_run_would_take(case, monkeypatch, overrides, cuda, level, reason):
+    """Red where PyTorch has CUDA: that is the environment that trains. Elsewhere it may lack what needs a GPU."""
+    monkeypatch.delenv("VERL_PLATFORM", raising=False)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    wide = ["actor_rollout_ref.actor.ppo_max_token_len_per_gpu=16384", "data.max_response_length=4096"]
+    found = list(versions.check(case("trainer.n_gpus_per_node=1", *wide, *overrides)))
+    assert reason in said(found[-1:], level)
 
 
 REFUSED = {
@@ -154,7 +177,7 @@ def test_config(case, overrides):
 
 def test_an_adapter_is_looked_at_where_vllm_is_not_installed(case, monkeypatch):
     """verl's validate_config would end there; everything but the rank is still checked."""
-    monkeypatch.setattr(checks, "_installed", lambda name: None)
+    monkeypatch.setattr(checks, "installed", lambda name: None)
     lora = "actor_rollout_ref.model.lora_rank=8"
     findings = examine_only(case(lora), "config")
     assert not said(findings, RED) and "whether vLLM takes this lora_rank was not asked" in said(findings, YELLOW)

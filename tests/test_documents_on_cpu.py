@@ -19,7 +19,7 @@ RECIPE = ROOT / "recipe" / "egrsd"
 LAYERS = [
     {"weights", "divergence", "head", "advantage", "privileged", "reward", "metrics", "schema", "checkpoint", "rows"}
     | {"shared_prompt"},
-    {"validation", "data", "report", "alarms"},
+    {"validation", "data", "report", "alarms", "machine"},
     {"loss", "dataset", "teacher", "engine", "rollout", "watchdog", "nodes", "hydra_plugin", "prepare_data"},
     {"worker", "tokens", "server"},
     {"cpu"},
@@ -67,7 +67,7 @@ def test_imports_point_one_way(path):
         return
     depth = next(depth for depth, layer in enumerate(LAYERS) if module in layer)
     ours = {name.split(".")[2] for name in imports(path) if name.startswith("recipe.egrsd.")}
-    below = set().union(*LAYERS[:depth]) | {module} | ({"cpu"} if module in ("hydra_plugin",) else set())
+    below = set().union(*LAYERS[:depth]) | {module} | ({"cpu"} if module in ("hydra_plugin", "machine") else set())
     assert ours & set().union(*LAYERS) <= below
     if depth <= 1:
         assert not {name.split(".")[0] for name in imports(path)} & {"verl", "ray", "vllm", "tensordict"}

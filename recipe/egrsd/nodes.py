@@ -4,14 +4,18 @@ Asked before any worker starts. A worker without the recipe dies in an import th
 with other files says nothing at all.
 """
 
+from collections.abc import Callable
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypeVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 TIMEOUT_SECONDS = 300.0
+A_GPU = 0.01  # the share of one that lets a process see it
+Answer = TypeVar("Answer")
 WAY_OUT = (
     "Install the same egrsd-verl and verl on every node, or ship the trainer's recipe with "
     "+ray_kwargs.ray_init.runtime_env.py_modules=[/path/to/recipe] (docs/modes.md, Several nodes)."
@@ -35,20 +39,43 @@ def check() -> None:
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
     ask = ray.remote(num_cpus=0)(installed)
     here = ray.get_runtime_context().get_node_id()
-    answers = {
-        f"{node['NodeManagerAddress']} ({node['NodeID']})": ask.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote()
-        for node in nodes
-        if node["NodeID"] != here
-    }
+    others = [node for node in nodes if node["NodeID"] != here]
+    answers = {_name(node): ask.options(scheduling_strategy=_on(node)).remote() for node in others}
     for node, answer in answers.items():
-        try:
-            found = ray.get(answer, timeout=TIMEOUT_SECONDS)
-        except Exception as error:
-            raise RuntimeError(f"Ray node {node} cannot run the recipe: {_last_line(error)}. {WAY_OUT}") from error
+        found = _answer(node, answer)
         if found != installed():
-            raise RuntimeError(f"Ray node {node} has {found}, the trainer {installed()}. {WAY_OUT}")
+            raise RuntimeError(f"{node} has {found}, the trainer {installed()}. {WAY_OUT}")
+
+
+def ask_gpu_nodes(question: Callable[[], Answer]) -> dict[str, Answer]:
+    """Calls a function on every node with GPUs, in a process that sees one of them; node -> answer.
+
+    Raises:
+        RuntimeError: if a node does not answer; names the node.
+    """
+    ask = ray.remote(num_cpus=0, num_gpus=A_GPU)(_call)
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0) > 0]
+    answers = {_name(node): ask.options(scheduling_strategy=_on(node)).remote(question) for node in nodes}
+    return {node: _answer(node, answer) for node, answer in answers.items()}
+
+
+def _call(question: Callable[[], Answer]) -> Answer:
+    return question()  # Ray takes functions, and a partial is none
+
+
+def _name(node: dict) -> str:
+    return f"Ray node {node['NodeManagerAddress']} ({node['NodeID']})"
+
+
+def _on(node: dict) -> NodeAffinitySchedulingStrategy:
+    return NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+
+
+def _answer(node: str, answer: ray.ObjectRef) -> Answer:
+    try:
+        return ray.get(answer, timeout=TIMEOUT_SECONDS)
+    except Exception as error:
+        raise RuntimeError(f"{node} cannot run the recipe: {_last_line(error)}. {WAY_OUT}") from error
 
 
 def _last_line(error: Exception) -> str:

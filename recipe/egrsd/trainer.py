@@ -15,7 +15,7 @@ from verl.trainer.ppo.v1 import PPOTrainer, PPOTrainerColocateAsync, PPOTrainerS
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.profiler import marked_timer
 
-from recipe.egrsd import checkpoint, cpu, nodes, schema, tokens, validation
+from recipe.egrsd import checkpoint, cpu, machine, nodes, schema, tokens, validation
 from recipe.egrsd.advantage import RunningBaseline, shaped_reward
 from recipe.egrsd.alarms import Alarms
 from recipe.egrsd.loss import ROLLOUT_DISTANCE_MAX, ROLLOUT_DISTANCE_MEAN, SUM_PREFIX, divergence_loss, egrsd_loss
@@ -35,6 +35,7 @@ class EgrsdMixin(PPOTrainer):
         self.resumed_from = checkpoint.folder_to_resume(config.trainer, has_teacher=self.egrsd.teacher.moves)
         print(f"EGRSD {checkpoint.beginning(config.trainer, self.resumed_from)}.")
         nodes.check()
+        print(machine.settle(config, nodes.ask_gpu_nodes))
         self.baseline = RunningBaseline(warmup_steps=self.egrsd.warmup_steps)
         self.alarms = Alarms(self.egrsd)
         self.step_rewards = None

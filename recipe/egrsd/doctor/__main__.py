@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from recipe.egrsd.doctor import checks, memory
+from recipe.egrsd.doctor import checks, memory, versions
 from recipe.egrsd.doctor.case import Case, Finding, Level, composed
 
 WORDS = {Level.GREEN: "ok", Level.YELLOW: "look", Level.RED: "STOP"}
@@ -32,7 +32,7 @@ class Check(NamedTuple):
 
 
 CHECKS = (
-    Check("versions", checks.versions),
+    Check("versions", versions.check),
     Check("config", checks.settings),
     Check("resume", checks.resume),
     Check("batches", checks.batches),

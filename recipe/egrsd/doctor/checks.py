@@ -3,20 +3,17 @@
 import warnings
 from collections.abc import Iterator
 from copy import deepcopy
-from importlib.metadata import PackageNotFoundError, requires, version
-from importlib.util import find_spec
 from typing import Any
 
 from omegaconf import OmegaConf
-from packaging.requirements import Requirement
 from verl.trainer.ppo.reward import get_custom_reward_fn
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import validate_config
 
-from recipe.egrsd import checkpoint, cpu, privileged, schema, validation
+from recipe.egrsd import checkpoint, machine, privileged, schema, validation
 from recipe.egrsd.doctor.case import Case, Finding, Level, graded
+from recipe.egrsd.doctor.versions import installed
 
-PACKAGES = ("torch", "vllm", "transformers", "TransferQueue", "peft")
 TAIL_TOKENS = 8
 ANSWERS = 200
 """Rows whose solutions are given to the answer checker."""
@@ -26,41 +23,12 @@ SHORT_RESPONSE = 4096
 SHOWN = 3
 
 
-def versions(case: Case) -> Iterator[Finding]:
-    required = validation.required_verl()
-    found = required.specifier.contains(version("verl"), prereleases=True)
-    yield Finding(graded(red=not found), f"verl {version('verl')} ({required})")
-    asked = [Requirement(line) for line in requires("verl") or []]
-    for name in PACKAGES:
-        installed = _installed(name)
-        if installed is None:
-            yield Finding(Level.YELLOW, f"{name} is not installed here; the machines that train need it")
-            continue
-        ours = [r for r in asked if r.name.lower() == name.lower()]
-        always = [r for r in ours if r.marker is None and not r.specifier.contains(installed, prereleases=True)]
-        chosen = [r for r in ours if r.marker and r.marker.evaluate({"extra": "vllm"}) and not r.marker.evaluate({"extra": ""})]
-        other = [r for r in chosen if not cpu.enabled() and not r.specifier.contains(installed, prereleases=True)]
-        why = "; ".join([f"verl needs {r.name}{r.specifier}" for r in always] + [f"verl[vllm] has {r.specifier}" for r in other])
-        yield Finding(graded(red=bool(always), yellow=bool(other)), f"{name} {installed}{f': {why}' if why else ''}")
-    attention = case.config.actor_rollout_ref.model.override_config.get("attn_implementation", "flash_attention_2")
-    if attention == "flash_attention_2" and find_spec("flash_attn") is None:
-        way_out = "+actor_rollout_ref.model.override_config.attn_implementation=sdpa does without"
-        yield Finding(Level.YELLOW, f"flash-attn is not installed here; the machines that train need it ({way_out})")
-
-
-def _installed(name: str) -> str | None:
-    """Its version here, where there may be no GPU and nothing that needs one."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
 def settings(case: Case) -> Iterator[Finding]:
     config = case.config
     egrsd = validation.validate(config)
+    machine.check_packs(config, machine.named_attention(config) or machine.VERLS_CHOICE)
     yield Finding(Level.GREEN, f"{_short(egrsd)}: no contradiction among the keys")
-    unasked = config.actor_rollout_ref.model.lora_rank > 0 and _installed("vllm") is None
+    unasked = config.actor_rollout_ref.model.lora_rank > 0 and installed("vllm") is None
     if unasked:  # validate_config imports it for an adapter's rank alone
         config = deepcopy(config)
         config.actor_rollout_ref.model.lora_rank = 0

@@ -1,0 +1,54 @@
+"""What is installed here, against what verl asks for, and the attention that a run would take."""
+
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, requires, version
+from typing import Any
+
+import torch
+from packaging.requirements import Requirement
+
+from recipe.egrsd import cpu, machine, validation
+from recipe.egrsd.doctor.case import Case, Finding, Level, graded
+
+PACKAGES = ("torch", "vllm", "transformers", "TransferQueue", "peft")
+
+
+def check(case: Case) -> Iterator[Finding]:
+    required = validation.required_verl()
+    found = required.specifier.contains(version("verl"), prereleases=True)
+    yield Finding(graded(red=not found), f"verl {version('verl')} ({required})")
+    asked = [Requirement(line) for line in requires("verl") or []]
+    for name in PACKAGES:
+        here = installed(name)
+        if here is None:
+            yield Finding(Level.YELLOW, f"{name} is not installed here; the machines that train need it")
+            continue
+        ours = [r for r in asked if r.name.lower() == name.lower()]
+        always = [r for r in ours if r.marker is None and not r.specifier.contains(here, prereleases=True)]
+        chosen = [r for r in ours if r.marker and r.marker.evaluate({"extra": "vllm"}) and not r.marker.evaluate({"extra": ""})]
+        other = [r for r in chosen if not cpu.enabled() and not r.specifier.contains(here, prereleases=True)]
+        why = "; ".join([f"verl needs {r.name}{r.specifier}" for r in always] + [f"verl[vllm] has {r.specifier}" for r in other])
+        yield Finding(graded(red=bool(always), yellow=bool(other)), f"{name} {here}{f': {why}' if why else ''}")
+    yield _attention(case.config)
+
+
+def _attention(config: Any) -> Finding:
+    """A PyTorch with CUDA is the environment that trains; one without may lack what needs a GPU."""
+    attention, missing = machine.expected(config)
+    if not missing:
+        return Finding(Level.GREEN, f"attention: {attention}")
+    if attention == machine.named_attention(config):
+        said = f"attention: {attention} is named and not installed here ({missing}): {machine.LIBRARIES}"
+        return Finding(graded(red=torch.version.cuda is not None, yellow=True), said)
+    _, tokens = machine.longest_pack(config)
+    price = f"; the mask of a pack of {tokens:,} tokens takes about {machine.mask_gib(tokens):.1f} GiB" if tokens else ""
+    said = f"attention: {attention} on machines with the packages of this one ({missing}){price}. Faster: {machine.LIBRARIES}"
+    return Finding(Level.YELLOW, said)
+
+
+def installed(name: str) -> str | None:
+    """Its version here, where there may be no GPU and nothing that needs one."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
