@@ -20,4 +20,5 @@ export TEST_FREQ=${TEST_FREQ:-10}
 export VAL_SAMPLES=${VAL_SAMPLES:-1}
 export SAVE_TOKENS_EVERY=${SAVE_TOKENS_EVERY:-10}
 
-exec "$(dirname "${BASH_SOURCE[0]}")/run_qwen3_fsdp.sh" "$@"
+# Fewer processes than verl's eight of each: a rented machine with one GPU often has 8 CPUs and 30 GB of memory.
+exec "$(dirname "${BASH_SOURCE[0]}")/run_qwen3_fsdp.sh" reward.num_workers=2 actor_rollout_ref.rollout.agent.num_workers=2 "$@"

@@ -81,8 +81,9 @@ def rollouts(full) -> Path:
 
 @pytest.fixture(scope="session")
 def padded(run_once, rollouts) -> Run:
-    """The same on one rank, padded, in four static micro-batches; after the recorded three steps it goes on for 19 more."""
-    longer = ["trainer.save_freq=3", "trainer.total_training_steps=22"]
+    """The same on one rank, padded, in four static micro-batches, on the fewest CPUs of Ray's; after the recorded three steps it
+    goes on for 19 more."""
+    longer = ["trainer.save_freq=3", "trainer.total_training_steps=22", "ray_kwargs.ray_init.num_cpus=5"]
     return run_once("padded", lambda folder: [*COIN_REWARD, *DESCENT, *PADDED, *replaying(rollouts), *longer])
 
 

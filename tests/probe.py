@@ -33,6 +33,7 @@ def _keep_batches(module) -> None:
         }
         kept |= {"is_padding": [tag.get("is_padding", False) for tag in batch.tags], "entropy_scale": self.entropy_scale}
         kept |= {"baseline": self.baseline.state_dict()}
+        kept |= {"cpus": {"all": ray.cluster_resources()["CPU"], "free": ray.available_resources().get("CPU", 0)}}
         result = update_actor(self, batch, metrics)
         Path(folder).mkdir(parents=True, exist_ok=True)
         torch.save({**kept, "metrics": dict(metrics)}, Path(folder) / f"{self.global_steps}.pt")

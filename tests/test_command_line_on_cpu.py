@@ -20,6 +20,8 @@ import pytest
 import yaml
 from runs import COMPOSE
 
+from recipe.egrsd import slots
+
 RECIPE = Path(__file__).resolve().parents[1] / "recipe" / "egrsd"
 MODULES = "ray_kwargs.ray_init.runtime_env.env_vars.VERL_USE_EXTERNAL_MODULES"
 
@@ -161,9 +163,10 @@ def test_egrsd_changes_exactly_the_keys_of_its_file(config):
     plain, egrsd = config(), config("algorithm=egrsd")
     assert changes(plain, egrsd) == differing(preset("config/algorithm/egrsd.yaml"), plain)
     assert egrsd["algorithm.adv_estimator"] == "egrsd"
-    # The only interpolations: verl hands its data sets `data` alone, and these follow the command line.
+    # The only interpolations: verl hands its data sets `data` alone, and these follow the command line; a storage unit a node.
     interpolations = {key for key, value in changes(plain, egrsd).items() if isinstance(value, str) and "${" in value}
-    assert interpolations == {f"data.egrsd.{key}" for key in ("teacher", "privilege", "use_v1", "trainer_mode")}
+    data = {f"data.egrsd.{key}" for key in ("teacher", "privilege", "use_v1", "trainer_mode")}
+    assert interpolations == data | {slots.UNITS_KEY}
 
 
 def test_egrsd_repeats_none_of_verls_defaults_but_what_its_formula_needs(config):

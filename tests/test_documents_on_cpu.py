@@ -20,8 +20,8 @@ LAYERS = [
     {"weights", "divergence", "head", "advantage", "privileged", "reward", "metrics", "schema", "checkpoint", "rows"}
     | {"shared_prompt"},
     {"validation", "data", "report", "alarms", "machine"},
-    {"loss", "dataset", "teacher", "engine", "rollout", "watchdog", "nodes", "hydra_plugin", "prepare_data"},
-    {"worker", "tokens", "server"},
+    {"loss", "dataset", "teacher", "engine", "rollout", "watchdog", "nodes", "slots", "prepare_data"},
+    {"worker", "tokens", "server", "hydra_plugin"},
     {"cpu"},
     {"trainer", "evaluation"},
     {"register", "evaluate"},

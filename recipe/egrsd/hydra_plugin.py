@@ -126,14 +126,16 @@ class Validation(Callback):
     """egrsd.yaml names it under hydra.callbacks: a config that would not be EGRSD stops within seconds, on one line."""
 
     def on_job_start(self, config: DictConfig, **kwargs) -> None:
-        from recipe.egrsd import checkpoint, machine, validation  # not for the runs of others, which import this module, too
+        from recipe.egrsd import checkpoint, machine, slots, validation  # not for the runs of others
 
         try:
             has_teacher = validation.validate(config).teacher.moves
             checkpoint.folder_to_resume(config.trainer, has_teacher=has_teacher)  # the trainer looks again
             machine.refuse(config)  # the trainer asks every machine
+            slots.check_before_ray(config)
         except (ValueError, RuntimeError) as problem:
             raise SystemExit(f"EGRSD: {problem}") from None  # hydra turns any other exception into a warning
+        slots.check_when_ray_has_started(config)
 
 
 def _is_verl(path: str | None) -> bool:

@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from recipe.egrsd.doctor import checks, memory, versions
+from recipe.egrsd.doctor import checks, host, memory, versions
 from recipe.egrsd.doctor.case import Case, Finding, Level, composed
 
 WORDS = {Level.GREEN: "ok", Level.YELLOW: "look", Level.RED: "STOP"}
@@ -36,6 +36,7 @@ CHECKS = (
     Check("config", checks.settings),
     Check("resume", checks.resume),
     Check("batches", checks.batches),
+    Check("Ray's CPUs", host.cpus),
     Check("model", checks.model),
     Check("rows", checks.rows, "model"),
     Check("think boundary", checks.think_boundary, "rows"),

@@ -1,7 +1,7 @@
 """What is installed here, against what verl asks for, and the attention that a run would take."""
 
+import importlib.metadata  # as a module: cpu/vllm.py puts a function of its own into it
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
 import torch
@@ -15,9 +15,10 @@ PACKAGES = ("torch", "vllm", "transformers", "TransferQueue", "peft")
 
 def check(case: Case) -> Iterator[Finding]:
     required = validation.required_verl()
-    found = required.specifier.contains(version("verl"), prereleases=True)
-    yield Finding(graded(red=not found), f"verl {version('verl')} ({required})")
-    asked = [Requirement(line) for line in requires("verl") or []]
+    verl = installed("verl")
+    found = required.specifier.contains(verl, prereleases=True)
+    yield Finding(graded(red=not found), f"verl {verl} ({required})")
+    asked = [Requirement(line) for line in importlib.metadata.requires("verl") or []]
     for name in PACKAGES:
         here = installed(name)
         if here is None:
@@ -49,6 +50,6 @@ def _attention(config: Any) -> Finding:
 def installed(name: str) -> str | None:
     """Its version here, where there may be no GPU and nothing that needs one."""
     try:
-        return version(name)
-    except PackageNotFoundError:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
         return None
