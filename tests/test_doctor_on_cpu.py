@@ -231,7 +231,7 @@ def test_batches(case, overrides, level, reason):
     ("cpus", "told", "level", "reason"),
     [
         (2, None, YELLOW, "a run holds 26; this machine has 2, and a run would be refused. Ray counts CPUs and reserves none"),
-        (26, None, GREEN, "a run holds 26; this machine has 26\n  1 for TransferQueue's controller: transfer_queue/controller.py:943"),
+        (26, None, GREEN, "holds 26; this machine has 26\n  1 for TransferQueue's controller: transfer_queue/controller.py:943"),
         (64, 25, RED, "a run holds 26; Ray is told that it has 25, and a run would be refused"),
         (2, 26, GREEN, "a run holds 26; Ray is told that it has 26\n"),
     ],

@@ -116,9 +116,9 @@ def nodes(*cpus: int) -> list[dict]:
         ((5,), [ONE_GPU], ""),
         ((4,), [ONE_GPU], "Ray has 4 CPUs and the run holds 5 = "),
         ((27, 25), ["trainer.nnodes=2"], ""),
-        ((40, 24), ["trainer.nnodes=2"], "1 of 2 Ray node(s) have 24 CPUs left (3 for each of trainer.n_gpus_per_node=8 ranks)"),
+        ((40, 24), ["trainer.nnodes=2"], "1 of 2 Ray node(s) have the 24 CPUs left that trainer.n_gpus_per_node=8 ranks"),
         ((0, 9), [ONE_GPU], "Ray node 10.0.0.1 has 0 CPUs, 1 fewer than TransferQueue puts"),
-        ((4, 4, 4, 4), [ONE_GPU, "trainer.n_gpus_per_node=2"], "0 of 4 Ray node(s) have 6 CPUs left"),
+        ((4, 4, 4, 4), [ONE_GPU, "trainer.n_gpus_per_node=2"], "0 of 4 Ray node(s) have the 6 CPUs left"),
     ],
 )
 def test_a_cluster_with_too_few_is_refused(cpus, overrides, reason):

@@ -1,8 +1,8 @@
-"""The CPUs that a run takes from Ray, counted before it asks: verl waits without a word, and for ever, for one that Ray lacks.
+"""The CPUs that a run takes from Ray, counted before it asks: verl waits for ever, without a word, for one that Ray lacks.
 
-They are slots, not cores. An actor that asks for num_cpus=n holds n of them for as long as it lives, and so does a placement group;
-one that names no number (the trainer, vLLM's servers, agent loop and reward workers) holds none. All of them are taken at the start
-and kept, so that their sum is also the most that is held at any time.
+They are slots, not cores. An actor that asks for num_cpus=n holds n of them for as long as it lives, and so does a
+placement group; one that names no number (the trainer, vLLM's servers, agent loop and reward workers) holds none. All are
+taken at the start and kept, so that their sum is also the most that is held at any time.
 """
 
 import os
@@ -15,8 +15,8 @@ import wrapt
 CPUS_A_RANK = 3
 UNITS_KEY = "transfer_queue.backend.SimpleStorage.num_data_storage_units"
 WAY_OUT = (
-    "Ray counts CPUs and reserves none, so it may be told more than the machine has: ray_kwargs.ray_init.num_cpus=… here, ray start "
-    "--num-cpus=… on a cluster."
+    "Ray counts CPUs and reserves none, so it may be told more than the machine has: ray_kwargs.ray_init.num_cpus=… here, "
+    "ray start --num-cpus=… on a cluster."
 )
 
 
@@ -70,7 +70,7 @@ def known_cpus(config: Any) -> int | None:
 def check_before_ray(config: Any) -> None:
     """
     Raises:
-        RuntimeError: if Ray is going to have fewer CPUs than the run takes, or one node fewer than it is to give.
+        RuntimeError: if Ray is going to have fewer CPUs than the run holds.
     """
     cpus = known_cpus(config)
     if cpus is not None:
@@ -94,21 +94,23 @@ def check(config: Any, nodes: Sequence[Mapping[str, Any]]) -> None:
         left[unit % len(alive)] -= 1
     for node, cpus in zip(alive, left, strict=True):
         if cpus < 0:
-            has = f"Ray node {node['NodeManagerAddress']} has {node['Resources'].get('CPU', 0):g} CPUs"
-            way_out = f"Start it with ray start --num-cpus=…, or lower {UNITS_KEY}."
-            raise RuntimeError(f"{has}, {-cpus:g} fewer than TransferQueue puts storage units there: it would wait for ever. {way_out}")
-    nnodes, for_ranks = config.trainer.nnodes, CPUS_A_RANK * config.trainer.n_gpus_per_node
+            raise RuntimeError(
+                f"Ray node {node['NodeManagerAddress']} has {node['Resources'].get('CPU', 0):g} CPUs, {-cpus:g} fewer than "
+                f"TransferQueue puts storage units there ({UNITS_KEY}): it would wait for ever. {WAY_OUT}"
+            )
+    for_ranks = CPUS_A_RANK * config.trainer.n_gpus_per_node
     able = sum(cpus >= for_ranks for cpus in left)
-    if able < nnodes:
+    if able < config.trainer.nnodes:
         raise RuntimeError(
-            f"{able} of {len(alive)} Ray node(s) have {for_ranks} CPUs left ({CPUS_A_RANK} for each of trainer.n_gpus_per_node="
-            f"{config.trainer.n_gpus_per_node} ranks), where trainer.nnodes={nnodes} need them: verl would wait for ever. {WAY_OUT}"
+            f"{able} of {len(alive)} Ray node(s) have the {for_ranks} CPUs left that trainer.n_gpus_per_node="
+            f"{config.trainer.n_gpus_per_node} ranks hold, {CPUS_A_RANK} each, and trainer.nnodes={config.trainer.nnodes} must: "
+            f"verl would wait for ever. {WAY_OUT}"
         )
 
 
 def check_when_ray_has_started(config: Any) -> None:
-    """Makes this process's ray.init look at the Ray that it found, before verl asks it for anything. Ends the process on one line."""
-    import ray  # the command line alone: it is slow to import
+    """Makes ray.init of this process, verl's command line, look at what it found; too few CPUs end the process on one line."""
+    import ray  # here, where verl has imported it anyway
 
     @wrapt.patch_function_wrapper(ray, "init")
     def init_and_check(wrapped, _, args, kwargs):
