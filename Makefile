@@ -3,6 +3,7 @@
 # make test   runs every test but the long ones
 # make test-long   runs those: one change at a time, 25 kills, 10,000 rewards, two nodes
 # make test-matrix   runs whole runs, command line and guards on each verl that is supported
+# make test-verl VERL_PATH=/path/to/verl   does so on a checkout of verl, such as its main branch
 #
 # Each first builds .venv from the pinned versions in requirements/, the last one .venv-verl-0.9.0 and so on, which differ in verl
 # alone. Nothing else is installed or changed.
@@ -20,7 +21,7 @@ ARGS ?=
 # Images often set it. Then nothing that Python compiles is kept, and each of a run's dozen processes compiles torch and vLLM anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install demo compare test test-long test-matrix lint clean
+.PHONY: install demo compare test test-long test-matrix test-verl lint clean
 
 # Style, and that everything which recipe/ imports is declared in pyproject.toml.
 CHECKS = $(VENV)/bin/ruff check . && $(VENV)/bin/deptry .
@@ -52,6 +53,13 @@ test-long: $(VENV)/ok
 	$(call in-three-processes,long)
 
 test-matrix: $(VERLS:%=test-verl-%)
+
+# A pattern does not match the empty word: this one is the checkout's, installed anew each time.
+test-verl:
+	@test -d "$(VERL_PATH)/verl" || { echo "VERL_PATH=$(VERL_PATH) is no checkout of verl: make test-verl VERL_PATH=/path/to/verl" >&2; exit 1; }
+	@$(MAKE) --no-print-directory install VENV=.venv-verl-checkout
+	.venv-verl-checkout/bin/pip install --quiet --no-deps --no-build-isolation --force-reinstall $(VERL_PATH)
+	EGRSD_ALLOW_UNTESTED_VERL=1 .venv-verl-checkout/bin/python -m pytest $(MATRIX) $(ARGS)
 
 test-verl-%:
 	@$(MAKE) --no-print-directory install VENV=.venv-verl-$* VERL=$*

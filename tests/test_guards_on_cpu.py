@@ -212,12 +212,18 @@ def test_verls_own_engine_is_refused(inputs, tmp_path):
     assert not list((tmp_path / "probe").glob("*.pt"))  # nothing was trained
 
 
-def test_a_verl_out_of_range_is_named(inputs, tmp_path):
+@pytest.mark.parametrize("allowed", ["", "1"])
+def test_a_verl_out_of_range_is_named(allowed, inputs, tmp_path):
     """Another version in front of the installed one, as the metadata of a package that importlib.metadata finds first."""
-    info = tmp_path / "verl-0.8.0.dist-info"
+    info = tmp_path / "verl-0.10.0.dev0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: verl\nVersion: 0.8.0\n")
-    result = run(inputs, tmp_path / "run", timeout=100, PYTHONPATH=f"{tmp_path}:{ROOT / 'tests'}")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: verl\nVersion: 0.10.0.dev0\n")
+    env = {"PYTHONPATH": f"{tmp_path}:{ROOT / 'tests'}", "EGRSD_ALLOW_UNTESTED_VERL": allowed}
+    result = run(inputs, tmp_path / "run", ["trainer.use_v1=false"], timeout=100, **env)
     assert result.returncode not in (0, None)
-    assert "EGRSD: EGRSD was tested with verl" in result.log
-    assert "this is verl 0.8.0. Install a version in that range." in result.log
+    said = f"EGRSD: EGRSD was tested with {validation.required_verl()}; this is verl 0.10.0.dev0."
+    if allowed:
+        assert f"{said} It runs because EGRSD_ALLOW_UNTESTED_VERL=1.\n" in result.log
+        assert "EGRSD: trainer.use_v1=false runs verl's legacy trainer" in result.log
+    else:
+        assert f"{said[:-1]}. Install a version in that range, or set EGRSD_ALLOW_UNTESTED_VERL=1 to try this one." in result.log

@@ -93,7 +93,8 @@ class AlgorithmSource(_WrappedSource):
     """Our config/ folder, completed by what only the launching shell knows.
 
     The modules of the user's own VERL_USE_EXTERNAL_MODULES are loaded in the workers, too (a runtime environment replaces
-    the variable), and VERL_PLATFORM=cpu adds cpu/config.yaml. Both stay below the command line.
+    the variable), EGRSD_ALLOW_UNTESTED_VERL reaches them, and VERL_PLATFORM=cpu adds cpu/config.yaml. All stay below the
+    command line.
     """
 
     @staticmethod
@@ -101,12 +102,16 @@ class AlgorithmSource(_WrappedSource):
         return "egrsd-algorithm"
 
     def edit(self, config) -> None:
+        from recipe.egrsd import validation  # only when a preset of ours is read
+
         env_vars = OmegaConf.select(config, "ray_kwargs.ray_init.runtime_env.env_vars")
         if env_vars is None or MODULES_VARIABLE not in env_vars:
             return  # a preset on top of egrsd.yaml
         ours = env_vars[MODULES_VARIABLE].split(",")
         users = [name for name in os.environ.get(MODULES_VARIABLE, "").split(",") if name and name not in ours]
         env_vars[MODULES_VARIABLE] = ",".join([*users, *ours])
+        if validation.allows_untested_verl():
+            env_vars[validation.ALLOW_UNTESTED_VERL] = "1"
         if cpu.enabled():
             config.merge_with(OmegaConf.load(Path(cpu.__file__).with_name("config.yaml")))
 
@@ -128,6 +133,8 @@ class Validation(Callback):
     def on_job_start(self, config: DictConfig, **kwargs) -> None:
         from recipe.egrsd import checkpoint, machine, slots, validation  # not for the runs of others
 
+        if validation.allows_untested_verl() and (untested := validation.untested_verl()):
+            print(f"EGRSD: {untested}. It runs because {validation.ALLOW_UNTESTED_VERL}=1.", flush=True)
         try:
             has_teacher = validation.validate(config).teacher.moves
             checkpoint.folder_to_resume(config.trainer, has_teacher=has_teacher)  # the trainer looks again

@@ -57,7 +57,13 @@ class EgrsdMixin(PPOTrainer):
     def _init_resource_pool_mgr(self):
         """The teacher may need verl's reference worker, which verl itself would build for a KL term only."""
         super()._init_resource_pool_mgr()
-        role = next(r for r in (Role.ActorRolloutRef, Role.ActorRollout) if r in self.role_worker_mapping)
+        role = next((r for r in (Role.ActorRolloutRef, Role.ActorRollout) if r in self.role_worker_mapping), None)
+        if role is None:
+            planned = [role.name for role in self.role_worker_mapping]
+            raise RuntimeError(
+                f"verl plans workers for {planned}, and EGRSD builds on one that both trains and generates; install "
+                f"{validation.required_verl()}, whose trainers plan it."
+            )
         self.role_worker_mapping.pop(role)
         pool = self.mapping.pop(role)
         role = Role.ActorRolloutRef if schema.uses_reference(self.config) else role

@@ -4,6 +4,7 @@
 neither torch nor verl.
 """
 
+import os
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +14,9 @@ from packaging.requirements import Requirement
 
 from recipe.egrsd.schema import TRAINER_MODES, EgrsdConfig, read, scoring_engine, sequence_parallel_ranks, uses_reference
 
+ALLOW_UNTESTED_VERL = "EGRSD_ALLOW_UNTESTED_VERL"
+"""Environment variable: 1 turns the refusal of a verl outside REQUIRED_VERL.txt into a warning."""
+
 
 def validate(config: Any) -> EgrsdConfig:
     """Checks a whole verl config (an OmegaConf node, resolved) and returns its ``algorithm.egrsd``.
@@ -20,7 +24,7 @@ def validate(config: Any) -> EgrsdConfig:
     Raises:
         ValueError: for the first setting under which a run would not be EGRSD, would be EGRSD on wrong numbers, or would
             fail late. The sentence names the key, the reason and the way out.
-        RuntimeError: for a verl outside the range that the tests ran on (REQUIRED_VERL.txt).
+        RuntimeError: for a verl outside the range that the tests ran on (REQUIRED_VERL.txt), unless EGRSD_ALLOW_UNTESTED_VERL=1.
     """
     _check_verl_version()
     check_entry({"use_v1": config.trainer.use_v1, "trainer_mode": config.trainer.v1.trainer_mode})
@@ -61,10 +65,22 @@ def required_verl() -> Requirement:
     return Requirement(Path(__file__).with_name("REQUIRED_VERL.txt").read_text().strip())
 
 
+def untested_verl() -> str | None:
+    """Both versions in words where the tests never ran on the installed verl, else None."""
+    required, found = required_verl(), version("verl")
+    tested = required.specifier.contains(found, prereleases=True)
+    return None if tested else f"EGRSD was tested with {required}; this is verl {found}"
+
+
+def allows_untested_verl() -> bool:
+    """Whether the user asked to run on any verl; hydra_plugin.py hands the variable to the workers."""
+    return os.environ.get(ALLOW_UNTESTED_VERL) == "1"
+
+
 def _check_verl_version() -> None:
-    required = required_verl()
-    if not required.specifier.contains(version("verl"), prereleases=True):
-        raise RuntimeError(f"EGRSD was tested with {required}; this is verl {version('verl')}. Install a version in that range.")
+    untested = untested_verl()
+    if untested and not allows_untested_verl():
+        raise RuntimeError(f"{untested}. Install a version in that range, or set {ALLOW_UNTESTED_VERL}=1 to try this one.")
 
 
 def _check_trainer(config: Any) -> None:

@@ -6,18 +6,18 @@ from typing import Any
 
 import torch
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 from recipe.egrsd import cpu, machine, validation
 from recipe.egrsd.doctor.case import Case, Finding, Level, graded
 
 PACKAGES = ("torch", "vllm", "transformers", "TransferQueue", "peft")
+FOR_SEVERAL_GPUS = "0.9.1"
+"""The first verl with two fixes of its weight sync, pull requests 7851 and 7846."""
 
 
 def check(case: Case) -> Iterator[Finding]:
-    required = validation.required_verl()
-    verl = installed("verl")
-    found = required.specifier.contains(verl, prereleases=True)
-    yield Finding(graded(red=not found), f"verl {verl} ({required})")
+    yield from _verl(case.config)
     asked = [Requirement(line) for line in importlib.metadata.requires("verl") or []]
     for name in PACKAGES:
         here = installed(name)
@@ -31,6 +31,24 @@ def check(case: Case) -> Iterator[Finding]:
         why = "; ".join([f"verl needs {r.name}{r.specifier}" for r in always] + [f"verl[vllm] has {r.specifier}" for r in other])
         yield Finding(graded(red=bool(always), yellow=bool(other)), f"{name} {here}{f': {why}' if why else ''}")
     yield _attention(case.config)
+
+
+def _verl(config: Any) -> Iterator[Finding]:
+    found, untested = installed("verl"), validation.untested_verl()
+    if untested:
+        allowed = validation.allows_untested_verl()
+        way_out = f"{validation.ALLOW_UNTESTED_VERL}=1 lets it run" if allowed else "install a version in that range"
+        yield Finding(Level.YELLOW if allowed else Level.RED, f"{untested}; {way_out}")
+        return
+    yield Finding(Level.GREEN, f"verl {found} ({validation.required_verl()})")
+    gpus = config.trainer.n_gpus_per_node * config.trainer.nnodes
+    if gpus > 1 and Version(found) < Version(FOR_SEVERAL_GPUS):
+        yield Finding(
+            Level.YELLOW,
+            f"verl {found} on {gpus} GPUs lacks two fixes of {FOR_SEVERAL_GPUS}'s weight sync: a fast rank can take memory "
+            "for the KV cache that a slow one still holds, and run out of it (verl#7851); with rollout.data_parallel_size "
+            f"above 1 a request can come before all engines have resumed (verl#7846). pip install verl=={FOR_SEVERAL_GPUS}",
+        )
 
 
 def _attention(config: Any) -> Finding:
