@@ -74,8 +74,9 @@ def test_complete_checkpoints_without_a_tracker_are_not_written_over(saved):
     """So does async_save=true leave them; verl starts at step 0 in the same folder."""
     folder = Path(saved.default_local_dir)
     (folder / checkpoint.TRACKER).unlink()
-    (folder / "global_step_10" / "data.pt").mkdir(parents=True)  # another trainer's: as precious, and by number the last
-    newest = folder / "global_step_10"
+    newest = folder / "global_step_10"  # another trainer's: as precious, and by number the last
+    newest.mkdir()
+    torch.save({}, newest / "data.pt")
     way_out = rf"resume_mode=resume_path trainer.resume_from_path={newest}, or start over with another"
     with pytest.raises(ValueError, match=rf"{newest} is a complete checkpoint, but .* start at step 0 .*{way_out}"):
         checkpoint.folder_to_resume(saved, has_teacher=False)
@@ -84,10 +85,16 @@ def test_complete_checkpoints_without_a_tracker_are_not_written_over(saved):
 
 
 def test_a_run_killed_in_its_first_save_starts_over_and_says_so(saved):
-    """By data.pt, or in an asynchronous mode while TransferQueue's part was being written behind it."""
+    """Before data.pt, within it, or in an asynchronous mode while TransferQueue's part was being written behind it."""
     folder = Path(saved.default_local_dir)
     (folder / checkpoint.TRACKER).unlink()
-    (folder / "global_step_2" / "transfer_queue.tmp").mkdir()
+    for step, length in ((1, None), (2, -1)):
+        data = folder / f"global_step_{step}" / "data.pt"
+        data.parent.mkdir(exist_ok=True)
+        data.rmdir() if data.is_dir() else None
+        torch.save({"state": 1}, data)
+        data.write_bytes(data.read_bytes()[:length])
+    (folder / "global_step_1" / "transfer_queue.tmp").mkdir()
     assert checkpoint.folder_to_resume(saved, has_teacher=False) is None
     said = f"starts from the initial weights; {folder}/global_step_3 holds no complete checkpoint (a run was killed in its first"
     assert checkpoint.beginning(saved, None).startswith(said)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException
@@ -173,7 +174,7 @@ def test_a_torn_checkpoint_stops_the_command_line(monkeypatch, tmp_path):
 
 def test_checkpoints_without_a_tracker_stop_the_command_line(monkeypatch, tmp_path):
     (tmp_path / "global_step_2").mkdir()
-    (tmp_path / "global_step_2" / "data.pt").touch()
+    torch.save({}, tmp_path / "global_step_2" / "data.pt")
     message = refusal(monkeypatch, tmp_path / "run", f"trainer.default_local_dir={tmp_path}")
     assert f"{tmp_path}/global_step_2 is a complete checkpoint, but there is no latest_checkpointed_iteration.txt" in message
 

@@ -6,6 +6,7 @@ on the way leaves the tracker on the step before; ours is written first, so that
 
 import json
 import os
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -122,8 +123,8 @@ def _saved(folder: Path) -> list[Path]:
 
 
 def _is_complete(folder: Path) -> bool:
-    """verl writes data.pt last, and after it, in asynchronous modes, transfer_queue under a name that is changed at the end."""
-    return (folder / "data.pt").exists() and not (folder / "transfer_queue.tmp").exists()
+    """verl writes data.pt last, a zip archive whose index comes at its end; in asynchronous modes transfer_queue follows."""
+    return zipfile.is_zipfile(folder / "data.pt") and not (folder / "transfer_queue.tmp").exists()
 
 
 def _way_out(inside: Path) -> str:
