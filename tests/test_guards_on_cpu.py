@@ -16,7 +16,7 @@ from runs import ROOT, run, write_inputs
 
 import recipe.egrsd.hydra_plugin  # noqa: F401  opens the config group
 from examples.tiny_cpu.task import make_problems, verl_row
-from recipe.egrsd import validation
+from recipe.egrsd import checkpoint, validation
 
 LORA = "actor_rollout_ref.model.lora_rank=8"
 EMA = "algorithm.egrsd.teacher.kind=ema algorithm.egrsd.teacher.ema_decay=0.99"
@@ -59,8 +59,8 @@ REFUSED = {
     "algorithm.egrsd.length_bonus=-1": "would punish short answers",
     "algorithm.egrsd.warmup_steps=-1": "must be >= 0",
     "algorithm.egrsd.teacher.kind=newest": "teacher.kind=newest is not available; choose from",
-    "algorithm.egrsd.teacher.kind=ema": "teacher.ema_decay=None must lie between 0 and 1",
-    "algorithm.egrsd.teacher.kind=snapshot": "teacher.sync_every=None must be a number of steps",
+    "algorithm.egrsd.teacher.kind=ema": "teacher.ema_decay=null must lie between 0 and 1",
+    "algorithm.egrsd.teacher.kind=snapshot": "teacher.sync_every=null must be a number of steps",
     "algorithm.egrsd.teacher.sync_every=20": "means nothing to teacher.kind=frozen; leave it null",
     "+actor_rollout_ref.ref.fsdp_config.mixed_precision.param_dtype=fp32": "rounds the teacher's weights before they are used",
     EMA: "actor_rollout_ref.ref.fsdp_config.model_dtype=bf16 rounds the small steps",
@@ -80,6 +80,11 @@ REFUSED = {
     f"{OPSD} actor_rollout_ref.actor.use_kl_loss=true": "use_kl_loss=True adds a term to the loss",
     f"{OPSD} actor_rollout_ref.actor.entropy_coeff=0.01": "entropy_coeff=0.01 adds a term to the loss",
     f"{OPSD} algorithm.use_kl_in_reward=true": "use_kl_in_reward=True changes rewards, which are not used",
+    "algorithm.egrsd.gamma=null": "algorithm.egrsd.gamma=null is NoneType; it should be a valid number.",
+    "algorithm.egrsd.window=2.5": "algorithm.egrsd.window=2.5 is float; it should be a valid integer.",
+    "trainer.resume_mode=resume_path": "resume_from_path=null names no checkpoint, which trainer.resume_mode=resume_path needs",
+    "data.max_response_length=null": "data.max_response_length=null is NoneType; it should be a valid integer.",
+    "data.seed=${nowhere}": "data.seed: Interpolation key 'nowhere' not found.",
     "+algorithm.egrsd.gama=0.3": "unknown key(s) ['gama']",
     "+algorithm.egrsd.teacher.sync=1": "unknown key(s) ['sync']",
     "~algorithm.egrsd.floor": "missing key(s) ['floor']",
@@ -127,9 +132,15 @@ def refusal(monkeypatch, folder: Path, *overrides: str) -> str:
 def test_the_command_line_refuses_by_name(overrides, monkeypatch, tmp_path):
     message = refusal(monkeypatch, tmp_path, *overrides.split(" "))
     assert REFUSED[overrides] in message
-    with pytest.raises(ValueError, match=r".") as refused:  # other entry points meet the same check in the trainer
-        validation.validate(composed(*overrides.split(" ")))
-    assert message == f"EGRSD: {refused.value}"
+    with pytest.raises(ValueError, match=r".") as refused:  # other entry points meet the same checks in the trainer
+        checked(composed(*overrides.split(" ")))
+    assert message == f"EGRSD: {refused.value}" and message.isprintable()
+
+
+def checked(config: DictConfig) -> None:
+    """What the trainer's constructor does first."""
+    egrsd = validation.validate(config)
+    checkpoint.folder_to_resume(config.trainer, has_teacher=egrsd.teacher.moves)
 
 
 @pytest.mark.parametrize(

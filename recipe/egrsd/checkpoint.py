@@ -6,11 +6,14 @@ on the way leaves the tracker on the step before; ours is written first, so that
 
 import json
 import os
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from recipe.egrsd.strict import shown
 
 STATE_FILE = "egrsd.json"
 TRACKER = "latest_checkpointed_iteration.txt"  # verl's name (checkpoint_manager.py:255)
@@ -58,7 +61,13 @@ def folder_to_resume(trainer: Any, *, has_teacher: bool) -> Path | None:
     if trainer.resume_mode == "disable":
         return None
     if trainer.resume_mode == "resume_path":
-        folder = Path(trainer.resume_from_path)
+        path = trainer.resume_from_path
+        if not isinstance(path, str) or not re.search(r"global_step_\d+$", path):  # verl reads the step from it
+            raise ValueError(
+                f"trainer.resume_from_path={shown(path)} names no checkpoint, which trainer.resume_mode=resume_path needs; give "
+                "the path of a folder global_step_N."
+            )
+        folder = Path(path)
         named_by = "trainer.resume_from_path"
     else:
         tracker = Path(trainer.default_local_dir) / TRACKER

@@ -24,7 +24,7 @@ class EgrsdDataset(RLHFDataset):
 
     def __init__(self, data_files, tokenizer, config, processor=None, max_samples=-1):
         validation.check_entry(config.egrsd)
-        self.teacher = schema.TeacherConfig(**config.egrsd.teacher)
+        self.teacher = schema.read_teacher(config.egrsd.teacher)
         self.privilege = config.egrsd.privilege
         self.is_train = _paths(data_files) == _paths(config.train_files)
         super().__init__(data_files, tokenizer, config, processor=processor, max_samples=max_samples)

@@ -131,18 +131,19 @@ class Validation(Callback):
     """egrsd.yaml names it under hydra.callbacks: a config that would not be EGRSD stops within seconds, on one line."""
 
     def on_job_start(self, config: DictConfig, **kwargs) -> None:
-        from recipe.egrsd import checkpoint, machine, slots, validation  # not for the runs of others
-
-        if validation.allows_untested_verl() and (untested := validation.untested_verl()):
-            print(f"EGRSD: {untested}. It runs because {validation.ALLOW_UNTESTED_VERL}=1.", flush=True)
         try:
+            from recipe.egrsd import checkpoint, machine, slots, validation  # not for the runs of others
+
+            if validation.allows_untested_verl() and (untested := validation.untested_verl()):
+                print(f"EGRSD: {untested}. It runs because {validation.ALLOW_UNTESTED_VERL}=1.", flush=True)
             has_teacher = validation.validate(config).teacher.moves
             checkpoint.folder_to_resume(config.trainer, has_teacher=has_teacher)  # the trainer looks again
             machine.refuse(config)  # the trainer asks every machine
             slots.check_before_ray(config)
-        except (ValueError, RuntimeError) as problem:
-            raise SystemExit(f"EGRSD: {problem}") from None  # hydra turns any other exception into a warning
-        slots.check_when_ray_has_started(config)
+            slots.check_when_ray_has_started(config)
+        except Exception as problem:  # hydra turns any but SystemExit into a warning, and the run would go on unchecked
+            kind = "" if type(problem) in (ValueError, RuntimeError) else f"{type(problem).__name__}: "
+            raise SystemExit(" ".join(f"EGRSD: {kind}{problem}".splitlines())) from None
 
 
 def _is_verl(path: str | None) -> bool:

@@ -1,9 +1,14 @@
-"""The keys under ``algorithm.egrsd`` with their meaning and range. Defaults live in config/algorithm/."""
+"""The keys under ``algorithm.egrsd`` with their meaning, type and range. Defaults live in config/algorithm/."""
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import fields
 from typing import Any
+
+from pydantic import ValidationError
+from pydantic.dataclasses import dataclass
+
+from recipe.egrsd.strict import STRICT, Count, Number, complaint, container, shown
 
 TRAINER_MODES = {"egrsd_sync": "sync", "egrsd_colocate_async": "colocate_async"}
 TEACHER_KINDS = ("frozen", "snapshot", "ema", "live")
@@ -12,16 +17,16 @@ DIVERGENCES = ("forward_kl", "reverse_kl")
 PRIVILEGES = ("solution", "answer_only", "shuffled", "wrong", "concise", "none")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class TeacherConfig:
     """algorithm.egrsd.teacher"""
 
     kind: str
     """Which weights teach. frozen: the initial ones; snapshot: the student's, copied every sync_every steps; ema: their moving
     average; live: the student's own."""
-    sync_every: int | None
+    sync_every: Count | None
     """Steps between two copies, >= 1; for snapshot only."""
-    ema_decay: float | None
+    ema_decay: Number | None
     """Share of the old teacher in the new one, in (0, 1); for ema only."""
     enable_thinking: bool
     """Chat-template switch of the teacher's prompt."""
@@ -31,7 +36,7 @@ class TeacherConfig:
     """What every student prompt ends with; empty if they share no ending."""
     template: str | None
     """Jinja file that replaces teacher_prompt.jinja."""
-    max_prompt_length: int
+    max_prompt_length: Count
     """Longest privileged prompt, tokens."""
 
     @property
@@ -41,7 +46,6 @@ class TeacherConfig:
 
     def __post_init__(self) -> None:
         _require(self.kind in TEACHER_KINDS, "teacher.kind", self.kind, f"is not available; choose from {TEACHER_KINDS}")
-        _require(isinstance(self.enable_thinking, bool), "teacher.enable_thinking", self.enable_thinking, "is not a bool")
         _require(self.max_prompt_length > 0, "teacher.max_prompt_length", self.max_prompt_length, "must be positive")
         for key, kind, ok, reason in (
             ("sync_every", "snapshot", lambda steps: steps >= 1, "must be a number of steps >= 1 (paper: 20, 50)"),
@@ -49,46 +53,47 @@ class TeacherConfig:
         ):
             value = getattr(self, key)
             if self.kind == kind:
-                _require(value is not None and ok(value), f"teacher.{key}", value, reason)
+                said = f"{reason}, which algorithm.egrsd.teacher.kind={kind} needs"
+                _require(value is not None and ok(value), f"teacher.{key}", value, said)
             else:
                 _require(value is None, f"teacher.{key}", value, f"means nothing to teacher.kind={self.kind}; leave it null")
-        found = self.template is None or Path(self.template).is_file()
+        found = self.template is None or os.path.isfile(self.template)
         _require(found, "teacher.template", self.template, "is not a file; name a jinja file, or null for the built-in one")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class EgrsdConfig:
     """algorithm.egrsd"""
 
-    gamma: float
+    gamma: Number
     """Slope of the entropy gate, >= 0."""
-    window: int
+    window: Count
     """Lookahead, tokens, >= 0."""
-    floor: float
+    floor: Number
     """Smallest gate value, in [0, 1]."""
-    min_entropy_scale: float
+    min_entropy_scale: Number
     """Lower bound of the gate's denominator, nats, > 0."""
-    clip_range: float
+    clip_range: Number
     """Half-width of the ratio weight's clip, in [0, 1)."""
-    mixing: float
+    mixing: Number
     """RLSD's lambda: a token's weight is 1 - mixing + mixing * ratio weight, in [0, 1]."""
-    mixing_decay_steps: int | None
+    mixing_decay_steps: Count | None
     """Steps over which mixing falls linearly to 0; None keeps it."""
     advantage: str
     """running, or the name of a verl advantage estimator."""
-    length_bonus: float
+    length_bonus: Number
     """Extra reward of a correct answer of length 0, >= 0."""
-    warmup_steps: int
+    warmup_steps: Count
     """Steps before the running statistics whiten, >= 0."""
     divergence: str | None
     """forward_kl or reverse_kl: the loss is this divergence of teacher and student instead, and rewards are only watched."""
-    divergence_clip: float | None
+    divergence_clip: Number | None
     """Upper bound of one vocabulary entry's share of the divergence, nats, > 0; None for none."""
     privilege: str
     """What the teacher is shown beyond the problem (privileged.py)."""
     score_student: str
     """auto: verl's old_log_prob pass runs only where something needs it; always: it always runs."""
-    save_tokens_every: int | None
+    save_tokens_every: Count | None
     """Steps, >= 1, between two files of responses with all that was decided about each token (tokens.py); None for none."""
     teacher: TeacherConfig
 
@@ -126,10 +131,16 @@ class EgrsdConfig:
 
 
 def read(node: Mapping[str, Any]) -> EgrsdConfig:
-    """The resolved ``algorithm.egrsd`` node as dataclasses; ValueError names an unknown, missing or refused key."""
-    values = dict(node)
-    teacher = _build(TeacherConfig, dict(values.pop("teacher", {})), "algorithm.egrsd.teacher")
-    return _build(EgrsdConfig, {**values, "teacher": teacher}, "algorithm.egrsd")
+    """The ``algorithm.egrsd`` node as dataclasses; ValueError names an unknown, missing or refused key, and why."""
+    values = container(node)
+    if isinstance(values, dict):
+        values = {**values, "teacher": read_teacher(values.get("teacher", {}))}
+    return _build(EgrsdConfig, values, "algorithm.egrsd")
+
+
+def read_teacher(node: Mapping[str, Any]) -> TeacherConfig:
+    """The same for ``algorithm.egrsd.teacher``."""
+    return _build(TeacherConfig, container(node), "algorithm.egrsd.teacher")
 
 
 def student_scores_needed(config: Any) -> str:
@@ -177,15 +188,19 @@ def uses_lora(config: Any) -> bool:
     return (model.get("lora") or {}).get("rank", 0) > 0 or model.get("lora_rank", 0) > 0 or bool(model.lora_adapter_path)
 
 
-def _build(cls: type, values: dict, path: str) -> Any:
+def _build(cls: type, values: Any, path: str) -> Any:
     names = [field.name for field in fields(cls)]
-    for problem, keys in (("unknown", set(values) - set(names)), ("missing", set(names) - set(values))):
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{path}={shown(values)} is {type(values).__name__}; it holds the keys {names}.")
+    for problem, keys in (("unknown", values.keys() - set(names)), ("missing", set(names) - values.keys())):
         if keys:
-            raise ValueError(f"{path} has {problem} key(s) {sorted(keys)}; the keys are {names}.")
-    return cls(**values)
+            raise ValueError(f"{path} has {problem} key(s) {sorted(map(shown, keys))}; the keys are {names}.")
+    try:
+        return cls(**values)
+    except ValidationError as error:
+        raise ValueError(complaint(error, path)) from None
 
 
 def _require(ok: bool, key: str, value: Any, reason: str) -> None:
     if not ok:
-        raise ValueError(f"algorithm.egrsd.{key}={value} {reason}.")
-
+        raise ValueError(f"algorithm.egrsd.{key}={shown(value)} {reason}.")

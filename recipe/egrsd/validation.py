@@ -10,25 +10,38 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
 from packaging.requirements import Requirement
 
+from recipe.egrsd import verl_keys
 from recipe.egrsd.schema import TRAINER_MODES, EgrsdConfig, read, scoring_engine, sequence_parallel_ranks, uses_reference
+from recipe.egrsd.strict import one_line
 
 ALLOW_UNTESTED_VERL = "EGRSD_ALLOW_UNTESTED_VERL"
 """Environment variable: 1 turns the refusal of a verl outside REQUIRED_VERL.txt into a warning."""
 
 
 def validate(config: Any) -> EgrsdConfig:
-    """Checks a whole verl config (an OmegaConf node, resolved) and returns its ``algorithm.egrsd``.
+    """Checks a whole verl config, as hydra or a trainer hands it over, and returns its ``algorithm.egrsd``.
 
     Raises:
         ValueError: for the first setting under which a run would not be EGRSD, would be EGRSD on wrong numbers, or would
-            fail late. The sentence names the key, the reason and the way out.
+            fail late. The sentence names the key, the reason and the way out. Whatever else stops a check becomes one, too.
         RuntimeError: for a verl outside the range that the tests ran on (REQUIRED_VERL.txt), unless EGRSD_ALLOW_UNTESTED_VERL=1.
     """
+    try:
+        return _validated(config)
+    except Exception as error:
+        refusal = RuntimeError if type(error) is RuntimeError else ValueError
+        raise refusal(one_line(error)) from error
+
+
+def _validated(config: DictConfig) -> EgrsdConfig:
     _check_verl_version()
-    check_entry({"use_v1": config.trainer.use_v1, "trainer_mode": config.trainer.v1.trainer_mode})
+    _check_engine(config)
     egrsd = read(config.algorithm.egrsd)
+    verl_keys.check(config)
+    check_entry({"use_v1": config.trainer.use_v1, "trainer_mode": config.trainer.v1.trainer_mode})
     model = config.actor_rollout_ref.model
     _check_trainer(config)
     _check_numerics(config, model)
@@ -84,7 +97,7 @@ def _check_verl_version() -> None:
 
 
 def _check_trainer(config: Any) -> None:
-    actor_rollout_ref, algorithm = config.actor_rollout_ref, config.algorithm
+    algorithm = config.algorithm
     if algorithm.adv_estimator != "egrsd":
         raise ValueError(
             f"algorithm.adv_estimator={algorithm.adv_estimator} would bypass EGRSD's advantage; name the estimator in "
@@ -97,12 +110,11 @@ def _check_trainer(config: Any) -> None:
         )
     if (config.get("distillation") or {}).get("enabled"):
         raise ValueError("distillation.enabled=true replaces the loss that EGRSD weights; set it to false.")
-    if actor_rollout_ref.actor.checkpoint.async_save:
+    if config.actor_rollout_ref.actor.checkpoint.async_save:
         raise ValueError(
             "actor_rollout_ref.actor.checkpoint.async_save=true saves no sooner with fsdp2, and verl then never names a "
             "checkpoint as complete, so that a resumed run would start at step 0 over the old ones; set it to false."
         )
-    _check_engine(config)
 
 
 def _check_engine(config: Any) -> None:
