@@ -9,6 +9,7 @@
 #   DOCTOR=1 examples/run_qwen3_4b_fsdp.sh                                 # look for mistakes on a CPU and end
 #
 # A run that was stopped continues from its last checkpoint: give the same command again.
+# flash-attn is optional (README, Attention): the log names what a run takes, "EGRSD: attn_implementation=...".
 # Not run by us: we had no GPU. Composed and validated by tests/test_run_scripts_on_cpu.py; memory figures below are estimates.
 set -euo pipefail
 
