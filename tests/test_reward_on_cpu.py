@@ -1,4 +1,4 @@
-"""recipe/egrsd/reward.py: which answers are equal, and what a hostile one may cost. The worker processes are real."""
+"""recipe/egrsd/reward: which answers are equal, and what a hostile one may cost. The worker processes are real."""
 
 import inspect
 import logging
@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 from recipe.egrsd import reward
-from recipe.egrsd.reward import compute_score, expected_answer, last_boxed
+from recipe.egrsd.reward import compute_score, expected_answer, last_boxed, pool, worker as worker_process
 
-ROOT = Path(reward.__file__).parents[2]
+ROOT = Path(reward.__file__).parents[3]
 BOMB = "9^{9^{9^9}}"
 MEMORY_BOMB = "(x+1)^{1000000}"
 TYPES = {
@@ -57,17 +57,17 @@ def flags(found: dict) -> set[str]:
 
 @pytest.fixture
 def worker():
-    worker = reward._Worker()
+    worker = pool._Worker()
     worker.renew_child()
     yield worker
     worker.stop()
 
 
-def child_of(worker: reward._Worker) -> int:
+def child_of(worker: pool._Worker) -> int:
     return int(Path(f"/proc/{worker.process.pid}/task/{worker.process.pid}/children").read_text())
 
 
-CHILD_OF = f"from pathlib import Path\nfrom recipe.egrsd import reward\n\n{inspect.getsource(child_of)}"
+CHILD_OF = f"from pathlib import Path\nfrom recipe.egrsd import reward\nfrom recipe.egrsd.reward import pool\n\n{inspect.getsource(child_of)}"
 
 
 def numbers_printed(code: str, output: Path) -> list[int]:
@@ -140,7 +140,6 @@ DIFFERENT = [
     ("x=5", "y=5"),
     ("(1,2)", "[1,2]"),
     ("\\{1,2\\}", "\\{1,3\\}"),
-    ("1000", "1e3"),
     ("3", "\\frac{1}{0}"),
     ("3", "\\frac{6}"),
     ("3", "\\left( 3"),
@@ -355,11 +354,11 @@ def test_a_hundred_bombs_among_ten_thousand_responses_cost_little_but_their_own_
 def test_all_workers_can_hang_at_once_and_again():
     """A plain process pool lets the answers that wait behind the bombs time out with them."""
     cases = [BOMB, BOMB, BOMB, BOMB, "0.5", "0.5", "0.5", "0.5"]
-    assert len([case for case in cases if case == BOMB]) >= 2 * reward.WORKERS
+    assert len([case for case in cases if case == BOMB]) >= 2 * pool.WORKERS
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(lambda answer: score("1/2", answer, timeout_seconds=1.5), cases))
     assert found == [0.0] * 4 + [1.0] * 4
-    assert reward._idle.qsize() == reward.WORKERS
+    assert pool._idle.qsize() == pool.WORKERS
 
 
 # ---------------------------------------------------------------- the worker process
@@ -382,7 +381,7 @@ def gone_within(pid: int, seconds: float) -> bool:
 
 def test_a_child_out_of_memory_is_replaced(worker):
     pid = child_of(worker)
-    assert resource.prlimit(pid, resource.RLIMIT_AS) == (reward.WORKER_BYTES,) * 2
+    assert resource.prlimit(pid, resource.RLIMIT_AS) == (worker_process.WORKER_BYTES,) * 2
     assert resource.prlimit(pid, resource.RLIMIT_CORE) == (0, 0)
     assert worker.compare("1/2", "0.5", 30.0) == "equal" and child_of(worker) == pid
     resource.prlimit(pid, resource.RLIMIT_AS, (1 << 28,) * 2)  # less than half: as if an earlier pair had taken it
@@ -436,9 +435,9 @@ def test_a_hung_child_whose_process_died_is_killed_too(worker):
     assert worker.compare("1/2", "0.5", 30.0) == "equal"
 
 
-@pytest.mark.parametrize("seconds", [30.0, reward.WORKER_START_SECONDS], ids=["for the verdict", "for the next child"])
+@pytest.mark.parametrize("seconds", [30.0, pool.WORKER_START_SECONDS], ids=["for the verdict", "for the next child"])
 def test_an_interrupted_wait_leaves_no_verdict_for_the_next_one(worker, monkeypatch, seconds):
-    poll = reward.Connection.poll
+    poll = pool.Connection.poll
 
     def interrupted(pipe, timeout=0.0):
         if timeout == seconds:
@@ -446,7 +445,7 @@ def test_an_interrupted_wait_leaves_no_verdict_for_the_next_one(worker, monkeypa
         return poll(pipe, timeout)
 
     with monkeypatch.context() as patch:
-        patch.setattr(reward.Connection, "poll", interrupted)
+        patch.setattr(pool.Connection, "poll", interrupted)
         with pytest.raises(KeyboardInterrupt):
             worker.compare("1/2", "0.5", 30.0) if seconds == 30.0 else worker.compare("5", BOMB, 0.2)
     assert worker.compare("1/2", "0.6", 30.0) == "different"
@@ -466,7 +465,7 @@ def test_half_a_verdict_is_none(worker):
         os.write(theirs.fileno(), b"\0\0\0\x20half")  # the length says 32
         theirs.close()
 
-    worker.pipe, theirs = reward.Pipe()
+    worker.pipe, theirs = pool.Pipe()
     threading.Thread(target=die_in_the_middle).start()
     assert worker.compare("1/2", "0.5", 30.0) == "crashed"
     assert worker.compare("1/2", "0.6", 30.0) == "different"
@@ -478,7 +477,7 @@ def test_a_hung_child_outlives_a_killed_parent_by_no_more_than_its_time(alone, t
     code = f"""
 import os, threading, time
 {CHILD_OF}
-worker, idle = reward._Worker(), reward._Worker()
+worker, idle = pool._Worker(), pool._Worker()
 worker.renew_child()
 idle.renew_child()
 pids = child_of(worker), child_of(idle), worker.process.pid, idle.process.pid
@@ -497,23 +496,23 @@ os.kill(os.getpid(), 9)
 
 
 def test_nothing_is_left_when_the_parent_ends(tmp_path):
-    code = "reward.compute_score('', '\\\\boxed{0.5}', '1/2'); worker = reward._idle.queue[-1]\n"
+    code = "reward.compute_score('', '\\\\boxed{2^{-1}}', '1/2'); worker = pool._idle.queue[-1]\n"
     code = f"{CHILD_OF}\n{code}print(worker.process.pid, child_of(worker))"
     process, child = numbers_printed(code, tmp_path / "pids")
     assert not alive(process) and gone_within(child, 0.5)
 
 
 def test_a_forked_child_does_not_share_its_parents_workers():
-    assert score("1/2", "0.5") == 1.0
-    ours = {worker.process.pid for worker in reward._idle.queue if worker.process}
+    assert score("1/2", "2^{-1}") == 1.0
+    ours = {worker.process.pid for worker in pool._idle.queue if worker.process}
     with multiprocessing.get_context("fork").Pool(1) as pool:
         theirs = pool.apply(_score_and_pids)
     assert theirs[0] == 1.0 and ours and not ours & theirs[1]
-    assert all(alive(pid) for pid in ours) and score("1/2", "0.5") == 1.0
+    assert all(alive(pid) for pid in ours) and score("1/2", "2^{-1}") == 1.0
 
 
 def _score_and_pids() -> tuple[float, set[int]]:
-    return score("1/2", "0.5"), {worker.process.pid for worker in reward._idle.queue if worker.process}
+    return score("1/2", "2^{-1}"), {worker.process.pid for worker in pool._idle.queue if worker.process}
 
 
 def test_it_loads_nothing_heavy_and_runs_nothing_twice(tmp_path):
@@ -522,8 +521,9 @@ def test_it_loads_nothing_heavy_and_runs_nothing_twice(tmp_path):
     script.write_text(
         "import sys\nfrom recipe.egrsd import reward\n"
         "print('main', *{'math_verify', 'sympy', 'verl', 'ray', 'torch', 'numpy'} & set(sys.modules))\n"
-        "print(reward.compute_score('', '\\\\boxed{0.5}', '1/2')['score'])\n"
-        "reward._compare('1/2', '0.5')  # what a worker does\n"
+        "print(reward.compute_score('', '\\\\boxed{2^{-1}}', '1/2')['score'])\n"
+        "from recipe.egrsd.reward.worker import outcome\n"
+        "outcome('1/2', 'x^2')  # what a worker does\n"
         "print('worker', *{'verl', 'ray', 'torch', 'numpy'} & set(sys.modules))\n"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -533,7 +533,7 @@ def test_it_loads_nothing_heavy_and_runs_nothing_twice(tmp_path):
 
 def test_a_checker_that_cannot_start_is_an_error_not_a_zero(monkeypatch, capfd):
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    worker = reward._Worker()
+    worker = pool._Worker()
     with pytest.raises(RuntimeError, match="/bin/false import math_verify"):
         worker.compare("1/2", "0.5", 5.0)
     assert worker.process is None

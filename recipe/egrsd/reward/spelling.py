@@ -1,0 +1,158 @@
+"""An answer as it was typed -> the same answer in one spelling. Response and ground truth go through the same rules.
+
+Text to text, with regular expressions alone: signs typed as characters, spacing, brackets' sizes, names of commands, numbers,
+words. What a formula means is read behind it (formula.py, answers.py).
+"""
+
+import re
+
+GREEK = dict(
+    zip(
+        "αβγδεζηθικλμνξπρστυφχψωϕϵϑΓΔΘΛΞΠΣΦΨΩ",
+        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi omega "
+        "varphi varepsilon vartheta Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega".split(),
+        strict=True,
+    )
+)
+SIGNS = {
+    **{"−": "-", "–": "-", "—": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": r"\div "},
+    **{"≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "≡": r"\equiv ", "∈": r"\in ", "±": r"\pm ", "∓": r"\mp "},
+    **{"∞": r"\infty ", "°": r"^{\circ}", "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "∖": r"\setminus "},
+    **{"ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}", "∆": r"\Delta "},
+    **{"′": "'", "’": "'", "″": "''", "“": '"', "”": '"', "，": ",", "；": ";", "。": ".", "、": ",", "：": ":", "⁄": "/"},
+    **{"△": r"\triangle ", "∠": r"\angle ", "⟨": r"\langle ", "⟩": r"\rangle ", "→": r"\to ", "∑": r"\sum ", "∏": r"\prod "},
+    **{"\u00a0": " ", "\u2009": r"\,", "\u202f": r"\,", "\u2003": " ", "€": r"\text{euro}", "£": r"\text{pound sterling}"},
+    **{"¥": r"\text{yen}", "ℓ": r"\ell ", "ħ": r"\hbar ", "∂": r"\partial ", "⊙": r"\odot ", "µ": r"\mu "},
+    **{sign: rf"\{name} " for sign, name in GREEK.items()},
+    **{chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F) if chr(code) not in "，；："},
+    **{sign: rf"\frac{{{over}}}{{{under}}}" for sign, over, under in zip("½⅓⅔¼¾⅕⅛⅜⅝⅞", "1121311357", "2334458888", strict=True)},
+}
+RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
+LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+SYNONYMS = {
+    **dict.fromkeys(["dfrac", "tfrac", "cfrac"], "frac"),
+    **dict.fromkeys(["dbinom", "tbinom"], "binom"),
+    **dict.fromkeys(["leq", "leqslant", "leqq"], "le"),
+    **dict.fromkeys(["geq", "geqslant", "geqq"], "ge"),
+    **{"neq": "ne", "lt": "<", "gt": ">", "varnothing": "emptyset", "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]"},
+    **{"lvert": "|", "rvert": "|", "vert": "|", "lg": "log", "rightarrow": "to", "longrightarrow": "to"},
+    **{"arccosh": "arcosh", "arcsinh": "arsinh", "arctanh": "artanh", "tg": "tan", "ctg": "cot", "arctg": "arctan"},
+    **{"land": "and", "lor": "or", "wedge": "and", "vee": "or", "bmod": "mod", "Z": r"\mathbb{Z}", "R": r"\mathbb{R}"},
+    **{"ast": "cdot", "backslash": "setminus", "dots": "ldots", "cdots": "ldots", "quad": " ", "qquad": " ", "imath": "i", "cong": "="},
+    **dict.fromkeys("left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr middle limits nolimits".split(), ""),
+    **dict.fromkeys("displaystyle textstyle scriptstyle mathstrut thinspace medspace thickspace nonumber mathop".split(), ""),
+}
+FUNCTIONS = (
+    "arcsin arccos arctan arccot arcsec arccsc arsinh arcosh artanh sinh cosh tanh coth sin cos tan cot sec csc log ln exp sqrt "
+    "max min gcd lcm det"
+).split()
+NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)"
+_COMMAND = re.compile(r"\\([a-zA-Z]+)")
+_UPRIGHT = re.compile(r"\\(?:mathrm|textrm|textnormal|textup|textbf|textit|textsf|texttt|mbox|hbox|operatorname\*?)\s*(?=\{)")
+_STYLE = re.compile(r"\\(?:mathbf|mathit|mathsf|mathnormal|boldsymbol|bm|bold|underline|uline|ensuremath)\s*\{([^{}]*)\}")
+_THOUSANDS = re.compile(r"(?<=\d)(?:\\[,!; ]|~|\{,\}|,\\!)\s*(?=\d{3}(?!\d))")
+_LONG = re.compile(r"(?<![\d.(\[,])(?<!\\\{)[1-9]\d{0,2}(?:,\d{3})+(?![\d,)\]]|\\\})")
+_TEXT = re.compile(r"\\text\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
+_ABOUT = re.compile(r"^\s*(?:\\approx(?![a-z])|(?:\\text\{\s*)?(?:[Aa]bout|[Aa]pproximately|[Aa]pprox\.?|[Rr]oughly|[Ee]xactly)(?:\s*\}|\s(?=[\d\\.-])))")
+_BARE = re.compile(r"(?<![\\a-zA-Z])np\.(?=[a-z])|(?<![\\a-zA-Z])(" + "|".join(FUNCTIONS) + r")(?![a-zA-Z])")
+_E_NOTATION = re.compile(rf"(?<![\w.}}])({NUMBER})[eE]([+-]?\d+)(?![\w^({{]|\.\d)")
+
+
+def normalise(text: str) -> str:
+    """One spelling of an answer; twice the same as once. Any text goes through, readable or not."""
+    text = _characters(text)
+    text = _THOUSANDS.sub("", text)
+    text = re.sub(r"(?<!\\)(?:\\[,;:! ]|~)", " ", text)
+    text = _commands(text)
+    text = _TEXT.sub(_text, text)
+    text = _numbers(text)
+    return " ".join(_close(text).split())
+
+
+def _characters(text: str) -> str:
+    text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+", lambda found: "^{" + found[0].translate(RAISED) + "}", text)
+    text = re.sub("[₀₁₂₃₄₅₆₇₈₉]+", lambda found: "_{" + found[0].translate(LOWERED) + "}", text)
+    text = "".join(SIGNS.get(character, character) for character in text)
+    return re.sub(r"√\s*(\d+|\([^()]*\)|\\?[a-zA-Z]+)?", lambda found: rf"\sqrt{{{found[1] or ''}}}" if found[1] else r"\sqrt ", text)
+
+
+def _commands(text: str) -> str:
+    """Every command by one name, sizes and styles gone, functions with their backslash."""
+    text = re.sub(r"\\not\s*=|\\not\\equiv|!=|<>", r"\\ne ", text)
+    text = re.sub(r"(?<=\s)eq(?=\s)", r"\\ne ", text)  # what a file makes of \neq when it takes \n for a new line
+    text = re.sub(r"<=|=<", r"\\le ", text).replace(">=", r"\ge ").replace("==", "=").replace("**", "^")
+    text = re.sub(r"\\(?:left|right)\s*\.", "", text)
+    text = re.sub(r"\^?\s*\{?\s*\\degree(?![a-zA-Z])\s*\}?", r"^{\\circ}", text)
+    text = re.sub(r"\\\\\s*\[[^\]]*\]", r"\\\\", text)  # the space behind a matrix's row
+    text = re.sub(r"\\math(?:rm|it|bf)\s*([a-zA-Z0-9])(?![a-zA-Z])", r"\1", text)
+    text = re.sub(r"\{\s*\\rm\s+([^{}]*)\}", r"\\text{\1}", text)
+    for _ in range(2):
+        text = _STYLE.sub(r"\1", text)
+    text = _UPRIGHT.sub(r"\\text", text)
+    text = _COMMAND.sub(_synonym, text)
+    text = re.sub(r"\\text\s*\{\s*(" + "|".join(FUNCTIONS) + r")\s*\}", r"\\\1 ", text)
+    text = _BARE.sub(lambda found: rf"\{found[1]} " if found[1] else "", text)
+    text = re.sub(r"\\sqrt\s*\(", r"\\sqrt(", text)
+    text = re.sub(r"(?<![\\a-zA-Z])(?:infinity|infty|inf)(?![a-zA-Z])", r"\\infty ", text)
+    text = re.sub(r"(?<![\\a-zA-Z])pi(?![a-zA-Z])", r"\\pi ", text)
+    text = re.sub(r"\\log\s*_\s*\{?\s*e\s*\}?(?![a-zA-Z])", r"\\ln ", text)
+    text = re.sub(r"\^\s*\{?\s*\\circ(?![a-zA-Z])\s*\}?", r"^{\\circ}", text)
+    text = re.sub(r"(?<=\^)(\{?)\s*\\text\s*\{\s*T\s*\}", r"\1T", text)
+    return re.sub(r"\\text\s*\{\s*([ei]|d(?=\s*\}\s*[a-zA-Z\\]))\s*\}", r" \1 ", text)
+
+
+def _synonym(found: re.Match) -> str:
+    name = SYNONYMS.get(found[1], found[1])
+    if name == found[1]:
+        return found[0]
+    return rf"\{name}" if name.isalpha() and len(name) > 1 else name
+
+
+def _text(found: re.Match) -> str:
+    r"""\text{...} without what is no text: separators, a number in front, a single letter, percent."""
+    inner = " ".join(found[1].replace("$", "").split())
+    if re.fullmatch(r"[,;]?\s*(?:and|or)\s*[,;]?", inner):
+        return r" \or " if "or" in inner else r" \and "
+    if re.fullmatch(r"\(?[A-Za-z]\)?(?:\s*,\s*[A-Za-z])*", inner):
+        return rf"\text{{{inner}}}" if len(inner) == 1 else f" {inner.strip('()')} "
+    if re.fullmatch(r"(?i)%|percent|percentage|pct", inner):
+        return r"\%"
+    if number := re.match(rf"([-+]?{NUMBER}(?:[,/]\d+)*)(?![\w:.])\s*(.*)", inner):
+        return rf"{number[1]} \text{{{number[2]}}}" if number[2] else number[1]
+    before, inner, behind = re.fullmatch(r"([,;]?)\s*(.*?)\s*([,;.]?)", inner, re.DOTALL).groups()
+    return f"{before} " + (rf"\text{{{inner}}}" if inner else " ") + behind.replace(".", " ")
+
+
+def _numbers(text: str) -> str:
+    text = re.sub(r"(?i)(?<=[\d\s}])(?:\\text\{)?(?:percent|percentage|pct)(?![a-z])\}?|(?<!\\)%", r"\\%", text)
+    text = _E_NOTATION.sub(r"\1\\times 10^{\2}", text)
+    text = re.sub(r"10\^\{\+", "10^{", text)
+    if "".join(_LONG.findall(text)).count(",") == text.count(",") > 0:  # else it is a list
+        text = _LONG.sub(lambda found: found[0].replace(",", ""), text)
+    text = re.sub(r"(?<![\d.])\.(?=\d)", "0.", text)
+    text = re.sub(r"(?<=\d)\.(?![\d.])(?=\s*[-+/*^,;)\]}\\]|$)", "", text)
+    return re.sub(r"(?<=[\d}])\s+x\s+(?=\d)|(?<=\d)x(?=10\^)", r"\\times ", text)
+
+
+def _close(text: str) -> str:
+    """Without what only frames the answer: dollars, a closing full stop, braces around all of it, a word for about."""
+    text = re.sub(r"(?<!\\)\$", "", text)
+    before = None
+    while before != text:
+        before = text = text.strip()
+        if text[-1:] in (".", ",", ";", ":") and not text.endswith("\\" + text[-1]):
+            text = text[:-1]
+        elif text.startswith("{") and _closes(text) == len(text) - 1:
+            text = text[1:-1]
+        text = _ABOUT.sub("", text)
+    return text
+
+
+def _closes(text: str) -> int:
+    """Where the brace that opens the text closes; -1 if it does not."""
+    depth = 0
+    for token in re.finditer(r"\\.|[{}]", text, re.DOTALL):
+        depth += {"{": 1, "}": -1}.get(token[0], 0)
+        if depth == 0 and token[0] == "}":
+            return token.start()
+    return -1
