@@ -73,7 +73,11 @@ def _turned(answer: str) -> str:
     """An equation's or inequality's sides changed."""
     flipped = {"=": "=", "<": ">", ">": "<", r"\ge": r"\le", r"\le": r"\ge", r"\geq": r"\leq", r"\leq": r"\geq"}
     found = re.fullmatch(r"([^=<>,;]*?)(=|<|>|\\[lg]eq?(?![a-z]))([^=<>,;]*)", answer)
-    return f"{found[3]} {flipped[found[2]]} {found[1]}" if found and "\\text" not in answer and r"\mathrm" not in answer else answer
+    return (
+        f"{found[3]} {flipped[found[2]]} {found[1]}"
+        if found and "\\text" not in answer and r"\mathrm" not in answer
+        else answer
+    )
 
 
 REWRITES: dict[str, Callable[[str], str]] = {
@@ -84,7 +88,9 @@ REWRITES: dict[str, Callable[[str], str]] = {
     "large fractions": _sub(r"\\frac(?![a-zA-Z])", r"\\dfrac"),
     "short fractions": _sub(r"\\frac *\{ *([0-9]) *\} *\{ *([0-9]) *\}", r"\\frac\1\2"),
     "fractions with a slash": _slashes,
-    "sized brackets": lambda answer: answer if r"\left" in answer else _sub(r"(?<!\\)\(", r"\\left(")(_sub(r"(?<!\\)\)", r"\\right)")(answer)),
+    "sized brackets": lambda answer: (
+        answer if r"\left" in answer else _sub(r"(?<!\\)\(", r"\\left(")(_sub(r"(?<!\\)\)", r"\\right)")(answer))
+    ),
     "no sizes": _sub(r"\\(?:left|right)(?![a-zA-Z])", ""),
     "spaces": _sub(r"(?<=[0-9a-z})])([+=])", r" \1 "),
     "thin spaces": _sub(r"(?<=[0-9a-z)])([+=])(?=[^ ])", r"\\,\1\\;"),
@@ -99,19 +105,29 @@ REWRITES: dict[str, Callable[[str], str]] = {
     "sides changed": _turned,
     "degree sign": _sub(r"\^ ?\{? ?\\circ ?\}?", "°"),
     "degrees in words": _sub(r"^([0-9.]+) ?(?:\^ ?\{? ?\\circ ?\}?|°)$", r"\1 \\text{ degrees}"),
-    "typed signs": lambda answer: answer.replace(r"\pi", "π").replace(r"\infty", "∞").replace(r"\cup", "∪").replace(r"\theta", "θ"),
+    "typed signs": lambda answer: (
+        answer.replace(r"\pi", "π").replace(r"\infty", "∞").replace(r"\cup", "∪").replace(r"\theta", "θ")
+    ),
     "typed minus": lambda answer: answer if re.search(r"e-[0-9]|-[a-z]{2,}", answer) else answer.replace("-", "−"),
     "typed square": _sub(r"\^ ?(?:2(?![0-9/ .])|\{ ?2 ?\})", "²"),
     "typed root": _sub(r"\\sqrt ?\{([0-9]+)\}", r"√\1"),
-    "other names of signs": lambda answer: _sub(r"\\ge(?![a-zA-Z])", r"\\geqslant")(_sub(r"\\le(?![a-zA-Z])", r"\\leq")(answer)),
+    "other names of signs": lambda answer: _sub(r"\\ge(?![a-zA-Z])", r"\\geqslant")(
+        _sub(r"\\le(?![a-zA-Z])", r"\\leq")(answer)
+    ),
     "operator names": _sub(r"\\(arctan|ln|sin|cos)(?![a-zA-Z])", r"\\operatorname{\1}"),
-    "upright e and i": lambda answer: answer if re.search(r"[a-zA-Z]{2}|_|[0-9]e", answer) else _sub(r"(?<![\\a-zA-Z])([ei])(?![a-zA-Z0-9])", r"\\mathrm{\1}")(answer),
+    "upright e and i": lambda answer: (
+        answer
+        if re.search(r"[a-zA-Z]{2}|_|[0-9]e", answer)
+        else _sub(r"(?<![\\a-zA-Z])([ei])(?![a-zA-Z0-9])", r"\\mathrm{\1}")(answer)
+    ),
     "a trailing zero": _sub(r"^(-?[0-9]+\.[0-9]+)$", r"\g<1>0"),
     "a product's sign": _sub(r"(?<=[0-9]) ?\\(sqrt|pi)(?![a-z])", r" \\cdot \\\1"),
     "thousands": _sub(r"^([1-9][0-9]{0,2})([0-9]{3})$", r"\1,\2"),
     "percent spaced": _sub(r" ?\\?%", r"\\,\\%"),
     "unit in words": _sub(r"^(-?[0-9.]+)$", r"\1 \\text{ cm}"),
-    "named": lambda answer: answer if re.search(r"[=<>,;]|\\[lgn]e|text|rm|[a-zA-Z]{4}|\\approx|%", answer) else f"w = {answer}",
+    "named": lambda answer: (
+        answer if re.search(r"[=<>,;]|\\[lgn]e|text|rm|[a-zA-Z]{4}|\\approx|%", answer) else f"w = {answer}"
+    ),
     "plus sign gone": _sub(r"(?<=[(,])\+(?=\\infty)", ""),
 }
 

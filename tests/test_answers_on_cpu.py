@@ -12,7 +12,6 @@ from runs import ROOT
 
 from recipe.egrsd.reward import compute_score
 from recipe.egrsd.reward.judge import outcome
-from recipe.egrsd.reward.spelling import normalise
 
 GOLDS = {source: answers for source, answers in json.loads((Path(__file__).parent / "golds.json").read_text()).items()}
 ALL = [" ".join(answer.split()) for answers in GOLDS.values() for answer in answers]
@@ -52,5 +51,65 @@ def test_reported_failures_by_kind(kind, ground_truth, answer, right):
 @pytest.mark.parametrize(("ground_truth", "answer"), [case[1:3] for case in CASES if case[3]], ids=ascii)
 def test_equality_of_values_has_no_side(ground_truth, answer):
     """What is right one way round is right the other way round, but for what the page says of names and points."""
-    one_sided = "=" in ground_truth + answer or "," in ground_truth + answer or r"\fbox" in answer or "text" in ground_truth + answer
+    one_sided = (
+        "=" in ground_truth + answer
+        or "," in ground_truth + answer
+        or r"\fbox" in answer
+        or "text" in ground_truth + answer
+    )
     assert one_sided or verdict(answer, ground_truth) == 1
+
+
+# ---------------------------------------------------------------- sweeps over real ground truths
+
+SAME_VALUE = {  # a sign changed, the value not; the reason of each
+    "About 30.12 miles per hour -> about 30.12 miles per hour": "the capital of a sentence",
+}
+READABLE, RIGHT, MISTAKEN = 0.99, 0.99, 0.003
+
+
+def is_other_spelling(ground_truth: str, other: str) -> bool:
+    """The same number or text in the other case: 1E-3 for 1e-3, Diverges for diverges."""
+    exponent = re.fullmatch(r"-?[0-9.]+[eE]-?[0-9]+", ground_truth) and ground_truth.lower() == other.lower()
+    sentence = len(ground_truth) > 3 and ground_truth[1:] == other[1:] and ground_truth[0].lower() == other[0].lower()
+    return bool(exponent) or (sentence and re.fullmatch(r"(?:[A-Za-z]{2,}|A|[0-9.]+)(?: [A-Za-z0-9.]+)*", ground_truth) is not None)
+
+
+def sweep(answers: list[str], pick=lambda made: made) -> dict[str, list]:
+    """Verdicts on what is made of each answer, those against expectation listed."""
+    found = {"unreadable": [], "mistaken": [], "refused": [], "changed": [], "rewritten": []}
+    for answer in answers:
+        if outcome(answer, "0") == "bad_ground_truth":
+            found["unreadable"].append(answer)
+            continue
+        for other in pick(list(changed(answer))):
+            found["changed"].append(other)
+            if judged(answer, other) == "equal" and not is_other_spelling(answer, other):
+                found["mistaken"].append(f"{answer} -> {other}")
+        for name, other in pick(list(rewritten(answer))):
+            found["rewritten"].append(other)
+            if judged(answer, other) != "equal":
+                found["refused"].append(f"{name}: {answer} -> {other}")
+    return found
+
+
+def check_sweep(answers: list[str], found: dict[str, list]) -> None:
+    figures = {name: len(listed) for name, listed in found.items()}
+    print(len(answers), "ground truths", figures, *found["unreadable"], *found["mistaken"], *found["refused"], sep="\n")
+    assert figures["unreadable"] <= (1 - READABLE) * len(answers), found["unreadable"]
+    assert figures["mistaken"] <= MISTAKEN * figures["changed"], found["mistaken"]
+    assert figures["refused"] <= (1 - RIGHT) * figures["rewritten"], found["refused"]
+
+
+def test_some_changes_of_some_real_ground_truths():
+    draw = random.Random(0)
+    answers = draw.sample(ALL, 150)
+    check_sweep(answers, sweep(answers, lambda made: draw.sample(made, min(2, len(made)))))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("file", ["golds.json", "golds_of_our_own.json"])
+def test_every_change_of_every_ground_truth(file):
+    sources = json.loads((Path(__file__).parent / file).read_text())
+    answers = [" ".join(answer.split()) for listed in sources.values() for answer in listed]
+    check_sweep(answers, sweep(answers))

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from recipe.egrsd import reward
-from recipe.egrsd.reward import compute_score, expected_answer, last_boxed, pool, worker as worker_process
+from recipe.egrsd.reward import compute_score, expected_answer, last_boxed, pool
+from recipe.egrsd.reward import worker as worker_process
 
 ROOT = Path(reward.__file__).parents[3]
 BOMB = "9^{9^{9^9}}"
@@ -67,7 +68,8 @@ def child_of(worker: pool._Worker) -> int:
     return int(Path(f"/proc/{worker.process.pid}/task/{worker.process.pid}/children").read_text())
 
 
-CHILD_OF = f"from pathlib import Path\nfrom recipe.egrsd import reward\nfrom recipe.egrsd.reward import pool\n\n{inspect.getsource(child_of)}"
+IMPORTS = "from pathlib import Path\nfrom recipe.egrsd import reward\nfrom recipe.egrsd.reward import pool\n\n"
+CHILD_OF = f"{IMPORTS}{inspect.getsource(child_of)}"
 
 
 def numbers_printed(code: str, output: Path) -> list[int]:
@@ -505,8 +507,8 @@ def test_nothing_is_left_when_the_parent_ends(tmp_path):
 def test_a_forked_child_does_not_share_its_parents_workers():
     assert score("1/2", "2^{-1}") == 1.0
     ours = {worker.process.pid for worker in pool._idle.queue if worker.process}
-    with multiprocessing.get_context("fork").Pool(1) as pool:
-        theirs = pool.apply(_score_and_pids)
+    with multiprocessing.get_context("fork").Pool(1) as forked:
+        theirs = forked.apply(_score_and_pids)
     assert theirs[0] == 1.0 and ours and not ours & theirs[1]
     assert all(alive(pid) for pid in ours) and score("1/2", "2^{-1}") == 1.0
 

@@ -1,4 +1,4 @@
-r"""An answer in one spelling -> its parts: lists, sets, tuples, intervals, equations and inequalities, text, values with units.
+r"""An answer in one spelling -> its parts: lists, sets, tuples, intervals, equations, inequalities, text, values.
 
 Formulas are not read here; formula.py and math-verify do that when two values are compared.
 """
@@ -11,7 +11,18 @@ from recipe.egrsd.reward import words
 from recipe.egrsd.reward.latex import OPENS, Unreadable, enclosed, joined, split, tokens
 from recipe.egrsd.reward.spelling import normalise
 
-SIGNS = {"=": "=", r"\equiv": "=", "<": "<", ">": ">", r"\le": r"\le", r"\ge": r"\ge", r"\ne": r"\ne", r"\in": "=", r"\ll": "<", r"\gg": ">"}
+SIGNS = {
+    "=": "=",
+    r"\equiv": "=",
+    "<": "<",
+    ">": ">",
+    r"\le": r"\le",
+    r"\ge": r"\ge",
+    r"\ne": r"\ne",
+    r"\in": "=",
+    r"\ll": "<",
+    r"\gg": ">",
+}
 SETS = {r"\cup", r"\cap", r"\setminus"}
 SEPARATORS = {",", ";", r"\and", r"\or"}
 TEXT = re.compile(r"\\text\{(.*)\}", re.DOTALL)
@@ -41,7 +52,7 @@ class Mixed:
 
 @dataclass(frozen=True)
 class Items:
-    r"""Several answers. ``kind``: ``list``, ``or``, ``set``, or the two brackets of a tuple or interval: ``()``, ``[)``, ..."""
+    r"""Several answers. ``kind``: ``list``, ``or``, ``set``, or a tuple's or interval's brackets: ``()``, ``[)``, ..."""
 
     kind: str
     parts: tuple["Answer", ...]
@@ -151,7 +162,11 @@ def _bracketed(found: list[str]) -> Answer | None:
         if bars and len(conditions) == 2 and split(conditions[1], set(SIGNS))[1]:
             return Described(joined(split(conditions[0], {r"\in"})[0][0]), _read(conditions[1]))
         answer = _read(inner)
-        return replace(answer, kind="set") if isinstance(answer, Items) and answer.kind == "list" else Items("set", (answer,))
+        return (
+            replace(answer, kind="set")
+            if isinstance(answer, Items) and answer.kind == "list"
+            else Items("set", (answer,))
+        )
     if opens in OPENS and opens != "{" and signs and set(signs) <= {",", ";"}:
         brackets = {r"\langle": "(", r"\rangle": ")"}
         return Items(brackets.get(opens, opens) + brackets.get(closes, closes), tuple(_read(part) for part in parts))

@@ -1,8 +1,8 @@
 r"""A formula in one spelling -> LaTeX that math-verify's parser cannot confuse. Unreadable if it has no safe reading.
 
-Every name becomes \variable{...}, a symbol of its own: math-verify lower-cases letters, drops primes, cuts units that are the last
-letter, differentiates plain symbols, reads \gamma as a function, dx as a differential. Every product is written out and grouped as
-math-verify would read it (a/bc is a/(bc)), except that a quotient of two integers is a fraction (1/2x is x/2).
+Every name becomes \variable{...}, a symbol of its own: math-verify lower-cases letters, drops primes, takes a last letter
+for a unit, differentiates plain symbols, reads \gamma as a function, dx as a differential. Every product is written out and
+grouped as math-verify would read it (a/bc is a/(bc)), except that a quotient of two integers is a fraction (1/2x is x/2).
 """
 
 import functools
@@ -10,17 +10,18 @@ import re
 
 from recipe.egrsd.reward import operators
 from recipe.egrsd.reward.latex import CLOSES, OPENS, Unreadable, depths, tokens
-from recipe.egrsd.reward.spelling import FUNCTIONS, GREEK
+from recipe.egrsd.reward.tables import ACCENTS, FUNCTIONS, SYMBOLS
 
-OPERATORS = {"+": "+", "-": "-", "*": r"\cdot ", r"\cdot": r"\cdot ", r"\times": r"\cdot ", "/": "/", r"\div": "/", ":": "/"}
-SYMBOLS = {rf"\{name}" for name in GREEK.values()} | {
-    rf"\{name}"
-    for name in "hbar ell partial nabla odot oplus otimes bullet star prime angle triangle square Box perp parallel wp Re Im aleph ldots sharp flat "
-    "circ top dagger diamond Diamond blacksquare arg dim ker deg jmath hslash varpi varrho varsigma Upsilon cap cup to forall exists "
-    "mapsto sim propto infty iff Rightarrow implies Leftrightarrow bigstar heartsuit spadesuit clubsuit diamondsuit checkmark surd cdotp".split()
+OPERATORS = {
+    "+": "+",
+    "-": "-",
+    "*": r"\cdot ",
+    r"\cdot": r"\cdot ",
+    r"\times": r"\cdot ",
+    "/": "/",
+    r"\div": "/",
+    ":": "/",
 }
-ACCENTS = {rf"\{name}" for name in "bar overline vec overrightarrow hat widehat tilde widetilde dot ddot mathbb mathcal mathfrak mathscr "
-    "textcircled pmod overset acute breve check overparen widearc mathring boxed pod".split()}  # fmt: skip
 CALLED = {rf"\{name}" for name in FUNCTIONS} - {r"\sqrt"}
 DIGITS = "0123456789"
 CONSTANTS = {r"\infty": r"\infty ", r"\pi": r"\pi ", r"\%": r"\frac{1}{100}"}
@@ -51,7 +52,7 @@ def _product(run: list[str]) -> str:
 
 
 class _Reader:
-    """Reads tokens from left to right. ``bound`` maps the variables of sums and products to symbols that depend on their depth alone."""
+    """Reads tokens from left to right. ``bound`` maps what sums and limits run over to symbols of their depth alone."""
 
     def __init__(self, found: list[str], *, degrees: bool = False, bound: dict[str, str] | None = None) -> None:
         self.found, self.at, self.degrees, self.bound = found, 0, degrees, bound or {}
@@ -111,7 +112,11 @@ class _Reader:
                     raise Unreadable("a prime behind a formula")
                 text = rf"({text}\cdot\frac{{\pi}}{{180}})" if self.degrees else text
             else:
-                text = f"{{{text}}}^{{{self.argument(whole=True)}}}" if text != "e" else f"e^{{{self.argument(whole=True)}}}"
+                text = (
+                    f"{{{text}}}^{{{self.argument(whole=True)}}}"
+                    if text != "e"
+                    else f"e^{{{self.argument(whole=True)}}}"
+                )
         if self.peek() == "_":
             raise Unreadable(f"an index behind {' '.join(self.found[start : self.at])}")
         return text
@@ -149,7 +154,11 @@ class _Reader:
     def symbol(self, token: str) -> str:
         """A name with its index, primes and argument: all of it is the symbol."""
         whole = token + (self.plain(self.raw()) if token in ACCENTS else "")
-        while self.peek() == "_" or set(self.peek()) == {"'"} or self.found[self.at : self.at + 3] == ["^", "{", r"\prime"]:
+        while (
+            self.peek() == "_"
+            or set(self.peek()) == {"'"}
+            or self.found[self.at : self.at + 3] == ["^", "{", r"\prime"]
+        ):
             mark = self.take()
             if mark == "^":
                 whole += "'" * len(re.findall("prime", "".join(self.until_prime())))
@@ -172,7 +181,11 @@ class _Reader:
             return ""
         close = next((at for at in range(self.at + 1, len(self.found)) if self.found[at] == ")"), 0)
         inner = self.found[self.at + 1 : close]
-        if not inner or not all(re.fullmatch(r"\d+|[a-zA-Z]|,|'+|\\\w+", token) for token in inner) or len(inner) > 1 and "," not in inner:
+        if (
+            not inner
+            or not all(re.fullmatch(r"\d+|[a-zA-Z]|,|'+|\\\w+", token) for token in inner)
+            or (len(inner) > 1 and "," not in inner)
+        ):
             return ""
         self.at = close + 1
         return f"({self.plain(inner)})"
@@ -190,7 +203,7 @@ class _Reader:
         return rf"(\frac{{{(whole + places).lstrip('0') or '0'}}}{{1{'0' * len(places)}}})"
 
     def raw(self, *, whole: bool = False) -> list[str]:
-        """The tokens of one argument: a group without its braces, or one token (``whole``: with sign, or a bracket with it)."""
+        """The tokens of one argument: a group without its braces, or one token (``whole``: a sign or a bracket with it)."""
         token = self.take()
         if token == "{" or (whole and token == "("):
             return self.until(OPENS[token])

@@ -1,4 +1,4 @@
-"""Whether an answer is the ground truth's: part by part (answers.py), values by values.py, solution sets by math-verify.
+"""Whether an answer is the ground truth's: part by part (answers.py), values by values.py, solutions by math-verify.
 
 The rules for users, one by one with examples, are docs/answers.md.
 """
@@ -129,14 +129,14 @@ def _quiet(gold: Answer, answer: Answer) -> bool:
 
 def _same_pieces(gold: Answer, answer: Answer) -> bool:
     """Unions piece by piece in any order, else as sets."""
-    if isinstance(gold, Pieces) and isinstance(answer, Pieces) and {*gold.signs, *answer.signs} == {r"\cup"}:
-        if _matched(gold.parts, answer.parts):
-            return True
+    unions = isinstance(gold, Pieces) and isinstance(answer, Pieces) and {*gold.signs, *answer.signs} == {r"\cup"}
+    if unions and _matched(gold.parts, answer.parts):
+        return True
     return relations.same_sets(gold, answer)
 
 
 def _same_chain(gold: Answer, answer: Answer) -> bool:
-    """Equations and inequalities; a name and a sign of equality before a value do not count where the other has none."""
+    """Equations and inequalities; a name before a sign of equality does not count where the other has none."""
     if isinstance(gold, Chain) and relations.statement(gold):
         gold = gold.sides[-1]
     if not isinstance(gold, Chain):

@@ -3,7 +3,15 @@
 import re
 
 TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|[0-9]+(?:\.[0-9]+)?|'+|\S", re.DOTALL)
-OPENS = {"{": "}", "(": ")", "[": "]", r"\{": r"\}", r"\langle": r"\rangle", r"\lfloor": r"\rfloor", r"\lceil": r"\rceil"}
+OPENS = {
+    "{": "}",
+    "(": ")",
+    "[": "]",
+    r"\{": r"\}",
+    r"\langle": r"\rangle",
+    r"\lfloor": r"\rfloor",
+    r"\lceil": r"\rceil",
+}
 CLOSES = set(OPENS.values())
 
 
@@ -36,7 +44,7 @@ def group_end(text: str, start: int) -> int:
 
 
 def depths(found: list[str]) -> list[int]:
-    r"""How many brackets are open at each token, a bracket itself counting as outside. Half-open intervals close like others."""
+    """How many brackets are open at each token, a bracket itself counting as outside; any kind closes any other."""
     result, depth = [], 0
     for token in found:
         if token in OPENS or token.startswith(r"\begin"):

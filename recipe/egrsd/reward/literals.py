@@ -1,4 +1,4 @@
-r"""Numbers that are written out (7, -1,000.5, 3/4, \frac{3}{4}, 1\frac12, 3\times 10^{8}) as exact fractions, and when two are equal."""
+r"""Numbers that are written out (7, -1,000.5, 3/4, 1\frac12, 3\times 10^{8}) as exact fractions; when two are equal."""
 
 import re
 from dataclasses import dataclass
@@ -9,7 +9,10 @@ MAX_EXPONENT = 5000  # of ten; beyond it a number is left to math-verify
 _UNSIGNED = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?)"
 _TEN = r"10\s*\^\s*(?:\{\s*([+-]?\d+)\s*\}|([+-]?\d+))"
 _PLAIN = re.compile(rf"({_UNSIGNED})(?:\s*(?:\\times|\\cdot|\*)\s*{_TEN})?|{_TEN}", re.ASCII)
-_FRACTION = re.compile(rf"(\d+(?=\s))?(\d+(?=\\))?\s*(?:\\frac\s*(?:\{{\s*([+-]?{_UNSIGNED})\s*\}}|(\d))\s*(?:\{{\s*([+-]?{_UNSIGNED})\s*\}}|(\d))|([\d.]+)\s*/\s*([\d.]+))", re.ASCII)
+_PART = rf"(?:\{{\s*([+-]?{_UNSIGNED})\s*\}}|([0-9]))"  # of \frac: a number in braces, or one digit
+_FRACTION = re.compile(
+    rf"([0-9]+(?=\s))?([0-9]+(?=\\))?\s*(?:\\frac\s*{_PART}\s*{_PART}|([0-9.]+)\s*/\s*([0-9.]+))", re.ASCII
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def _fraction(found: re.Match, sign: int) -> Number | None:
 
 
 def equal(first: Number, second: Number) -> bool:
-    """Exactly; a decimal of six digits or more also equals what it rounds, but never another decimal of its own length."""
+    """Exactly; a decimal of six digits also equals what it rounds, but never another decimal of its own length."""
     if first.value == second.value:
         return True
     if first.decimal and second.decimal:

@@ -1,4 +1,4 @@
-r"""What a reader (formula.py) does behind \frac, \sqrt, |, a function's name, \sum, \lim, \int, \begin{matrix}: safe LaTeX of each."""
+r"""Safe LaTeX of what a reader (formula.py) meets behind \frac, \sqrt, |, \sin, \sum, \lim, \int, \begin{matrix}."""
 
 import re
 from typing import TYPE_CHECKING
@@ -48,7 +48,7 @@ def absolute(reader: "_Reader", token: str) -> str:
 
 
 def function(reader: "_Reader", token: str) -> str:
-    r"""\sin^{2} x, \log_{2}(x), \ln |x|, \max(a,b). The argument is a bracket, or all factors up to a sign or the next function."""
+    r"""\sin^{2} x, \log_{2}(x), \ln |x|. The argument is a bracket, or all factors up to a sign or the next function."""
     power = base = ""
     while reader.peek() in ("^", "_"):
         if reader.take() == "^":
@@ -75,7 +75,9 @@ def _argument(reader: "_Reader") -> str:
     from recipe.egrsd.reward.formula import CALLED
 
     start = reader.at
-    while reader.at < len(reader.found) and reader.peek() not in ARGUMENT_ENDS - ({"|", "-"} if reader.at == start else set()):
+    while reader.at < len(reader.found) and reader.peek() not in ARGUMENT_ENDS - (
+        {"|", "-"} if reader.at == start else set()
+    ):
         if reader.peek() in CALLED and reader.at > start:
             break
         if reader.peek() == "-":
@@ -98,7 +100,7 @@ def _several(reader: "_Reader", token: str) -> str:
 
 
 def scale(reader: "_Reader", token: str) -> str:
-    r"""\sum_{k=1}^{n} and \prod: the variable gets a name that depends on the depth alone, as k and i mean the same there."""
+    r"""\sum_{k=1}^{n} and \prod: k gets a name that depends on the depth alone, as any name means the same there."""
     limits = {}
     while reader.peek() in ("^", "_"):
         sign = reader.take()
@@ -129,7 +131,9 @@ def limit(reader: "_Reader", token: str) -> str:
     below = reader.raw() if reader.peek() == "_" and reader.take() else []
     if r"\to" not in below or not re.fullmatch(r"[a-zA-Z]", below[0]):
         return reader.named(joined([token, *below]))
-    inner = type(reader)(_run(reader), degrees=reader.degrees, bound={**reader.bound, below[0]: r"\variable{z}"}).expression()
+    inner = type(reader)(
+        _run(reader), degrees=reader.degrees, bound={**reader.bound, below[0]: r"\variable{z}"}
+    ).expression()
     return rf"(\lim_{{z \to {reader.inside(below[below.index(chr(92) + 'to') + 1 :])}}} {{{inner}}})"
 
 
@@ -168,6 +172,14 @@ def matrix(reader: "_Reader", token: str) -> str:
 
 
 READERS = {
-    **{r"\frac": fraction, r"\sqrt": root, r"\binom": choose, "|": absolute, r"\|": absolute, r"\lim": limit, r"\int": integral},
+    **{
+        r"\frac": fraction,
+        r"\sqrt": root,
+        r"\binom": choose,
+        "|": absolute,
+        r"\|": absolute,
+        r"\lim": limit,
+        r"\int": integral,
+    },
     **{r"\sum": scale, r"\prod": scale},
 }

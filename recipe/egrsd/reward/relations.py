@@ -1,4 +1,4 @@
-"""Equations, inequalities and the sets that they describe. Where values at points do not decide, math-verify solves and compares."""
+"""Equations, inequalities, the sets that they describe. Where values at points do not decide, math-verify solves them."""
 
 from collections.abc import Callable, Sequence
 
@@ -108,19 +108,24 @@ def _same_solutions(gold: Chain, answer: Chain) -> bool:
 
 
 def same_sets(gold: Answer, answer: Answer) -> bool:
-    """Intervals, unions, inequalities in one name, as sets of real numbers. (0,12) may be a point: it is no inequality."""
+    """Intervals, unions, inequalities in one name, as sets of real numbers. (0,12) may be a point, no inequality."""
     from math_verify import verify
 
-    if isinstance(gold, Items) and gold.kind == "()" and isinstance(answer, Chain):
-        if not any(isinstance(part, Value) and "infty" in part.latex for part in gold.parts):
-            return False
+    if isinstance(answer, Chain) and _is_point(gold):
+        return False
     names = [_names(one) for one in (gold, answer)]
     mine, theirs = as_set(gold), as_set(answer)
     if mine is None or theirs is None or mine.is_empty or theirs.is_empty:
         return False  # what nothing solves is not what nothing else solves
-    if all(names) and names[0] != names[1] or mine.free_symbols != theirs.free_symbols:
+    if (all(names) and names[0] != names[1]) or mine.free_symbols != theirs.free_symbols:
         return False
     return bool(mine == theirs or verify(mine, theirs, timeout_seconds=None))
+
+
+def _is_point(answer: Answer) -> bool:
+    if not isinstance(answer, Items) or answer.kind != "()":
+        return False
+    return not any(isinstance(part, Value) and "infty" in part.latex for part in answer.parts)
 
 
 def _names(answer: Answer) -> set:
@@ -155,7 +160,9 @@ def as_set(answer: Answer):
 
 
 def _is_about(answer: Answer, name: str) -> bool:
-    return {str(found) for found in _names(answer)} == {str(found) for found in getattr(values.parsed(name), "free_symbols", ())}
+    return {str(found) for found in _names(answer)} == {
+        str(found) for found in getattr(values.parsed(name), "free_symbols", ())
+    }
 
 
 def _end(answer: Answer):
@@ -174,7 +181,7 @@ def _end(answer: Answer):
 
 
 def _several(answer: Items):
-    """Inequalities in a row: all of them hold, or with "or" any of them; without a common solution a row means "or", too."""
+    """Inequalities in a row: all hold, or with "or" any of them; without a common solution a row means "or", too."""
     import sympy
 
     sets = [as_set(part) if isinstance(part, Chain | Pieces) or answer.kind == "or" else None for part in answer.parts]
@@ -192,7 +199,9 @@ def _joined(pieces: Pieces):
         return None
     result = sets[0]
     for sign, piece in zip(pieces.signs, sets[1:], strict=True):
-        result = {r"\cup": sympy.Union, r"\cap": sympy.Intersection, r"\setminus": sympy.Complement}[sign](result, piece)
+        result = {r"\cup": sympy.Union, r"\cap": sympy.Intersection, r"\setminus": sympy.Complement}[sign](
+            result, piece
+        )
     return result
 
 

@@ -1,59 +1,28 @@
 """An answer as it was typed -> the same answer in one spelling. Response and ground truth go through the same rules.
 
-Text to text, with regular expressions alone: signs typed as characters, spacing, brackets' sizes, names of commands, numbers,
-words. What a formula means is read behind it (formula.py, answers.py).
+Text to text, with regular expressions alone: signs typed as characters, spacing, brackets' sizes, names of commands,
+numbers, words. What a formula means is read behind it (formula.py, answers.py).
 """
 
 import re
 
-GREEK = dict(
-    zip(
-        "αβγδεζηθικλμνξπρστυφχψωϕϵϑΓΔΘΛΞΠΣΦΨΩ",
-        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi omega "
-        "varphi varepsilon vartheta Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega".split(),
-        strict=True,
-    )
-)
-SIGNS = {
-    **{"−": "-", "–": "-", "—": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": r"\div "},
-    **{"≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "≡": r"\equiv ", "∈": r"\in ", "±": r"\pm ", "∓": r"\mp "},
-    **{"∞": r"\infty ", "°": r"^{\circ}", "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "∖": r"\setminus "},
-    **{"ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}", "∆": r"\Delta "},
-    **{"′": "'", "’": "'", "″": "''", "“": '"', "”": '"', "，": ",", "；": ";", "。": ".", "、": ",", "：": ":", "⁄": "/"},
-    **{"△": r"\triangle ", "∠": r"\angle ", "⟨": r"\langle ", "⟩": r"\rangle ", "→": r"\to ", "∑": r"\sum ", "∏": r"\prod "},
-    **{"\u00a0": " ", "\u2009": r"\,", "\u202f": r"\,", "\u2003": " ", "€": r"\text{euro}", "£": r"\text{pound sterling}"},
-    **{"¥": r"\text{yen}", "ℓ": r"\ell ", "ħ": r"\hbar ", "∂": r"\partial ", "⊙": r"\odot ", "µ": r"\mu "},
-    **{sign: rf"\{name} " for sign, name in GREEK.items()},
-    **{chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F) if chr(code) not in "，；："},
-    **{sign: rf"\frac{{{over}}}{{{under}}}" for sign, over, under in zip("½⅓⅔¼¾⅕⅛⅜⅝⅞", "1121311357", "2334458888", strict=True)},
-}
-RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
-LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
-SYNONYMS = {
-    **dict.fromkeys(["dfrac", "tfrac", "cfrac"], "frac"),
-    **dict.fromkeys(["dbinom", "tbinom"], "binom"),
-    **dict.fromkeys(["leq", "leqslant", "leqq"], "le"),
-    **dict.fromkeys(["geq", "geqslant", "geqq"], "ge"),
-    **{"neq": "ne", "lt": "<", "gt": ">", "varnothing": "emptyset", "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]"},
-    **{"lvert": "|", "rvert": "|", "vert": "|", "lg": "log", "rightarrow": "to", "longrightarrow": "to"},
-    **{"arccosh": "arcosh", "arcsinh": "arsinh", "arctanh": "artanh", "tg": "tan", "ctg": "cot", "arctg": "arctan"},
-    **{"land": "and", "lor": "or", "wedge": "and", "vee": "or", "bmod": "mod", "Z": r"\mathbb{Z}", "R": r"\mathbb{R}"},
-    **{"ast": "cdot", "backslash": "setminus", "dots": "ldots", "cdots": "ldots", "quad": " ", "qquad": " ", "imath": "i", "cong": "="},
-    **dict.fromkeys("left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr middle limits nolimits".split(), ""),
-    **dict.fromkeys("displaystyle textstyle scriptstyle mathstrut thinspace medspace thickspace nonumber mathop".split(), ""),
-}
-FUNCTIONS = (
-    "arcsin arccos arctan arccot arcsec arccsc arsinh arcosh artanh sinh cosh tanh coth sin cos tan cot sec csc log ln exp sqrt "
-    "max min gcd lcm det"
-).split()
+from recipe.egrsd.reward.tables import FUNCTIONS, LOWERED, RAISED, SIGNS, SYNONYMS
+
 NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)"
 _COMMAND = re.compile(r"\\([a-zA-Z]+)")
-_UPRIGHT = re.compile(r"\\(?:mathrm|textrm|textnormal|textup|textbf|textit|textsf|texttt|mbox|hbox|operatorname\*?)\s*(?=\{)")
-_STYLE = re.compile(r"\\(?:mathbf|mathit|mathsf|mathnormal|boldsymbol|bm|bold|underline|uline|ensuremath)\s*\{([^{}]*)\}")
+_UPRIGHT = re.compile(
+    r"\\(?:mathrm|textrm|textnormal|textup|textbf|textit|textsf|texttt|mbox|hbox|operatorname\*?)\s*(?=\{)"
+)
+_STYLE = re.compile(
+    r"\\(?:mathbf|mathit|mathsf|mathnormal|boldsymbol|bm|bold|underline|uline|ensuremath)\s*\{([^{}]*)\}"
+)
 _THOUSANDS = re.compile(r"(?<=\d)(?:\\[,!; ]|~|\{,\}|,\\!)\s*(?=\d{3}(?!\d))")
 _LONG = re.compile(r"(?<![\d.(\[,])(?<!\\\{)[1-9]\d{0,2}(?:,\d{3})+(?![\d,)\]]|\\\})")
 _TEXT = re.compile(r"\\text\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
-_ABOUT = re.compile(r"^\s*(?:\\approx(?![a-z])|(?:\\text\{\s*)?(?:[Aa]bout|[Aa]pproximately|[Aa]pprox\.?|[Rr]oughly|[Ee]xactly)(?:\s*\}|\s(?=[\d\\.-])))")
+_ABOUT = re.compile(
+    r"^\s*(?:\\approx(?![a-z])|(?:\\text\{\s*)?(?:[Aa]bout|[Aa]pproximately|[Aa]pprox\.?|[Rr]oughly|[Ee]xactly)"
+    r"(?:\s*\}|\s(?=[\d\\.-])))"
+)
 _BARE = re.compile(r"(?<![\\a-zA-Z])np\.(?=[a-z])|(?<![\\a-zA-Z])(" + "|".join(FUNCTIONS) + r")(?![a-zA-Z])")
 _E_NOTATION = re.compile(rf"(?<![\w.}}])({NUMBER})[eE]([+-]?\d+)(?![\w^({{]|\.\d)")
 
@@ -73,7 +42,11 @@ def _characters(text: str) -> str:
     text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+", lambda found: "^{" + found[0].translate(RAISED) + "}", text)
     text = re.sub("[₀₁₂₃₄₅₆₇₈₉]+", lambda found: "_{" + found[0].translate(LOWERED) + "}", text)
     text = "".join(SIGNS.get(character, character) for character in text)
-    return re.sub(r"√\s*(\d+|\([^()]*\)|\\?[a-zA-Z]+)?", lambda found: rf"\sqrt{{{found[1] or ''}}}" if found[1] else r"\sqrt ", text)
+    return re.sub(
+        r"√\s*(\d+|\([^()]*\)|\\?[a-zA-Z]+)?",
+        lambda found: rf"\sqrt{{{found[1] or ''}}}" if found[1] else r"\sqrt ",
+        text,
+    )
 
 
 def _commands(text: str) -> str:

@@ -1,34 +1,35 @@
-r"""Units and nouns behind a number: ours is the only list. What is not on it, and no plain noun, is part of the answer."""
+"""Units and nouns behind a number: this is the only list. What is not on it, and no noun, is part of the answer."""
 
 import re
 
 NAMES = {  # canonical name: its other names; plurals need no entry
     "mm": "millimeter millimetre", "cm": "centimeter centimetre", "dm": "decimeter decimetre", "m": "meter metre",
-    "km": "kilometer kilometre", "nm": "nanometer nanometre", "in": "inch inches", "ft": "foot feet", "yd": "yard", "mi": "mile",
-    "mg": "milligram", "g": "gram gm gramme", "kg": "kilogram kilo", "lb": "pound", "oz": "ounce", "t": "ton tonne",
+    "km": "kilometer kilometre", "nm": "nanometer nanometre", "in": "inch inches", "ft": "foot feet", "yd": "yard",
+    "mi": "mile", "mg": "milligram", "g": "gram gm gramme", "kg": "kilogram kilo", "lb": "pound", "oz": "ounce", "t": "ton tonne",
     "ms": "millisecond", "s": "second sec", "min": "minute", "h": "hour hr", "day": "", "week": "", "month": "", "year": "yr",
-    "ml": "milliliter millilitre mL", "l": "liter litre L", "gal": "gallon", "ha": "hectare", "acre": "", "mph": "", "kmh": "kph",
-    "deg": "degree", "rad": "radian", "dollar": "USD buck", "cent": "", "euro": "EUR", "pound sterling": "GBP", "yen": "", "rupee": "Rs",
-    "J": "joule", "kJ": "kilojoule", "eV": "electronvolt", "N": "newton", "Pa": "pascal", "W": "watt", "kW": "kilowatt", "V": "volt",
-    "A": "ampere amp", "C": "coulomb", "Hz": "hertz", "K": "kelvin", "mol": "mole", "ohm": r"\Omega", "erg": "", "AU": "", "pc": "parsec",
-    "kpc": "", "Mpc": "", "sr": "steradian", "T": "tesla", "unit": "", "angstrom": "", "dyne": "", "cal": "calorie", "kcal": "", "atm": "",
+    "ml": "milliliter millilitre mL", "l": "liter litre L", "gal": "gallon", "ha": "hectare", "acre": "", "mph": "",
+    "kmh": "kph", "deg": "degree", "rad": "radian", "dollar": "USD buck", "cent": "", "euro": "EUR", "yen": "", "rupee": "Rs",
+    "pound sterling": "GBP", "J": "joule", "kJ": "kilojoule", "eV": "electronvolt", "N": "newton", "Pa": "pascal",
+    "W": "watt", "kW": "kilowatt", "V": "volt", "A": "ampere amp", "C": "coulomb", "Hz": "hertz", "K": "kelvin", "mol": "mole",
+    "ohm": r"\Omega Omega", "erg": "", "AU": "", "pc": "parsec", "kpc": "", "Mpc": "", "sr": "steradian", "T": "tesla",
+    "unit": "", "angstrom": "", "dyne": "", "cal": "calorie", "kcal": "", "atm": "", "M": "molar", "Wb": "weber",
 }  # fmt: skip
-CANONICAL = {name: key for key, names in NAMES.items() for name in (key, *names.split()) if name} | {"pound sterling": "pound sterling"}
+CANONICAL = {name: key for key, names in NAMES.items() for name in (key, *names.split())}
 CANONICAL |= {name + "s": key for name, key in CANONICAL.items() if len(name) > 2}
-BARE = sorted(
-    (name for name in CANONICAL if (len(name) > 2 and name not in ("day", "min", "gal", "cal", "rad", "mol", "erg", "deg"))), key=len, reverse=True
-)
-BARE += ["days", "day", "min", "mol", "rad", "deg", "gal", "cm", "mm", "km", "kg", "mg", "ft", "in", "lb", "oz", "hr", "eV", "Hz", "kW", "kJ"]
+LONG = {name for name in CANONICAL if len(name) > 2 and name.isalpha() and name not in ("cal", "erg")}
+SHORT = set(re.split(" ", "min mol rad deg gal cm mm km kg mg ft in lb oz hr eV Hz kW kJ"))
+BARE = sorted(LONG | SHORT, key=len, reverse=True)  # units without \\text, too
 POWERS = {"square": 2, "squared": 2, "sq": 2, "cubic": 3, "cubed": 3, "cu": 3}
-CONDITIONS = set(
-    "odd even prime composite rational irrational real complex positive negative nonnegative integer integers if when where for unless "
-    "not no is are or and otherwise only except wrong but all any with mod times divides divisible whenever then than each".split()
+CONDITIONS = re.compile(  # words that say more than what is counted
+    r"(?i)\b(?:odd|even|prime|composite|rational|irrational|real|complex|positive|negative|nonnegative|integers?|if|when|where|for"
+    r"|unless|not|no|is|are|or|and|otherwise|only|except|wrong|but|all|any|with|mod|times|divides|divisible|whenever|then|than"
+    r"|each)\b"
 )
 NOUN_WORDS = 4
 
 
 def read(text: str) -> str | None:
-    r"""Canonical form of a unit or noun written as words (``square inches``, ``ft/s^2``, ``apples``); None if it is neither.
+    """Canonical form of a unit or noun in words (``square inches``, ``ft/s^2``, ``apples``); None if it is neither.
 
     ``in^2``, ``sq. in`` and ``square inches`` give one text; factors are sorted, so that order does not matter.
     """
@@ -61,6 +62,6 @@ def known(unit: str | None) -> bool:
 def _noun(text: str) -> str | None:
     words = [word.lower() if len(word) > 1 else word for word in text.split()]
     plain = all(re.fullmatch(r"[a-zA-Z\u00e0-\u024f]+(?:['-][a-z]+)*", word) for word in words)
-    if not words or not plain or len(words) > NOUN_WORDS or CONDITIONS & set(words):
+    if not words or not plain or len(words) > NOUN_WORDS or CONDITIONS.search(text):
         return None
     return " ".join(word.removesuffix("s") if len(word) > 2 else word for word in words)

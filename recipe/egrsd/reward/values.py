@@ -1,7 +1,7 @@
 """When two formulas are equal: math-verify's parser reads them, their values are compared at a few points.
 
-math-verify's own comparison takes differences below 1e-15, floats to six decimals, zoo and nan for equal. Here two values are equal if
-they agree to 20 digits wherever the names in them are given values; a decimal is compared by the rule of literals.py.
+math-verify itself takes differences below 1e-15, floats alike to six decimals, zoo and nan for equal. Here two values are
+equal if they agree to 20 digits wherever the names in them are given values; decimals follow the rule of literals.py.
 """
 
 import functools
@@ -22,8 +22,8 @@ AGREE = 20  # that must agree
 def parsed(latex: str):
     """sympy's object for a formula; every name is a real symbol. Unreadable if math-verify's parser refuses it.
 
-    The parser is entered at its rule for an expression: its first rule tries every text as a list, a set and a relation as well,
-    which answers.py has already decided, and takes three times as long.
+    The parser is entered at its rule for an expression: its first rule tries every text as a list, a set and a relation,
+    too, which answers.py has already decided, and takes three times as long.
     """
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig, _Latex2Sympy
 
@@ -57,7 +57,7 @@ def _only(mine: literals.Number | None, theirs: literals.Number | None) -> liter
 
 
 def equal(first, second, *, decimal: literals.Number | None = None) -> bool:
-    """Whether two sympy objects agree at every point; ``decimal`` is the one of them that is a decimal, if there is one."""
+    """Whether two sympy objects agree at every point; ``decimal``: that one of them which is a decimal, if one is."""
     first, second = _done(first), _done(second)
     if hasattr(first, "shape") or hasattr(second, "shape"):
         return _same_matrix(first, second)
@@ -132,7 +132,10 @@ def place(names: list, point: int) -> dict:
     from sympy import Float
 
     def at(place: int) -> Float:
-        return Float(POINTS[(point + place) % len(POINTS)], DIGITS + 10) + Float(place * (point + 3) + 11 * (point // len(POINTS)), DIGITS + 10) / 17
+        return (
+            Float(POINTS[(point + place) % len(POINTS)], DIGITS + 10)
+            + Float(place * (point + 3) + 11 * (point // len(POINTS)), DIGITS + 10) / 17
+        )
 
     return {name: at(place) for place, name in enumerate(names)}
 

@@ -1,21 +1,60 @@
 r"""Words among formulas: which letters are words, which are units, which announce an answer.
 
-A run of letters without \text is a product of names (ab, SRMC) unless it is a word: a unit behind a number, or at least four
-letters with a vowel that do not stand in the alphabet's order.
+A run of letters without \text is a product of names (ab, SRMC) unless it is a word: a unit behind a number, or at least
+four letters with a vowel that do not stand in the alphabet's order.
 """
 
 import re
 
 from recipe.egrsd.reward import units
 from recipe.egrsd.reward.latex import TOKEN, tokens
-from recipe.egrsd.reward.spelling import FUNCTIONS, NUMBER
+from recipe.egrsd.reward.spelling import NUMBER
+from recipe.egrsd.reward.tables import FUNCTIONS
 
-SMALL = set("a an and any all are as at be by for from has if in is it no none not of off on one or out so the this to two was with".split())
+SMALL = set(
+    [
+        "a",
+        "an",
+        "and",
+        "any",
+        "all",
+        "are",
+        "as",
+        "at",
+        "be",
+        "by",
+        "for",
+        "from",
+        "has",
+        "if",
+        "in",
+        "is",
+        "it",
+        "no",
+        "none",
+        "not",
+        "of",
+        "off",
+        "on",
+        "one",
+        "or",
+        "out",
+        "so",
+        "the",
+        "this",
+        "to",
+        "two",
+        "was",
+        "with",
+    ]
+)
 _RUN = re.compile(r"(?<![\\a-zA-Z])[A-Za-z\u00c0-\u024f]+(?:'[A-Za-z]+)?(?![a-zA-Z{(])")
-_UNIT = re.compile(
-    rf"(?<=[\d}})])(\s*)((?:[mgJNWV]\s*/\s*(?:s|h|m|L|K|C|kg|mol|cm)(?![a-zA-Z_(])(?:\s*\^\s*\{{?\s*-?\d+\s*\}}?)?|(?:sq\.?\s|cu\.?\s|square\s|cubic\s)?(?:{'|'.join(map(re.escape, units.BARE))})(?![a-zA-Z_(])\.?"
-    rf"(?:\s*\^\s*\{{?\s*-?\d+\s*\}}?)?(?:\s*(?:/|per\s)\s*(?:{'|'.join(map(re.escape, [*units.BARE, 's', 'h', 'm', 'l', 'g', 'hour', 'second']))})"
-    r"(?![a-zA-Z_(])(?:\s*\^\s*\{?\s*-?\d+\s*\}?)?)*))"
+_POWER = r"(?:\s*\^\s*\{?\s*-?\d+\s*\}?)?"
+_NAMES = "|".join(units.BARE)
+_UNIT = re.compile(  # behind a number: m/s^2, square feet, km/h
+    rf"(?<=[\d}})])(\s*)((?:[mgJNWV]\s*/\s*(?:s|h|m|L|K|C|kg|mol|cm)(?![a-zA-Z_(]){_POWER}"
+    rf"|(?:sq\.?\s|cu\.?\s|square\s|cubic\s)?(?:{_NAMES})(?![a-zA-Z_(])\.?{_POWER}"
+    rf"(?:\s*(?:/|per\s)\s*(?:{_NAMES}|[shmlg])(?![a-zA-Z_(]){_POWER})*))"
 )
 ANNOUNCING = re.compile(r"(?i).*\b(?:is|are|was|equals|be|of|answer|exactly|about|approximately)\b\s*:?|.*[:=]")
 APART = {"=", "<", ">", ",", ";"}
@@ -23,7 +62,9 @@ APART = {"=", "<", ">", ",", ";"}
 
 def marked(text: str) -> str:
     r"""The text with every word that stands outside \text put into it."""
-    pieces = re.split(r"(\\text\{(?:[^{}]|\{[^{}]*\})*\}|\\(?:begin|end)\{[a-zA-Z]*\}|\\[a-zA-Z]+(?:\{[a-zA-Z]+\})?)", text)
+    pieces = re.split(
+        r"(\\text\{(?:[^{}]|\{[^{}]*\})*\}|\\(?:begin|end)\{[a-zA-Z]*\}|\\[a-zA-Z]+(?:\{[a-zA-Z]+\})?)", text
+    )
     if not re.search(r"[A-Za-z]{2}", "".join(pieces[::2])):
         return text
     pieces[::2] = [_marked(piece) for piece in pieces[::2]]
@@ -71,7 +112,11 @@ def symbols(found: list[str]) -> list[str]:
 
 def is_name(found: list[str]) -> bool:
     """One symbol, with its index or argument: what stands before = when a value is named."""
-    return bool(found) and (len(found) == 1 or found[1] in ("_", "(", "'")) and bool(re.match(r"[a-zA-Z]|\\[a-zA-Z]", found[0]))
+    return (
+        bool(found)
+        and (len(found) == 1 or found[1] in ("_", "(", "'"))
+        and bool(re.match(r"[a-zA-Z]|\\[a-zA-Z]", found[0]))
+    )
 
 
 def announces(text: str) -> bool:
@@ -106,9 +151,9 @@ def quantity(found: list[str]) -> tuple[list[str], str | None]:
     if found[-1] == r"\$":
         return found[:-1], "dollar^1"
     text = " ".join(found)
-    if degrees := re.fullmatch(r"(.*?)\s*\^ \{ \\circ \}(?:\s*\\text\{\s*([CF])\s*\}|\s*([CF]))?", text):
-        if r"\circ" not in degrees[1] and not any(token[1:] in FUNCTIONS for token in found):
-            return tokens(degrees[1]), f"deg{degrees[2] or degrees[3] or ''}^1"
+    degrees = re.fullmatch(r"(.*?)\s*\^ \{ \\circ \}(?:\s*\\text\{\s*([CF])\s*\}|\s*([CF]))?", text)
+    if degrees and r"\circ" not in degrees[1] and not any(token[1:] in FUNCTIONS for token in found):
+        return tokens(degrees[1]), f"deg{degrees[2] or degrees[3] or ''}^1"
     start = next((at for at, token in enumerate(found) if token.startswith(r"\text{")), None)
     if not start:
         return found, None
@@ -126,11 +171,16 @@ def _written(found: list[str]) -> str | None:
     text = " ".join(found)
     text = re.sub(r"\\frac \{ (.*?) \} \{ (.*?) \}", r"\1 / \2", text)
     text = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", text).replace(r"\cdot", "*")
-    return text if re.fullmatch(r"[\w\s/^{}()*.\-'\u00c0-\u024f]*", text) and not re.search(r"(?<![\^{\s-])\d|\s\d(?!\s*\})(?<!\^ \d)", text) else None
+    return (
+        text
+        if re.fullmatch(r"[\w\s/^{}()*.\-'\u00c0-\u024f]*", text)
+        and not re.search(r"(?<![\^{\s-])\d|\s\d(?!\s*\})(?<!\^ \d)", text)
+        else None
+    )
 
 
 def _is_number(formula: list[str]) -> bool:
-    """No name in it: 7, \frac{1}{2}, 3\sqrt{2}."""
+    r"""No name in it: 7, \frac{1}{2}, 3\sqrt{2}."""
     return not any(re.fullmatch(r"[a-zA-Z]", token) for token in formula)
 
 

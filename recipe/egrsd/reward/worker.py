@@ -13,7 +13,16 @@ from recipe.egrsd.reward.judge import outcome
 
 WORKER_BYTES = 1 << 30  # address space of a worker's child, which uses about 70 MiB
 WARM_UP = [  # what these import, load and cache, every child has
-    *[r"(x+1)^2", r"3+4i", r"\{1,\sqrt{2}\}", r"[1,2)\cup(3,\infty)", r"y=\frac{\pi}{6}x", r"\sin 2x", r"x>2", r"5\text{ cm}"],
+    *[
+        r"(x+1)^2",
+        r"3+4i",
+        r"\{1,\sqrt{2}\}",
+        r"[1,2)\cup(3,\infty)",
+        r"y=\frac{\pi}{6}x",
+        r"\sin 2x",
+        r"x>2",
+        r"5\text{ cm}",
+    ],
     r"\begin{pmatrix}1\\2\end{pmatrix}",
 ]
 
