@@ -1,4 +1,4 @@
-"""Answers made of other answers: with one sign changed, so that they are wrong, or written otherwise, so that they are still right."""
+"""Answers made of others: with one sign changed, so that they are wrong, or written otherwise, so that they are right."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -80,6 +80,19 @@ def _turned(answer: str) -> str:
     )
 
 
+def _sized(answer: str) -> str:
+    return answer if r"\left" in answer else re.sub(r"(?<!\\)([()])", lambda found: SIZED[found[1]], answer)
+
+
+def _upright(answer: str) -> str:
+    """Euler's number and the imaginary unit upright, where e and i can be nothing else."""
+    if re.search(r"[a-zA-Z]{2}|_|[0-9]e", answer):
+        return answer
+    return re.sub(r"(?<![\\a-zA-Z])([ei])(?![a-zA-Z0-9])", r"\\mathrm{\1}", answer)
+
+
+TYPED = {"pi": "π", "infty": "∞", "cup": "∪", "theta": "θ"}
+SIZED = {"(": r"\left(", ")": r"\right)"}
 REWRITES: dict[str, Callable[[str], str]] = {
     "full stop": lambda answer: f"{answer.rstrip('.')}.",
     "dollars": lambda answer: f"${answer}$",

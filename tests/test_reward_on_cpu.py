@@ -200,6 +200,24 @@ def test_a_wrong_last_box_is_not_saved_by_an_earlier_right_one():
     assert result("7", "\\boxed{8} or rather \\boxed{7}")["score"] == 1.0
 
 
+THINKING = {
+    "<think>maybe \\boxed{7}. But wait, check": None,
+    "<think>maybe \\boxed{7}</think> So \\boxed{8}": "8",
+    "<think>\\boxed{7}</think>": "7",
+    "it began in the prompt: \\boxed{8}</think> \\boxed{7}": "7",
+    "<think>a</think> \\boxed{8} <think> or \\boxed{7}": "8",
+    "\\boxed{7} <think>": "7",
+    "<think><think>a</think> \\boxed{7}": "7",
+}
+
+
+@pytest.mark.parametrize("text", THINKING)
+def test_a_box_in_a_think_block_that_never_closes_is_no_answer(text):
+    found = result("7", text)
+    assert found["has_answer"] == (THINKING[text] is not None) and found["pred"] == (THINKING[text] or "")
+    assert found["score"] == (THINKING[text] == "7")
+
+
 LONG = ["x" * 100_000, "\\boxed" * 20_000, "\\boxed{" * 15_000, "{" * 100_000, "\\boxed{" + "\\" * 99_999]
 
 

@@ -38,7 +38,7 @@ class Problem:
     """The answer was taken from the solution."""
 
     def row(self, source: Source, *, split: str, instruction: str) -> dict[str, Any]:
-        """As verl, dataset.py and reward.py read it."""
+        """As verl, dataset.py and reward/ read it."""
         return {
             "data_source": source.name,
             "prompt": [{"role": "user", "content": f"{self.text}\n\n{instruction}"}],
