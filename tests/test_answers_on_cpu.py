@@ -6,8 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
+import sympy
 from answer_cases import KINDS
 from answer_sweeps import changed, rewritten
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 from runs import ROOT
 
 from recipe.egrsd.reward import compute_score
@@ -110,3 +113,52 @@ def test_every_change_of_every_ground_truth(file):
     sources = json.loads((Path(__file__).parent / file).read_text())
     answers = [" ".join(answer.split()) for listed in sources.values() for answer in listed]
     check_sweep(answers, sweep(answers))
+
+
+# ---------------------------------------------------------------- generated formulas, with sympy as the judge's judge
+
+few = settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+x, y, R, gamma = sympy.symbols("x y R gamma", real=True)
+NAMES = st.sampled_from([x, y, R, gamma, sympy.pi, sympy.E, sympy.Rational(2, 3)])
+LEAVES = st.one_of(st.integers(-12, 12).map(sympy.Integer), NAMES)
+FORMULAS = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        st.tuples(inner, inner).map(lambda pair: pair[0] + pair[1]),
+        st.tuples(inner, inner).map(lambda pair: pair[0] * pair[1]),
+        st.tuples(inner, inner).map(lambda pair: pair[0] / pair[1] if pair[1] != 0 else pair[0]),
+        st.tuples(inner, st.integers(2, 4)).map(lambda pair: pair[0] ** pair[1]),
+        inner.map(lambda one: sympy.sqrt(one**2 + 1)),
+        inner.map(sympy.sin),
+        inner.map(lambda one: sympy.log(one**2 + 2)),
+    ),
+    max_leaves=6,
+)
+FORMS = [sympy.expand, sympy.factor, sympy.together, lambda formula: formula]
+
+
+def finite(formula: sympy.Expr) -> bool:
+    return not formula.has(sympy.zoo, sympy.nan, sympy.oo) and len(sympy.latex(formula)) < 200
+
+
+def differ(first: sympy.Expr, second: sympy.Expr) -> bool:
+    """By exact or high-precision arithmetic at a point of the test's own."""
+    point = {x: sympy.Rational(7, 5), y: sympy.Rational(-9, 4), R: sympy.Rational(13, 11), gamma: sympy.Rational(5, 3)}
+    return abs((first - second).subs(point).evalf(50)) > sympy.Float("1e-30", 50)
+
+
+@few
+@given(FORMULAS, st.sampled_from(FORMS))
+def test_a_generated_formula_in_another_form_is_equal(formula, form):
+    assume(finite(formula) and finite(form(formula)))
+    assert judged(sympy.latex(formula), sympy.latex(form(formula))) == "equal"
+
+
+@few
+@given(FORMULAS, st.randoms(use_true_random=False))
+def test_a_generated_formula_with_another_number_or_name_is_not(formula, draw):
+    assume(finite(formula))
+    old = draw.choice(sorted(formula.atoms(sympy.Integer, sympy.Symbol), key=str) or [sympy.Integer(1)])
+    other = formula.xreplace({old: old + 1 if old.is_Integer else {x: y, y: R, R: gamma, gamma: x}[old]})
+    assume(finite(other) and differ(formula, other))
+    assert judged(sympy.latex(formula), sympy.latex(other)) == "different"
