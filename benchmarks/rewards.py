@@ -3,8 +3,8 @@
     git worktree add /tmp/before <revision>
     python benchmarks/rewards.py --against /tmp/before
 
-Both score the same responses on 8 threads, in turns, each turn in a process of its own, so that the machine's load meets both. Seconds
-are of the clock, and of the CPUs that the process and its workers used, which another program beside them does not lengthen.
+Both score the same responses on 8 threads, in turns, each turn in a process of its own, so that the machine's load meets both.
+Seconds are of the clock, and of the CPUs that process and workers used, which another program beside them does not lengthen.
 """
 
 import argparse
@@ -67,7 +67,8 @@ def _cpu_seconds() -> float:
         pid = below.pop()
         try:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            below += [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                below += map(int, (task / "children").read_text().split())
         except OSError:  # it has just ended
             continue
         ticks += int(fields[11]) + int(fields[12])

@@ -130,6 +130,17 @@ def test_a_benchmark_is_whole_or_refused(tmp_path):
         prepare_data.main(arguments)
 
 
+def test_only_what_no_answer_can_meet_counts_as_unreadable(tmp_path):
+    readable = ["1.04e-3", "3e8", "-1./3", "a + b + c", r"4-\mathrm{i}", "125°", r"33\frac13\%", r"\frac{dM}{dt}=2"]
+    readable += [r"2\gamma", "52_8"]
+    unreadable = [r"\frac{", "5 4.6", r"m^2n\cdot m=m^3\cdot", "north-west"]
+    rows = [{"question": f"P{index}?", "answer": answer} for index, answer in enumerate([*readable, *unreadable])]
+    path = write(tmp_path / "minerva.parquet", rows)
+    prepare_data.main(["--out", str(tmp_path / "out"), "--train", "none", "--benchmarks", f"minerva={path}"])
+    report = json.loads((tmp_path / "out" / "minerva.report.json").read_text())
+    assert report["graded_as_text_only"] == {"count": 4, "first": [10, 11, 12, 13]}
+
+
 def test_dapo_is_unwrapped_and_its_copies_are_dropped(prepare, tmp_path):
     def row(problem: str, answer: str) -> dict[str, Any]:
         return {

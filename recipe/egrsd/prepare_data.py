@@ -28,6 +28,7 @@ from recipe.egrsd.data.overlap import Overlap
 from recipe.egrsd.data.report import Tally, table
 from recipe.egrsd.data.rows import SCHEMA, Problem, Refused, answer_only, read, ungradable
 from recipe.egrsd.data.sources import BENCHMARKS, TRAINING, Source, SourceError, digest, load
+from recipe.egrsd.reward import RULES
 
 DEFAULTS = Path(__file__).with_name("config") / "algorithm" / "egrsd.yaml"
 Files = dict[str, Sequence[dict[str, Any]]]  # file name -> rows
@@ -168,7 +169,7 @@ def _key(problem: Problem) -> bytes:
 
 def _request(source: Source, content: str, options: argparse.Namespace) -> dict[str, Any]:
     """All that the files depend on."""
-    versions = {name: version(name) for name in ("pyarrow", "math-verify")}
+    versions = {name: version(name) for name in ("pyarrow", "math-verify")} | {"answers": RULES}
     return {"source": asdict(source), "input_sha256": content, "instruction": options.instruction, "versions": versions}
 
 

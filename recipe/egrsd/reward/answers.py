@@ -101,6 +101,8 @@ def _read(found: list[str]) -> Answer:
         return _list([part for part in parts if part], signs)
     if {r"\pm", r"\mp"} & set(found):
         return Items("list", (_read(_signed(found, "+-")), _read(_signed(found, "-+"))))
+    if found[0] in (r"\begin{cases}", r"\begin{aligned}") and enclosed(found):
+        return _rows(found)
     sides, signs = split(found, {*SIGNS, r"\approx"})
     if signs:
         return _chain(sides, signs)
@@ -120,6 +122,14 @@ def _list(parts: list[list[str]], signs: list[str]) -> Answer:
     if isinstance(first, Chain) and set(first.signs) == {"="} and not any(isinstance(part, Chain) for part in flat[1:]):
         flat[1:] = [Chain((first.sides[0], part), ("=",)) for part in flat[1:]]
     return Items("or" if r"\or" in signs else "list", tuple(flat))
+
+
+def _rows(found: list[str]) -> Answer:
+    r"""\begin{cases}: what holds where, row by row; \begin{aligned}: a list."""
+    rows = [split(row, {"&"})[0] for row in split(found[1:-1], {"\\\\"})[0] if row]
+    if found[0] == r"\begin{aligned}":
+        return Items("list", tuple(_read([token for cell in row for token in cell]) for row in rows))
+    return Items("cases", tuple(Items("row", tuple(_read(cell) for cell in row if cell)) for row in rows))
 
 
 def _signed(found: list[str], signs: str) -> list[str]:
@@ -153,7 +163,7 @@ def _bracketed(found: list[str]) -> Answer | None:
         return Items(joined(found[:at]), (_read(found[at:]),))
     if found in ([r"\emptyset"], [r"\{", r"\}"]):
         return Items("set", ())
-    if not enclosed(found):
+    if found[0] not in OPENS or not enclosed(found):
         return None
     opens, inner, closes = found[0], found[1:-1], found[-1]
     parts, signs = split(inner, SEPARATORS)

@@ -90,11 +90,15 @@ def _same_items(gold: Answer, answer: Answer) -> bool:
     """Lists and sets in any order, tuples in theirs."""
     if not isinstance(gold, Items) or not isinstance(answer, Items):
         several, one = (gold, answer) if isinstance(gold, Items) else (answer, gold)
+        if isinstance(one, Value) and one.latex.startswith(r"\mathbb"):
+            return relations.same_sets(gold, answer)
         return several.kind == "set" and len(several.parts) == 1 and same(several.parts[0], one)
     kinds = {gold.kind, answer.kind}
     if kinds <= {"list", "or", "set"}:
         if "set" in kinds:
             return _covers(gold.parts, answer.parts) and _covers(answer.parts, gold.parts)
+        return _matched(gold.parts, answer.parts)
+    if kinds == {"cases"}:
         return _matched(gold.parts, answer.parts)
     if gold.kind == answer.kind or kinds == {"()", "list"}:
         return _pairwise(gold.parts, answer.parts)

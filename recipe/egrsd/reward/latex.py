@@ -75,8 +75,9 @@ def split(found: list[str], separators: set[str]) -> tuple[list[list[str]], list
 
 
 def enclosed(found: list[str]) -> bool:
-    """Whether one bracket opens with the first token and closes with the last."""
-    if len(found) < 2 or found[0] not in OPENS or found[-1] not in CLOSES:
+    """Whether one bracket or environment opens with the first token and closes with the last."""
+    brackets = len(found) > 1 and found[0] in OPENS and found[-1] in CLOSES
+    if not brackets and not (len(found) > 1 and found[0].startswith(r"\begin") and found[-1].startswith(r"\end")):
         return False
     return all(depth > 0 for depth in depths(found)[1:-1])
 

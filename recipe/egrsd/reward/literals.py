@@ -7,7 +7,7 @@ from fractions import Fraction
 DIGITS = 6  # significant digits that a decimal must show to stand for a value that it only rounds
 MAX_EXPONENT = 5000  # of ten; beyond it a number is left to math-verify
 _UNSIGNED = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?)"
-_TEN = r"10\s*\^\s*(?:\{\s*([+-]?\d+)\s*\}|([+-]?\d+))"
+_TEN = r"10\s*\^\s*(?:\{\s*([+-]?\s*\d+)\s*\}|([+-]?\s*\d+))"
 _PLAIN = re.compile(rf"({_UNSIGNED})(?:\s*(?:\\times|\\cdot|\*)\s*{_TEN})?|{_TEN}", re.ASCII)
 _PART = rf"(?:\{{\s*([+-]?{_UNSIGNED})\s*\}}|([0-9]))"  # of \frac: a number in braces, or one digit
 _FRACTION = re.compile(
@@ -47,7 +47,7 @@ def literal(text: str) -> Number | None:
 
 def _plain(found: re.Match, sign: int) -> Number | None:
     digits = (found[1] or "1").replace(",", "")
-    exponent = next((int(group) for group in found.groups()[1:] if group), 0)
+    exponent = next((int(group.replace(" ", "")) for group in found.groups()[1:] if group), 0)
     if abs(exponent) > MAX_EXPONENT:
         return None
     places = len(digits.partition(".")[2])

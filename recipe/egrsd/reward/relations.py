@@ -69,6 +69,8 @@ def pairs(chain: Chain) -> list[tuple[object, str]]:
 
 def same(gold: Chain, answer: Chain) -> bool:
     """Every relation of one is a relation of the other; else the same solutions."""
+    if not all(isinstance(side, Value) for side in (*gold.sides, *answer.sides)):
+        return same_sets(gold, answer)
     mine, theirs = pairs(gold), pairs(answer)
     if len(mine) == len(theirs) and all(any(_multiple(one, other) for other in theirs) for one in mine):
         return True
@@ -132,7 +134,8 @@ def _names(answer: Answer) -> set:
     """The names that an answer's inequalities are about; none for a set."""
     if isinstance(answer, Chain):
         if set(answer.signs) == {"="} and label(answer):
-            return {answer.sides[0]}
+            first = answer.sides[0]
+            return set(values.parsed(first.latex).free_symbols) if isinstance(first, Value) else {first}
         return set().union(*(difference.free_symbols for difference, _ in pairs(answer)))
     return set().union(*(_names(part) for part in answer.parts)) if isinstance(answer, Items | Pieces) else set()
 

@@ -31,7 +31,7 @@ def normalise(text: str) -> str:
     """One spelling of an answer; twice the same as once. Any text goes through, readable or not."""
     text = _characters(text)
     text = _THOUSANDS.sub("", text)
-    text = re.sub(r"(?<!\\)(?:\\[,;:! ]|~)", " ", text)
+    text = " ".join(re.sub(r"(?<!\\)(?:\\[,;:! ]|~)", " ", text).split())
     text = _commands(text)
     text = _TEXT.sub(_text, text)
     text = _numbers(text)
@@ -51,9 +51,10 @@ def _characters(text: str) -> str:
 
 def _commands(text: str) -> str:
     """Every command by one name, sizes and styles gone, functions with their backslash."""
-    text = re.sub(r"\\not\s*=|\\not\\equiv|!=|<>", r"\\ne ", text)
+    text = re.sub(r"\\not\s*=|\\not\\equiv|(?<=\s)!=|<>", r"\\ne ", text)
     text = re.sub(r"(?<=\s)eq(?=\s)", r"\\ne ", text)  # what a file makes of \neq when it takes \n for a new line
-    text = re.sub(r"<=|=<", r"\\le ", text).replace(">=", r"\ge ").replace("==", "=").replace("**", "^")
+    text = re.sub(r"<=|=<", r"\\le ", text).replace(">=", r"\ge ").replace("**", "^")
+    text = re.sub(r"={2,}", "=", text)
     text = re.sub(r"\\(?:left|right)\s*\.", "", text)
     text = re.sub(r"\^?\s*\{?\s*\\degree(?![a-zA-Z])\s*\}?", r"^{\\circ}", text)
     text = re.sub(r"\\\\\s*\[[^\]]*\]", r"\\\\", text)  # the space behind a matrix's row
@@ -86,6 +87,7 @@ def _text(found: re.Match) -> str:
     inner = " ".join(found[1].replace("$", "").split())
     if re.fullmatch(r"[,;]?\s*(?:and|or)\s*[,;]?", inner):
         return r" \or " if "or" in inner else r" \and "
+    inner = re.sub(r"(?<=\b[A-Z])\s*,?\s+(?:and|or)\s+(?=[A-Z]\b)", ",", inner)
     if re.fullmatch(r"\(?[A-Za-z]\)?(?:\s*,\s*[A-Za-z])*", inner):
         return rf"\text{{{inner}}}" if len(inner) == 1 else f" {inner.strip('()')} "
     if re.fullmatch(r"(?i)%|percent|percentage|pct", inner):
@@ -100,11 +102,19 @@ def _numbers(text: str) -> str:
     text = re.sub(r"(?i)(?<=[\d\s}])(?:\\text\{)?(?:percent|percentage|pct)(?![a-z])\}?|(?<!\\)%", r"\\%", text)
     text = _E_NOTATION.sub(r"\1\\times 10^{\2}", text)
     text = re.sub(r"10\^\{\+", "10^{", text)
+    text = re.sub(r"([0-9]*)\.([0-9]*)\s*\\(?:overline|bar|dot)\s*\{([0-9]+)\}", _recurring, text)
     if "".join(_LONG.findall(text)).count(",") == text.count(",") > 0:  # else it is a list
         text = _LONG.sub(lambda found: found[0].replace(",", ""), text)
     text = re.sub(r"(?<![\d.])\.(?=\d)", "0.", text)
     text = re.sub(r"(?<=\d)\.(?![\d.])(?=\s*[-+/*^,;)\]}\\]|$)", "", text)
     return re.sub(r"(?<=[\d}])\s+x\s+(?=\d)|(?<=\d)x(?=10\^)", r"\\times ", text)
+
+
+def _recurring(found: re.Match) -> str:
+    r"""0.1\overline{6} -> \frac{15}{90}."""
+    whole, places, period = (found[group] or "" for group in (1, 2, 3))
+    difference = int(whole + places + period) - int(f"0{whole}{places}")
+    return rf"\frac{{{difference}}}{{{'9' * len(period)}{'0' * len(places)}}}"
 
 
 def _close(text: str) -> str:

@@ -48,6 +48,7 @@ SMALL = set(
         "with",
     ]
 )
+SHORT = {"no", "yes", "odd", "men", "day", "one", "two", "six", "ten", "the", "not"}
 _RUN = re.compile(r"(?<![\\a-zA-Z])[A-Za-z\u00c0-\u024f]+(?:'[A-Za-z]+)?(?![a-zA-Z{(])")
 _POWER = r"(?:\s*\^\s*\{?\s*-?\d+\s*\}?)?"
 _NAMES = "|".join(units.BARE)
@@ -87,7 +88,7 @@ def _mark(found: re.Match) -> str:
 
 def is_word(word: str) -> bool:
     if len(word) < 4 or word in FUNCTIONS:
-        return len(word) == 3 and word.lower() in ("yes", "odd", "men", "day", "one", "two", "six", "ten", "the", "not")
+        return word.lower() in SHORT
     return bool(re.search(r"(?i)[aeiouy]", word)) and sorted(word.lower()) != list(word.lower())
 
 
