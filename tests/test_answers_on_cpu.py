@@ -65,14 +65,32 @@ def test_equality_of_values_has_no_side(ground_truth, answer):
 
 # ---------------------------------------------------------------- sweeps over real ground truths
 
-READABLE, RIGHT, MISTAKEN = 0.99, 0.99, 0.003
+READABLE, RIGHT = 0.99, 0.99
 
 
-def is_other_spelling(ground_truth: str, other: str) -> bool:
-    """The same number or sentence in the other case: 1E-3 for 1e-3, Diverges for diverges."""
-    exponent = re.fullmatch(r"-?[0-9.]+[eE]-?[0-9]+", ground_truth) and ground_truth.lower() == other.lower()
-    words = re.fullmatch(r"(?:[A-Za-z]{2,}|A|[0-9.]+)(?: [A-Za-z0-9.]+)*", ground_truth) and len(ground_truth) > 3
-    return bool(exponent or (words and ground_truth[0].swapcase() + ground_truth[1:] == other))
+SAME_VALUE = {  # what is still equal with one letter changed, and why it should be; nothing else may be
+    "A likelihood function cannot take negative values. -> a likelihood": "the capital of a sentence",
+    "About 30.12 miles per hour -> about": "the capital of a sentence",
+    "Infinite number of solutions -> infinite": "the capital of a sentence",
+    "The last column must not be a pivot column. The remaining columns must each be pivot columns. -> the last": "capital",
+    "The last column must not be a pivot column. The remaining columns must each be pivot columns. -> The last column must "
+    "not be a pivot column. the": "capital",
+    "There is no solution. -> there": "the capital of a sentence",
+    "This is not a subspace. -> this": "the capital of a sentence",
+    "diverges -> Diverges": "the capital of a sentence",
+    "1:58 am -> 1:58 Am": "am, AM and Am are one half of the day",
+    r"\text{converges} -> \text{Converges": "the capital of a sentence",
+    r"\text{linearly independent} -> \text{Linearly": "the capital of a sentence",
+    r"\text{The series diverges.} -> \text{the": "the capital of a sentence",
+    r"\text{No solution} -> \text{no": "the capital of a sentence",
+    r"\text{Monday} -> \text{monday": "the capital of a word",
+}
+
+
+def is_no_change(ground_truth: str, other: str) -> bool:
+    """E for the e of 3e8 is the same notation; the rest is listed."""
+    notation = re.fullmatch(r"-?[0-9.]+[eE]-?[0-9]+", ground_truth) and ground_truth.lower() == other.lower()
+    return bool(notation) or any(f"{ground_truth} -> {other}".startswith(pair) for pair in SAME_VALUE)
 
 
 def sweep(answers: list[str], pick=lambda made: made) -> dict[str, list]:
@@ -84,7 +102,7 @@ def sweep(answers: list[str], pick=lambda made: made) -> dict[str, list]:
             continue
         for other in pick(list(changed(answer))):
             found["changed"].append(other)
-            if judged(answer, other) == "equal" and not is_other_spelling(answer, other):
+            if judged(answer, other) == "equal" and not is_no_change(answer, other):
                 found["mistaken"].append(f"{answer} -> {other}")
         for name, other in pick(list(rewritten(answer))):
             found["rewritten"].append(other)
@@ -97,7 +115,7 @@ def check_sweep(answers: list[str], found: dict[str, list]) -> None:
     figures = {name: len(listed) for name, listed in found.items()}
     print(len(answers), "ground truths", figures, *found["unreadable"], *found["mistaken"], *found["refused"], sep="\n")
     assert figures["unreadable"] <= (1 - READABLE) * len(answers), found["unreadable"]
-    assert figures["mistaken"] <= MISTAKEN * figures["changed"], found["mistaken"]
+    assert not found["mistaken"]
     assert figures["refused"] <= (1 - RIGHT) * figures["rewritten"], found["refused"]
 
 

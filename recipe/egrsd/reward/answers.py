@@ -127,7 +127,7 @@ def _list(parts: list[list[str]], signs: list[str]) -> Answer:
 def _rows(found: list[str]) -> Answer:
     r"""\begin{cases}: what holds where, row by row; \begin{aligned}: a list."""
     rows = [split(row, {"&"})[0] for row in split(found[1:-1], {"\\\\"})[0] if row]
-    if found[0] == r"\begin{aligned}":
+    if found[0] == r"\begin{aligned}" or all(len(row) == 1 for row in rows):
         return Items("list", tuple(_read([token for cell in row for token in cell]) for row in rows))
     return Items("cases", tuple(Items("row", tuple(_read(cell) for cell in row if cell)) for row in rows))
 
@@ -215,6 +215,8 @@ def _mixed(found: list[str]) -> Answer:
     run: list[str] = []
     for token in [*found, r"\text{}"]:
         if text := TEXT.fullmatch(token):
+            if len(run) > 1 and run[0] in (r"\times", r"\cdot", "/", "+"):
+                parts.append(Text(run.pop(0)))
             parts += [Value(joined(run))] if run else []
             parts += [Text(text[1].strip())] if text[1].strip() else []
             run = []

@@ -7,6 +7,7 @@ from recipe.egrsd.reward.answers import Answer, Chain, Described, Items, Pieces,
 from recipe.egrsd.reward.latex import Unreadable, tokens
 from recipe.egrsd.reward.words import is_name
 
+SOLVED = 1e-15  # what is left of an equation where a solution is put into it
 FLIPPED = {">": "<", r"\ge": r"\le"}
 
 
@@ -74,7 +75,7 @@ def same(gold: Chain, answer: Chain) -> bool:
     mine, theirs = pairs(gold), pairs(answer)
     if len(mine) == len(theirs) and all(any(_multiple(one, other) for other in theirs) for one in mine):
         return True
-    return _same_solutions(gold, answer) or same_sets(gold, answer)
+    return _same_sides(gold, answer) or _same_solutions(gold, answer) or same_sets(gold, answer)
 
 
 def _multiple(one: tuple, other: tuple) -> bool:
@@ -93,20 +94,38 @@ def _multiple(one: tuple, other: tuple) -> bool:
     return one[1] in ("=", r"\ne") or ratios[0].as_real_imag()[0] > 0
 
 
+def _same_sides(gold: Chain, answer: Chain) -> bool:
+    """The same two sides, perhaps turned around: all that can be said of an identity."""
+    if gold.signs != ("=",) or answer.signs != ("=",):
+        return False
+    mine, theirs = ([side.latex for side in chain.sides] for chain in (gold, answer))
+    return any(values.same(mine[0], left) and values.same(mine[1], right) for left, right in (theirs, theirs[::-1]))
+
+
 def _same_solutions(gold: Chain, answer: Chain) -> bool:
     """math-verify's comparison of two equations in the same names, unless one has no solution that it could find."""
     from math_verify import verify
-    from sympy import Eq, solve
+    from sympy import Eq
 
-    if set(gold.signs) != {"="} or set(answer.signs) != {"="} or len(gold.signs) + len(answer.signs) != 2:
+    if gold.signs != ("=",) or answer.signs != ("=",):
         return False
     (mine, _), (theirs, _) = pairs(gold)[0], pairs(answer)[0]
-    if mine.free_symbols != theirs.free_symbols or not mine.free_symbols:
-        return False
-    solutions = [solve(side, list(side.free_symbols)) for side in (mine, theirs)]
-    if not all(solutions) or len(solutions[0]) != len(solutions[1]):
+    if mine.free_symbols != theirs.free_symbols or not (_solve(mine, theirs) and _solve(theirs, mine)):
         return False
     return bool(verify(Eq(mine, 0, evaluate=False), Eq(theirs, 0, evaluate=False), timeout_seconds=None))
+
+
+def _solve(one, other) -> bool:
+    """Whether one has solutions and all of them solve the other, too."""
+    from sympy import solve
+
+    solutions = solve(one, list(one.free_symbols), dict=True)
+    for solution in solutions:
+        left = other.subs(solution)
+        found = values.number(left, values.place(sorted(left.free_symbols, key=str), 0))
+        if found is None or abs(found) > SOLVED:
+            return False
+    return bool(solutions)
 
 
 def same_sets(gold: Answer, answer: Answer) -> bool:

@@ -120,6 +120,7 @@ def _recurring(found: re.Match) -> str:
 def _close(text: str) -> str:
     """Without what only frames the answer: dollars, a closing full stop, braces around all of it, a word for about."""
     text = re.sub(r"(?<!\\)\$", "", text)
+    text = re.sub(r"\(\s*((?:[a-zA-Z],?\s*)+\\in\s*\\mathbb\{[A-Z]\}[^()]*)\)\s*[.]?\s*$", r", \1", text)  # (k in Z)
     before = None
     while before != text:
         before = text = text.strip()

@@ -39,7 +39,7 @@ SYNONYMS = {  # names of commands -> the name that is read, or what it stands fo
     "vert": "|", "lg": "log", "rightarrow": "to", "longrightarrow": "to", "ast": "cdot", "backslash": "setminus",
     "arccosh": "arcosh", "arcsinh": "arsinh", "arctanh": "artanh", "tg": "tan", "ctg": "cot", "arctg": "arctan",
     "land": "and", "wedge": "and", "lor": "or", "vee": "or", "bmod": "mod", "Z": r"\mathbb{Z}", "R": r"\mathbb{R}",
-    "dots": "ldots", "cdots": "ldots", "quad": " ", "qquad": " ", "imath": "i", "cong": "=",
+    "dots": "ldots", "cdots": "ldots", "quad": " ", "qquad": " ", "imath": "i", "cong": "=", "AA": r"\text{angstrom}",
 }
 SYNONYMS |= dict.fromkeys(_words(
     "left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr middle limits nolimits displaystyle textstyle "

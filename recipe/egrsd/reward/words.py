@@ -57,7 +57,7 @@ _UNIT = re.compile(  # behind a number: m/s^2, square feet, km/h
     rf"|(?:sq\.?\s|cu\.?\s|square\s|cubic\s)?(?:{_NAMES})(?![a-zA-Z_(])\.?{_POWER}"
     rf"(?:\s*(?:/|per\s)\s*(?:{_NAMES}|[shmlg])(?![a-zA-Z_(]){_POWER})*))"
 )
-ANNOUNCING = re.compile(r"(?i).*\b(?:is|are|was|equals|be|of|answer|exactly|about|approximately)\b\s*:?|.*[:=]")
+ANNOUNCING = re.compile(r".*\b(?:is|are|was|equals|be|of|answer|about|approximately)\b\s*:?|.*[:=]|[Aa]nswer|[Aa]bout")
 APART = {"=", "<", ">", ",", ";"}
 
 
@@ -149,8 +149,8 @@ def quantity(found: list[str]) -> tuple[list[str], str | None]:
     if found[0] in (r"\$", r"\text{euro}", r"\text{pound sterling}", r"\text{yen}"):
         unit = "dollar" if found[0] == r"\$" else found[0][6:-1]
         return found[1:], f"{unit}^1"
-    if found[-1] == r"\$":
-        return found[:-1], "dollar^1"
+    if found[-1] in (r"\$", r"\Omega") and _is_number(found[:-1]):
+        return found[:-1], {r"\$": "dollar^1", r"\Omega": "ohm^1"}[found[-1]]
     text = " ".join(found)
     degrees = re.fullmatch(r"(.*?)\s*\^ \{ \\circ \}(?:\s*\\text\{\s*([CF])\s*\}|\s*([CF]))?", text)
     if degrees and r"\circ" not in degrees[1] and not any(token[1:] in FUNCTIONS for token in found):
@@ -182,7 +182,7 @@ def _written(found: list[str]) -> str | None:
 
 def _is_number(formula: list[str]) -> bool:
     r"""No name in it: 7, \frac{1}{2}, 3\sqrt{2}."""
-    return not any(re.fullmatch(r"[a-zA-Z]", token) for token in formula)
+    return bool(formula) and not any(re.fullmatch(r"[a-zA-Z]", token) for token in formula)
 
 
 __all__ = ["TOKEN", "announces", "based", "is_name", "is_symbol", "is_word", "marked", "quantity", "symbols", "time"]
