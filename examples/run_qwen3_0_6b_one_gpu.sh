@@ -5,7 +5,15 @@
 #   examples/run_qwen3_0_6b_one_gpu.sh
 #   ALGORITHM=egrsd STEPS=100 examples/run_qwen3_0_6b_one_gpu.sh           # all variables: run_qwen3_fsdp.sh
 #
-# Not run by us (no GPU). Estimate: 10 GB for vLLM, 2.4 GB of weights, 7.5 GB for the logits of 4,096 trained tokens and their gradients.
+# Not run by us (no GPU). What the doctor estimates for a GPU and (host) for the machine, terms of 1 GiB and more:
+#   training, T = 4,096: 15 GiB (weights 2.4, logits without flash-attn's cross entropy 11.6)
+#   training, T = 4,096: 9 GiB (weights 2.4, logits with flash-attn's cross entropy 5.8)
+#   teacher's scoring, T = 8,192: 4 GiB (weights 2.4)
+#   token view, T = 8,192: 4 GiB (weights 2.4)
+#   sampling: 12 GiB (vLLM 9.6, weights 2.4)
+#   host, starting: 9 GiB (tied weights, whole on every rank 2.4, processes 4.8, vLLM's processes 1.6)
+#   host, training: 8 GiB (sleeping vLLM's weights 1.2, processes 4.8, vLLM's processes 1.6)
+# It holds 5 of Ray's CPUs (recipe/egrsd/slots.py).
 set -euo pipefail
 
 export MODEL=${MODEL:-Qwen/Qwen3-0.6B}

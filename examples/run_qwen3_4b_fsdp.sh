@@ -7,6 +7,10 @@
 #   LORA_RANK=0 examples/run_qwen3_4b_fsdp.sh              # all parameters
 #
 # Not run by us (no GPU). These gamma and window are the presets' own defaults, so nothing is set here but the model.
+#
+# The node's own memory, as the doctor estimates it: every rank reads the whole model, whose embeddings are tied.
+#   host, starting: 153 GiB (tied weights, whole on every rank 123.8, processes 16.2, vLLM's processes 12.8)
+#   host, training: 91 GiB (sleeping vLLM's weights 61.9, processes 16.2, vLLM's processes 12.8)
 set -euo pipefail
 
 export MODEL=${MODEL:-Qwen/Qwen3-4B}

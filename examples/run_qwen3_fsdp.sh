@@ -66,14 +66,19 @@ VAL_SAMPLES=${VAL_SAMPLES:-4}
 VAL_TEMPERATURE=${VAL_TEMPERATURE:-1.0}
 VAL_TOP_P=${VAL_TOP_P:-0.95}
 LOGGER=${LOGGER:-[console,file]}         # file: $OUTPUT/metrics/<start>.jsonl; a resumed run writes another one
-SAVE_TOKENS_EVERY=${SAVE_TOKENS_EVERY:-25}  # steps between two token views of the report, each one scoring pass more; null: none
+SAVE_TOKENS_EVERY=${SAVE_TOKENS_EVERY:-25}  # steps between two token views of the report, each scores the student once more; null: none
 
-# ---- machines. Estimates for 8B on 8 x 80 GB, where vLLM sleeps while the trainer works:
-#   vLLM awake           40 GB reserved by GPU_MEMORY (16 GB weights; 4 rows of 3,072 tokens at 144 KiB a token are 1.8 GB)
-#   weights, float32      4 GB sharded over 8; with LORA_RANK=0 gradients and Adam make it 16 GB, and the teacher takes 4 GB of
-#                         host memory for each GPU
-#   teacher's row        1 GB for the logits of 512 tokens at a time (recipe/egrsd/head.py), however long the row
-#   student's update     15 GB logits and their gradients for 8,192 tokens (32 rows / 8 GPUs rarely fill them)
+# ---- machines. What the doctor estimates for 8B with its adapter, 8 GPUs of 80 GB, for a GPU and (host) for the node, where
+# vLLM sleeps while the trainer works; terms of 1 GiB and more. A test compares. DOCTOR=1 says it for your own settings.
+#   training, T = 8,192: 34 GiB (weights 3.9, gathered layers 3.0, layers' inputs 2.2, activations of a layer 1.4,
+#     logits without flash-attn's cross entropy 23.2)
+#   training, T = 8,192: 22 GiB (weights 3.9, gathered layers 3.0, layers' inputs 2.2, activations of a layer 1.4,
+#     logits with flash-attn's cross entropy 11.6)
+#   teacher's scoring, T = 20,000: 8 GiB (weights 3.9, gathered layers 3.0)
+#   token view, T = 12,288: 9 GiB (weights 3.9, gathered layers 3.0)
+#   sampling: 44 GiB (vLLM 40.0, weights 3.9)
+#   host, starting: 60 GiB (weights, whole on one rank 31.2, processes 16.2, vLLM's processes 12.8)
+#   host, training: 154 GiB (sleeping vLLM's weights 124.7, processes 16.2, vLLM's processes 12.8)
 NNODES=${NNODES:-1}
 N_GPUS=${N_GPUS:-8}                      # on each node
 TP=${TP:-1}                              # GPUs that share one vLLM

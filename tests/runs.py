@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
-from transformers import Qwen3ForCausalLM
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from examples.tiny_cpu import model as tiny
 from examples.tiny_cpu.task import INSTRUCTION, make_problems, write_parquet
@@ -44,6 +44,17 @@ with initialize_config_module("verl.trainer.config", version_base=None):
             result[case] = f"{error}\\n{error.__cause__}"
 json.dump(result, sys.stdout)
 """
+
+
+def qwen3(size: str) -> Qwen3Config:
+    """The published sizes of a Qwen3, without the hub."""
+    hidden, mlp, layers, heads, tied = {
+        "0.6B": (1024, 3072, 28, 16, True),
+        "4B": (2560, 9728, 36, 32, True),
+        "8B": (4096, 12288, 36, 32, False),
+    }[size]
+    sizes = {"vocab_size": 151936, "hidden_size": hidden, "intermediate_size": mlp, "num_hidden_layers": layers}
+    return Qwen3Config(**sizes, num_attention_heads=heads, num_key_value_heads=8, head_dim=128, tie_word_embeddings=tied)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import peft
 import pytest
@@ -17,11 +18,14 @@ import yaml
 from hydra import compose, initialize_config_module
 from made_up_runs import write_evaluation, write_tokens
 from omegaconf import DictConfig, OmegaConf
-from runs import ROOT
+from runs import ROOT, qwen3
 from verl.utils.config import omega_conf_to_dataclass
 
 import recipe.egrsd.hydra_plugin  # noqa: F401  opens the config group
-from recipe.egrsd import schema, validation
+from recipe.egrsd import machine, schema, slots, validation
+from recipe.egrsd.doctor import host, memory
+from recipe.egrsd.doctor.case import Case
+from recipe.egrsd.doctor.shapes import shapes
 from recipe.egrsd.report.runs import read_run
 
 EXAMPLES = ROOT / "examples"
@@ -273,6 +277,55 @@ def test_the_real_command_line_gives_the_same_config(composed, tmp_path, script,
         assert OmegaConf.select(each, METRICS_FILE).startswith(str(tmp_path))
         OmegaConf.update(each, METRICS_FILE, "metrics.jsonl")  # its name is the time
     assert printed == config
+
+
+# ---------------------------------------------------------------- machines
+
+
+def memory_lines(config: DictConfig, size: str, gpu_gib: float) -> list[str]:
+    """What the doctor estimates: a line for each phase with its terms of 1 GiB and more, as the scripts' comments have it."""
+    plain = {"trust_remote_code": False, "enable_gradient_checkpointing": True, "lora_adapter_path": None}
+    model = config.actor_rollout_ref.model
+    adapter = {key: model[key] for key in ("lora_rank", "target_modules", "exclude_modules")}
+    case = Case(config, gpu_gib=gpu_gib, model=SimpleNamespace(hf_config=qwen3(size), **plain, **adapter))
+    phases = memory.phases(case, shapes(case.model)) | host.demands(case, shapes(case.model))
+    lines = []
+    for name, terms in phases.items():
+        gib = {term.name: term.size / memory.GIB for term in terms}
+        large = ", ".join(f"{term} {value:.1f}" for term, value in gib.items() if value >= 1)
+        lines.append(f"#   {name}: {sum(gib.values()):.0f} GiB ({large})")
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("script", "size", "gpu_gib", "told"),
+    [
+        ("run_qwen3_fsdp.sh", "8B", 80, "#"),
+        ("run_qwen3_4b_fsdp.sh", "4B", 80, "#   host"),
+        ("run_qwen3_0_6b_one_gpu.sh", "0.6B", 24, "#"),
+    ],
+)
+def test_the_memory_in_the_comments_is_the_doctors(composed, monkeypatch, script, size, gpu_gib, told):
+    text = re.sub(r"\n#     +", " ", (EXAMPLES / script).read_text())  # a line that goes on
+    config = composed(script, MODEL=f"Qwen/Qwen3-{size}")
+    OmegaConf.resolve(config)
+    for flash in (None, True):
+        for module in (memory, machine):
+            monkeypatch.setattr(module, "find_spec", lambda package, flash=flash: flash)
+        for line in memory_lines(config, size, gpu_gib):
+            assert line in text or not line.startswith(told), line
+            assert line.startswith("#   host") or int(re.search(r": (\d+) GiB", line)[1]) < gpu_gib
+
+
+@pytest.mark.parametrize(
+    ("script", "cpus"),
+    [("run_qwen3_0_6b_one_gpu.sh", 5), *((name, 26) for name in MODELS.values()), ("run_qwen3_8b_multinode.sh", 51)],
+)
+def test_the_cpus_that_a_script_holds_of_rays(composed, script, cpus):
+    """Those of a rented machine with one GPU and 8 CPUs are enough."""
+    config = composed(script)
+    OmegaConf.resolve(config)
+    assert slots.total(config) == cpus
 
 
 # ---------------------------------------------------------------- variables

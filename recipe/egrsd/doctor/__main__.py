@@ -42,7 +42,8 @@ CHECKS = (
     Check("think boundary", checks.think_boundary, "rows"),
     Check("token budgets", checks.budgets, "rows"),
     Check("answer checker", checks.answers, "rows"),
-    Check("memory", memory.check, "model"),
+    Check("GPU memory", memory.check, "model"),
+    Check("host memory", host.memory, "model"),
 )
 
 
@@ -99,13 +100,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m recipe.egrsd.doctor", description=__doc__)
     parser.add_argument("overrides", nargs="+", help="as for verl.trainer.main_ppo, algorithm=... among them")
     parser.add_argument("--gpu-gib", type=float, default=80.0, help="memory of a GPU, for the estimate; default 80")
+    parser.add_argument("--host-gib", type=float, help="memory of a node; default: this machine's")
     parser.add_argument("--rows", type=int, help="show this many rows whole")
     args = parser.parse_args(arguments)
     console = Console()
     warnings.simplefilter("ignore")
     try:
         with redirect_stdout(sys.stderr):  # what verl and datasets print on the way is not the report
-            case = Case(composed(args.overrides), gpu_gib=args.gpu_gib)
+            case = Case(composed(args.overrides), gpu_gib=args.gpu_gib, host_gib=args.host_gib)
             findings = examine(case)
     except (HydraException, OmegaConfBaseException) as error:
         findings, case = {"config": [Finding(Level.RED, f"main_ppo refuses these overrides: {error}")]}, None

@@ -43,6 +43,8 @@ class Case:
 
     config: DictConfig
     gpu_gib: float
+    host_gib: float | None = None
+    """Of a node; None: as much as this machine has."""
     model: Any = None
     """verl's HFModelConfig: tokenizer, processor, hf_config."""
     rows: Any = None

@@ -1,45 +1,33 @@
-"""How much memory a GPU needs, estimated from shapes alone: nothing is loaded, nothing measured, fragmentation not counted.
+"""How much memory a GPU needs (on a CPU: a rank), estimated from shapes alone: nothing is loaded, nothing measured.
 
 P parameters, A trained ones, T tokens of a micro-batch, V vocabulary, H hidden size, L layers. Sizes are bytes.
 """
 
 from collections.abc import Iterator
-from copy import deepcopy
-from dataclasses import dataclass
+from copy import copy
+from functools import partial
+from importlib.util import find_spec
 from math import ceil, prod
 from typing import Any
 
-import torch
-from peft import LoraConfig, get_peft_model
-from torch import nn
-from transformers import AutoModelForCausalLM
-from verl.utils.py_functional import convert_to_regular_types
 from verl.utils.torch_dtypes import PrecisionType
 
-from recipe.egrsd import schema
+from recipe.egrsd import cpu, divergence, machine, schema
 from recipe.egrsd.doctor.case import Case, Finding, Level, graded
+from recipe.egrsd.doctor.shapes import Shapes, shapes
 from recipe.egrsd.head import CHUNK_TOKENS
 
 GIB = 2**30
-TIGHT = 0.85  # share of a GPU from which such an estimate is a warning
-# Bytes of one logit. Trained: the model's bfloat16, engine.py's float32, and their gradients. Scored (head.py): the first, and
-# three times float32.
-TRAINED_LOGIT, SCORED_LOGIT = 12, 14
-
-
-@dataclass(frozen=True)
-class Shapes:
-    """Numbers of elements of a model."""
-
-    parameters: int
-    trained: int
-    block: int
-    """The largest decoder layer."""
-    ends: int
-    """Embedding and head."""
-    vocabulary: int
-    hidden: int
-    layers: int
+TIGHT = 0.85  # share of a memory from which such an estimate is a warning
+# Bytes of one logit at the peak of a pass, by benchmarks/logit_memory.py. Trained, by whether verl finds flash-attn's cross
+# entropy (utils/torch_functional.py:38): the model's bfloat16, engine.py's float32 and its gradient; or five of float32, one
+# of them in blocks that CUDA's allocator lends to nothing else. Scored by verl (transformer_impl.py:1397): bfloat16 and
+# float32, and beside them the entropy of so many tokens at a time. Scored by head.py: bfloat16, two of float32, of a chunk.
+# Trained on a divergence: float32 and its gradient, and what divergence.py recomputes of a chunk.
+TRAINED_LOGIT = {True: 10, False: 20}
+DIVERGENCE_LOGIT, DIVERGENCE_CHUNK_LOGIT = 8, 21
+VERL_SCORED_LOGIT, VERL_ENTROPY_LOGIT, VERL_ENTROPY_TOKENS = 6, 6, 2048
+SCORED_LOGIT = 10
 
 
 class Term:
@@ -47,31 +35,17 @@ class Term:
 
     def __init__(self, name: str, width: float, letters: str, *counts: float, shards: int = 1):
         self.name, self.size = name, width * prod(counts) / shards
-        self.formula = f"{width:g} B·{letters}" + (f"/{shards}" if shards > 1 else "")
+        each = f"{width / GIB:g} GiB" if width >= GIB else f"{width:g} B"
+        self.formula = f"{each}·{letters}" + (f"/{shards}" if shards > 1 else "")
+
+    def times(self, ranks: int) -> "Term":
+        """Of so many ranks."""
+        other = copy(self)
+        other.size, other.formula = self.size * ranks, f"{self.formula}·{ranks}" if ranks > 1 else self.formula
+        return other
 
     def __str__(self) -> str:
         return f"{self.name} {self.size / GIB:.1f} = {self.formula}"
-
-
-def shapes(model: Any) -> Shapes:
-    """model: verl's HFModelConfig. The module is built on the meta device, which allocates nothing."""
-    hf_config = deepcopy(model.hf_config)
-    hf_config._attn_implementation = "eager"  # flash attention would be looked for even here
-    with torch.device("meta"):
-        module = AutoModelForCausalLM.from_config(hf_config, trust_remote_code=model.trust_remote_code)
-        layers = max((part for part in module.modules() if isinstance(part, nn.ModuleList)), key=_elements)
-        ends = nn.ModuleList([module.get_input_embeddings(), module.get_output_embeddings()])
-        vocabulary, hidden = ends[0].weight.shape
-        found = {"block": max(map(_elements, layers)), "ends": _elements(ends), "layers": len(layers)}
-        if model.lora_adapter_path:
-            module = get_peft_model(module, LoraConfig.from_pretrained(model.lora_adapter_path, inference_mode=False))
-        elif model.lora_rank > 0:
-            target = convert_to_regular_types(model.target_modules)
-            excluded = convert_to_regular_types(model.exclude_modules)
-            adapter = LoraConfig(task_type="CAUSAL_LM", r=model.lora_rank, target_modules=target, exclude_modules=excluded)
-            module = get_peft_model(module, adapter)
-    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    return Shapes(parameters=_elements(module), trained=trained, vocabulary=vocabulary, hidden=hidden, **found)
 
 
 def micro_batch_tokens(config: Any, engine: Any, prefix: str, prompt: int) -> int:
@@ -92,51 +66,119 @@ def micro_batch_tokens(config: Any, engine: Any, prefix: str, prompt: int) -> in
 
 
 def check(case: Case) -> Iterator[Finding]:
-    config, fsdp, rollout = case.config, case.config.actor_rollout_ref.actor.fsdp_config, case.config.actor_rollout_ref.rollout
     size = shapes(case.model)
-    gpus = config.trainer.n_gpus_per_node * config.trainer.nnodes
-    shards = fsdp.fsdp_size if 0 < fsdp.fsdp_size < gpus else gpus
     letters = f"P = {size.parameters:,} parameters, A = {size.trained:,} of them trained, E = {size.ends + 2 * size.block:,} in"
     yield Finding(
         Level.GREEN,
         f"estimates, GiB a GPU. {letters} both ends and two layers, V = {size.vocabulary:,} vocabulary, H = {size.hidden:,}, "
         f"L = {size.layers} layers, T tokens of a micro-batch, C <= {CHUNK_TOKENS} of them whose logits exist at a time",
     )
-    width = _width(fsdp.model_dtype)
-    weights = Term("weights", width, "P", size.parameters, shards=shards)
-    adam = Term("Adam", 2 * width, "A", size.trained, shards=shards)
-    gradients = Term("gradients", width, "A", size.trained, shards=shards)
-    gathered = Term("gathered layers", 2, "E", size.ends + 2 * size.block)
-    tokens = micro_batch_tokens(config, config.actor_rollout_ref.actor, "ppo", case.longest_student_prompt)
-    training = [weights, gradients, adam, gathered, *_activations(case, size, tokens)]
-    training += _logits(case, size, TRAINED_LOGIT, tokens)
-    if config.algorithm.egrsd.divergence:
-        training.append(Term("teacher's head", 2, "V·H", size.vocabulary, size.hidden))
-    yield _total(f"training, T = {tokens:,}", training, case.gpu_gib)
-    engine = config.actor_rollout_ref["ref" if schema.uses_reference(config) else "rollout"]
-    tokens = micro_batch_tokens(config, engine, "log_prob", case.longest_teacher_prompt)
-    scoring = [weights, adam, gathered, *_logits(case, size, SCORED_LOGIT, min(tokens, CHUNK_TOKENS), letter="C")]
-    yield _total(f"teacher's scoring, T = {tokens:,}", scoring, case.gpu_gib)
-    vllm = Term("vLLM", rollout.gpu_memory_utilization * case.gpu_gib * GIB, "gpu_memory_utilization of a GPU")
-    vllm.formula = f"{rollout.gpu_memory_utilization:g} of {case.gpu_gib:g}"
-    resident = [weights] * (not fsdp.param_offload) + [adam] * (not fsdp.optimizer_offload)
-    yield _total("sampling", [vllm, *resident], case.gpu_gib)
-    yield Finding(Level.GREEN, _teacher_weights(config, size, shards))
+    if not cpu.enabled():
+        for phase, terms in phases(case, size).items():
+            yield total(phase, terms, case.gpu_gib)
+
+
+def phases(case: Case, size: Shapes) -> dict[str, list[Term]]:
+    """What a rank holds in each phase of a step, by the phase's name; on a CPU vLLM is not among them (host.py)."""
+    config, parts, egrsd = case.config, case.config.actor_rollout_ref, case.config.algorithm.egrsd
+    weights, adam, gradients = held(config, size)
+    gathered = Term("gathered layers", compute_width(config), "E", size.ends + 2 * size.block)
+    resting = [weights, adam, gathered]
+    tokens = micro_batch_tokens(config, parts.actor, "ppo", case.longest_student_prompt)
+    training = [gradients, *_activations(case, size, tokens), *_trained_logits(case, size, tokens)]
+    mask = partial(_mask, config)
+    found = {f"training, T = {tokens:,}": [*resting, *training, *mask(case.longest_student_prompt, tokens)]}
+    scorer = parts["ref" if schema.uses_reference(config) else "rollout"]
+    tokens = micro_batch_tokens(config, scorer, "log_prob", case.longest_teacher_prompt)
+    scoring = [_scored_logits(size, tokens), *mask(case.longest_teacher_prompt, tokens)]
+    found[f"teacher's scoring, T = {tokens:,}"] = resting + scoring
+    tokens = micro_batch_tokens(config, parts.rollout, "log_prob", case.longest_student_prompt)
+    resting += mask(case.longest_student_prompt, tokens)
+    if schema.student_scores_needed(config):
+        logits = Term("logits", VERL_SCORED_LOGIT, "T·V", tokens, size.vocabulary)
+        entropy = Term("their entropy", VERL_ENTROPY_LOGIT, "T·V", min(tokens, VERL_ENTROPY_TOKENS), size.vocabulary)
+        found[f"verl's scoring of the student, T = {tokens:,}"] = [*resting, logits, entropy]
+    elif egrsd.save_tokens_every:
+        found[f"token view, T = {tokens:,}"] = [*resting, _scored_logits(size, tokens)]
+    if not cpu.enabled():
+        found["sampling"] = [_vllm(case), *_kept(config, weights, adam)]
+    return found
+
+
+def shards(config: Any) -> int:
+    """Ranks over which each parameter is dealt out."""
+    ranks, size = config.trainer.n_gpus_per_node * config.trainer.nnodes, config.actor_rollout_ref.actor.fsdp_config.fsdp_size
+    return size if 0 < size < ranks else ranks
+
+
+def held(config: Any, size: Shapes) -> tuple[Term, Term, Term]:
+    """A rank's weights, state of Adam, gradients."""
+    width, over = width_of(config.actor_rollout_ref.actor.fsdp_config.model_dtype), shards(config)
+    return (
+        Term("weights", width, "P", size.parameters, shards=over),
+        Term("Adam", 2 * width, "A", size.trained, shards=over),
+        Term("gradients", width, "A", size.trained, shards=over),
+    )
+
+
+def compute_width(config: Any) -> int:
+    """Bytes of an element that a forward pass computes in; verl's default is bfloat16 (transformer_impl.py:397)."""
+    mixed = config.actor_rollout_ref.actor.fsdp_config.get("mixed_precision") or {}
+    return width_of(mixed.get("param_dtype") or "bf16")
 
 
 def _activations(case: Case, size: Shapes, tokens: int) -> list[Term]:
-    """With checkpointing each layer keeps its bfloat16 input; what one layer recomputes is not counted."""
+    """With checkpointing each layer keeps its input, and one layer at a time what it recomputes; without, all do."""
+    width = compute_width(case.config)
+    layer = size.widths.activations(width)
     if not case.model.enable_gradient_checkpointing:
+        return [Term("activations of all layers", layer, "T·L", tokens, size.layers)]
+    inputs = Term("layers' inputs", width, "T·H·L", tokens, size.hidden, size.layers)
+    return [inputs, Term("activations of a layer", layer, "T", tokens)]
+
+
+def _mask(config: Any, prompt: int, tokens: int) -> list[Term]:
+    """sdpa's, where several rows share a pack."""
+    packs = config.actor_rollout_ref.model.use_remove_padding and tokens > prompt + config.data.max_response_length
+    if not packs or machine.expected(config)[0] != machine.ALWAYS_THERE:
         return []
-    return [Term("activations", 2, "T·H·L", tokens, size.hidden, size.layers)]
+    return [Term("sdpa's mask", machine.MASK_BYTES, "T²", tokens, tokens)]
 
 
-def _logits(case: Case, size: Shapes, width: int, tokens: int, letter: str = "T") -> list[Term]:
-    """Fused kernels make none."""
-    return [] if case.model.use_fused_kernels else [Term("logits", width, f"{letter}·V", tokens, size.vocabulary)]
+def _trained_logits(case: Case, size: Shapes, tokens: int) -> list[Term]:
+    egrsd = case.config.algorithm.egrsd
+    if egrsd.divergence:
+        chunk = min(tokens, divergence.CHUNK_TOKENS)
+        return [
+            Term("logits", DIVERGENCE_LOGIT, "T·V", tokens, size.vocabulary),
+            Term("divergence of a chunk", DIVERGENCE_CHUNK_LOGIT, f"{chunk}·V", chunk, size.vocabulary),
+            Term("teacher's head", compute_width(case.config), "V·H", size.vocabulary, size.hidden),
+        ]
+    flash = find_spec("flash_attn") is not None
+    name = f"logits {'with' if flash else 'without'} flash-attn's cross entropy"
+    return [Term(name, TRAINED_LOGIT[flash], "T·V", tokens, size.vocabulary)]
 
 
-def _total(phase: str, terms: list[Term], gpu_gib: float) -> Finding:
+def _scored_logits(size: Shapes, tokens: int) -> Term:
+    """By head.py."""
+    return Term("logits", SCORED_LOGIT, "C·V", min(tokens, CHUNK_TOKENS), size.vocabulary)
+
+
+def _vllm(case: Case) -> Term:
+    share = case.config.actor_rollout_ref.rollout.gpu_memory_utilization
+    vllm = Term("vLLM", share * case.gpu_gib * GIB, "gpu_memory_utilization of a GPU")
+    vllm.formula = f"{share:g} of {case.gpu_gib:g}"
+    return vllm
+
+
+def _kept(config: Any, weights: Term, adam: Term) -> list[Term]:
+    """What the trainer leaves on the GPU while vLLM is awake."""
+    fsdp = config.actor_rollout_ref.actor.fsdp_config
+    return [weights] * (not fsdp.param_offload) + [adam] * (not fsdp.optimizer_offload)
+
+
+def total(phase: str, terms: list[Term], gpu_gib: float) -> Finding:
+    """Red beyond that memory, yellow close below it."""
     gib = sum(term.size for term in terms) / GIB
     level = graded(red=gib > gpu_gib, yellow=gib > TIGHT * gpu_gib)
     hint = {
@@ -147,19 +189,5 @@ def _total(phase: str, terms: list[Term], gpu_gib: float) -> Finding:
     return Finding(level, f"{phase}: about {gib:.1f} of {gpu_gib:g}{hint} ({', '.join(map(str, terms))})")
 
 
-def _teacher_weights(config: Any, size: Shapes, shards: int) -> str:
-    kind = config.algorithm.egrsd.teacher.kind
-    if schema.uses_reference(config):
-        width = _width(config.actor_rollout_ref.ref.fsdp_config.model_dtype)
-        return f"{kind} teacher, host memory for each GPU: {Term('weights', width, 'P', size.parameters, shards=shards)}"
-    if kind in schema.MOVING_KINDS:
-        return f"{kind} teacher, host memory for each GPU: {Term('adapter', 4, 'A', size.trained, shards=shards)}"
-    return f"{kind} teacher: the student{' with its adapter off' if kind == 'frozen' else ''}, no weights of its own"
-
-
-def _width(dtype: str | None) -> int:
+def width_of(dtype: str | None) -> int:
     return PrecisionType.to_dtype(dtype or "fp32").itemsize
-
-
-def _elements(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
