@@ -266,7 +266,7 @@ def copied_model(inputs, tmp_path) -> Path:
 def test_a_model_that_is_not_there_leaves_the_rest_unlooked_at(case):
     findings = examine(case("actor_rollout_ref.model.path=/nowhere/model"))
     assert "/nowhere/model" in said(findings["model"], RED)
-    for title, needed in (("rows", "model"), ("think boundary", "rows"), ("answer checker", "rows"), ("GPU memory", "model")):
+    for title, needed in (("rows", "model"), ("think boundary", "rows"), ("answer checker", "rows"), ("memory", "model")):
         assert said(findings[title], YELLOW) == f"not looked at: it needs '{needed}'"
 
 

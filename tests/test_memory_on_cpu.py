@@ -136,6 +136,30 @@ def test_an_update_by_hand(qwen3_8b, monkeypatch):
     assert "layers' inputs" not in everything
 
 
+def test_the_lines_of_the_doctor(qwen3_8b, monkeypatch):
+    """P / 8 and A / 8 of the test above in GiB: 31.2 / 8 and 0.65 / 8, twice; 3 GiB of layers; 0.5 of 80."""
+    monkeypatch.delenv("VERL_PLATFORM", raising=False)
+    for module in (memory, machine):
+        monkeypatch.setattr(module, "find_spec", lambda package: None)
+    built = qwen3_8b("trainer.nnodes=1", "reward.num_workers=2", "actor_rollout_ref.rollout.agent.num_workers=2")
+    built.host_gib = 256
+    letters, training, teacher, sampling = (finding.text for finding in memory.check(built))
+    assert letters.startswith("estimates, GiB a GPU. P = 8,365,323,264 parameters, A = 174,587,904 of them trained, E = 1,630,")
+    assert training == (
+        "training, T = 8,192: about 34.4 of 80 (weights 3.9 = 4 B·P/8, Adam 0.2 = 8 B·A/8, gathered layers 3.0 = 2 B·E, "
+        "gradients 0.1 = 4 B·A/8, layers' inputs 2.2 = 2 B·T·H·L, activations of a layer 1.4 = 188416 B·T, "
+        "logits without flash-attn's cross entropy 23.2 = 20 B·T·V, sdpa's mask 0.3 = 5 B·T²)"
+    )
+    assert teacher.startswith("teacher's scoring, T = 5,120: about 7.9 of 80 (weights 3.9 = 4 B·P/8, ")  # 4 rows of 256 + 1,024
+    assert sampling == "sampling: about 44.1 of 80 (vLLM 40.0 = 0.5 of 80, weights 3.9 = 4 B·P/8, Adam 0.2 = 8 B·A/8)"
+    starting, node, _ = (finding.text for finding in host.memory(built))
+    assert starting == (  # 4 workers, 3 others, 8 ranks
+        "starting: about 53.0 of 256.0 GiB a node (weights, whole on one rank 31.2 = 4 B·P·1, processes 9.0 = 0.6 GiB·15, "
+        "vLLM's processes 12.8 = 1.6 GiB·8)"
+    )
+    assert node.startswith("training: about 146.5 of 256.0 GiB a node (sleeping vLLM's weights 124.7 = 2 B·P·8, processes")
+
+
 def test_checkpointing_off_never_looks_cheaper(case):  # noqa: F811
     off = "actor_rollout_ref.model.enable_gradient_checkpointing=false"
     with_it, without = (estimates(case(*own, rows=True))["training"] for own in ([], [off]))

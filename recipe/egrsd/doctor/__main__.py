@@ -42,7 +42,7 @@ CHECKS = (
     Check("think boundary", checks.think_boundary, "rows"),
     Check("token budgets", checks.budgets, "rows"),
     Check("answer checker", checks.answers, "rows"),
-    Check("GPU memory", memory.check, "model"),
+    Check("memory", memory.check, "model"),
     Check("host memory", host.memory, "model"),
 )
 

@@ -35,7 +35,7 @@ class Term:
 
     def __init__(self, name: str, width: float, letters: str, *counts: float, shards: int = 1):
         self.name, self.size = name, width * prod(counts) / shards
-        each = f"{width / GIB:g} GiB" if width >= GIB else f"{width:g} B"
+        each = f"{width / GIB:g} GiB" if width > 1e8 else f"{width:g} B"
         self.formula = f"{each}·{letters}" + (f"/{shards}" if shards > 1 else "")
 
     def times(self, ranks: int) -> "Term":
@@ -67,11 +67,13 @@ def micro_batch_tokens(config: Any, engine: Any, prefix: str, prompt: int) -> in
 
 def check(case: Case) -> Iterator[Finding]:
     size = shapes(case.model)
-    letters = f"P = {size.parameters:,} parameters, A = {size.trained:,} of them trained, E = {size.ends + 2 * size.block:,} in"
+    trained = f"P = {size.parameters:,} parameters, A = {size.trained:,} of them trained"
+    gathered = f"E = {size.ends + 2 * size.block:,} in both ends and two layers"
     yield Finding(
         Level.GREEN,
-        f"estimates, GiB a GPU. {letters} both ends and two layers, V = {size.vocabulary:,} vocabulary, H = {size.hidden:,}, "
-        f"L = {size.layers} layers, T tokens of a micro-batch, C <= {CHUNK_TOKENS} of them whose logits exist at a time",
+        f"estimates, GiB{'' if cpu.enabled() else ' a GPU'}. {trained}, {gathered}, V = {size.vocabulary:,} vocabulary, "
+        f"H = {size.hidden:,}, L = {size.layers} layers, T tokens of a micro-batch, C <= {CHUNK_TOKENS} of them whose logits "
+        "exist at a time",
     )
     if not cpu.enabled():
         for phase, terms in phases(case, size).items():
