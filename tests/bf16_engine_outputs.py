@@ -16,7 +16,7 @@ from verl.utils import tensordict_utils as tu
 from verl.workers.utils.padding import response_from_nested
 
 from recipe.egrsd import head
-from recipe.egrsd.teacher import scoring_batch
+from recipe.egrsd.scoring import scoring_batch
 
 PROMPTS, RESPONSES = (13, 5, 8, 2), (4, 9, 1, 30)
 TEMPERATURE = 1.1

@@ -26,10 +26,11 @@ def _keep_batches(module) -> None:
     update_actor = module.EgrsdMixin._update_actor
 
     def update_and_keep(self, batch, metrics):
-        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=FIELDS)
+        fields = [field for field in FIELDS if field != "old_log_probs" or self.student_scores_needed]
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
         kept = {
             field: [row.clone() for row in data[field].unbind()] if isinstance(data[field], torch.Tensor) else list(data[field])
-            for field in FIELDS
+            for field in fields
         }
         kept |= {"is_padding": [tag.get("is_padding", False) for tag in batch.tags], "entropy_scale": self.entropy_scale}
         kept |= {"baseline": self.baseline.state_dict()}

@@ -14,7 +14,7 @@ import torch.multiprocessing
 from verl.utils import tensordict_utils as tu
 from verl.workers.utils.padding import response_from_nested
 
-from recipe.egrsd.teacher import checked, scoring_batch
+from recipe.egrsd.scoring import checked, scoring_batch
 
 PROMPTS, RESPONSES = (13, 5, 8), (4, 9, 1)  # 40 tokens
 KNOBS = {"use_remove_padding": True, "use_dynamic_bsz": True, "max_token_len_per_gpu": 64, "use_fused_kernels": False}

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from recipe.egrsd.divergence import chunked_divergence, token_divergence
+from recipe.egrsd.head import HeadScores
 from recipe.egrsd.worker import EgrsdWorker
 
 KINDS = ("forward_kl", "reverse_kl")
@@ -112,6 +113,60 @@ def test_the_teachers_head_does_not_outlive_the_update(monkeypatch):
     worker.actor = SimpleNamespace(engine=SimpleNamespace(teacher_head="the head"))
     worker.update_actor(TensorDict())
     assert seen == ["the head"] and worker.actor.engine.teacher_head is None
+
+
+def gathering(logits: Tensor, hidden: Tensor, weight: Tensor) -> EgrsdWorker:
+    """A worker whose teacher has scored: its head was given ``hidden`` last and returned ``logits``."""
+    head = torch.nn.Linear(*reversed(weight.shape), bias=False)
+    head.weight = torch.nn.Parameter(weight)
+    scores = HeadScores(hidden=[hidden[None]], last_logits=logits.float() / TEMPERATURE)
+    engine = SimpleNamespace(scores=scores, module=SimpleNamespace(get_output_embeddings=lambda: head), teacher_head=None)
+    worker = object.__new__(EgrsdWorker)
+    worker.actor, worker.ref = SimpleNamespace(engine=engine), None
+    return worker
+
+
+def one_ulp_aside(logits: Tensor, share: float) -> Tensor:
+    """bfloat16 logits, a share of which fell on the other side of a rounding boundary."""
+    ulp = torch.nextafter(logits, torch.full_like(logits, torch.inf)) - logits
+    sign = torch.where(torch.rand(len(logits)) < 0.5, -1.0, 1.0)
+    return torch.where(torch.rand(len(logits)) < share, logits + sign * ulp, logits).bfloat16()
+
+
+def in_four_pieces(hidden: Tensor, weight: Tensor) -> Tensor:
+    """The product as a GPU sums it for a single row: partial sums, each rounded to bfloat16."""
+    parts = [(h.float() @ w.float().T).bfloat16() for h, w in zip(hidden.chunk(4), weight.chunk(4, 1), strict=True)]
+    return sum(part.float() for part in parts).bfloat16()
+
+
+HEADS = {
+    "itself": (True, lambda logits, *_: logits),
+    "one ulp at 1 %": (True, lambda logits, *_: one_ulp_aside(logits, 0.01)),
+    "one ulp everywhere": (True, lambda logits, *_: one_ulp_aside(logits, 1.0)),
+    "summed in four pieces": (True, lambda _, hidden, weight: in_four_pieces(hidden, weight)),
+    "softcap 30": (False, lambda logits, *_: (30 * (logits.float() / 30).tanh()).bfloat16()),
+    "scale 1.02": (False, lambda logits, *_: (1.02 * logits.float()).bfloat16()),
+    "bias": (False, lambda logits, *_: (logits + 0.1 * torch.randn(len(logits))).bfloat16()),
+    "another row's": (False, lambda logits, *_: logits.flip(0)),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_the_gathered_head_is_told_from_rounding(name):
+    """At Qwen3's vocabulary in bfloat16, where single logits of two equal products differ by an ulp: 0.125 at 16."""
+    plain, returned = HEADS[name]
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(256).bfloat16(), (0.22 * torch.randn(151_936, 256)).bfloat16()  # logits of 3.5 on average
+    logits = hidden @ weight.T
+    worker = gathering(returned(logits, hidden, weight), hidden, weight)
+    if plain:
+        worker.hold_teacher_head(TEMPERATURE)
+        assert torch.equal(worker.actor.engine.teacher_head, weight)
+        worker.actor.engine.scores.last_logits += 1  # asked once a run
+        worker.hold_teacher_head(TEMPERATURE)
+    else:
+        with pytest.raises(TypeError, match=r"its head's weight times its hidden states .*divergence=null"):
+            worker.hold_teacher_head(TEMPERATURE)
 
 
 def test_gradients_are_right():

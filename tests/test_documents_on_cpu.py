@@ -21,8 +21,8 @@ LAYERS = [
     {"weights", "divergence", "head", "advantage", "privileged", "reward", "metrics", "schema", "checkpoint", "rows"}
     | {"shared_prompt", "verl_keys"},
     {"validation", "data", "report", "alarms", "machine"},
-    {"loss", "dataset", "teacher", "engine", "rollout", "watchdog", "nodes", "slots", "prepare_data"},
-    {"worker", "tokens", "server", "hydra_plugin"},
+    {"loss", "dataset", "scoring", "engine", "rollout", "watchdog", "nodes", "slots", "prepare_data"},
+    {"worker", "teacher", "tokens", "server", "hydra_plugin"},
     {"cpu"},
     {"trainer", "evaluation"},
     {"register", "evaluate"},

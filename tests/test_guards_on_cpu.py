@@ -1,6 +1,7 @@
 """What must never be silent: each of these settings stops a run with a sentence that names the key and the way out."""
 
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig
 from runs import ROOT, run, write_inputs
+from transformers import AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
 
 import recipe.egrsd.hydra_plugin  # noqa: F401  opens the config group
 from examples.tiny_cpu.task import make_problems, verl_row
@@ -225,6 +227,20 @@ def test_verls_own_engine_is_refused(inputs, tmp_path):
 
 
 @pytest.mark.parametrize("allowed", ["", "1"])
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_model_that_softcaps_its_logits_is_refused(inputs, tmp_path):
+    """A tiny Gemma 2: before the first step, and by the worker, which has the model."""
+    shutil.copytree(inputs / "model", tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 16}
+    config = Gemma2Config(vocab_size=len(tokenizer), num_key_value_heads=1, **shape)
+    Gemma2ForCausalLM(config).save_pretrained(tmp_path / "model")
+    result = run(inputs, tmp_path / "run", [f"actor_rollout_ref.model.path={tmp_path / 'model'}"], timeout=200)
+    assert result.returncode not in (0, None)
+    assert "TypeError: Gemma2ForCausalLM changes the logits of its head (a softcap or a scale" in result.log
+
+
 def test_a_verl_out_of_range_is_named(allowed, inputs, tmp_path):
     """Another version in front of the installed one, as the metadata of a package that importlib.metadata finds first."""
     info = tmp_path / "verl-0.10.0.dev0.dist-info"

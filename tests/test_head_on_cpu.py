@@ -10,9 +10,19 @@ from safetensors.torch import load_file, save_file
 from tensordict import TensorDict
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from recipe.egrsd.engine import padded_positions, response_positions
-from recipe.egrsd.head import score_chunk, scored_in_chunks
+from recipe.egrsd.head import require_heads_logits, score_chunk, scored_in_chunks
 
 
 @pytest.mark.parametrize("temperature", [1.0, 1.1])
@@ -104,6 +114,34 @@ def test_the_head_is_itself_again_also_after_an_error():
     with pytest.raises(ZeroDivisionError), scored_in_chunks(head, lambda _: 1 / 0, temperature=1.0):
         head(hidden)
     assert head(hidden).shape == (1, 3, 5) and "forward" not in vars(head)
+
+
+TINY = {
+    "vocab_size": 50, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "head_dim": 8, "pad_token_id": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_model_whose_logits_are_its_heads_is_taken(tied):
+    torch.manual_seed(0)
+    model = Qwen3ForCausalLM(Qwen3Config(**TINY, tie_word_embeddings=tied)).bfloat16()
+    require_heads_logits(model, torch.arange(8)[None])
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Gemma2ForCausalLM(Gemma2Config(**TINY, final_logit_softcapping=1.0)),
+        CohereForCausalLM(CohereConfig(**TINY, logit_scale=0.5)),
+        GraniteForCausalLM(GraniteConfig(**TINY, logits_scaling=2.0)),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_a_model_that_changes_its_heads_logits_is_refused(model):
+    """A softcap, a scale: the head alone would give the teacher another distribution than the model's, without a word."""
+    with pytest.raises(TypeError, match=f"{type(model).__name__} changes the logits of its head"):
+        require_heads_logits(model, torch.arange(8)[None])
 
 
 def test_nothing_to_score():

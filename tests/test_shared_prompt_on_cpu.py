@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from runs import ROOT, write_inputs
 from transformers import MambaConfig, Qwen3Config
 
+from recipe.egrsd.scoring import Sharing, scoring_order
 from recipe.egrsd.shared_prompt import require_attention_only
-from recipe.egrsd.teacher import Sharing, scoring_order
 
 
 @pytest.mark.parametrize("window", [None, pytest.param(16, marks=pytest.mark.long)])

@@ -21,6 +21,7 @@ def tokenizer():
 def batch() -> TensorDict:
     samples = rows()
     columns = {name: jagged(column) for name, column in samples.items()}
+    columns["student_log_probs"] = columns.pop("old_log_probs")
     columns["rm_scores"] = jagged([torch.eye(1, len(mask))[0].flip(0) * 1.25 for mask in samples["response_mask"]])
     return TensorDict(
         columns | {

@@ -18,14 +18,15 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 from verl.utils import tensordict_utils as tu
-from verl.utils.device import get_device_name
+from verl.utils.device import get_device_id, get_device_name
 from verl.utils.ulysses import get_ulysses_sequence_parallel_rank
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
-from recipe.egrsd.head import HeadScores, scored_in_chunks
+from recipe.egrsd.head import HeadScores, require_heads_logits, scored_in_chunks
 from recipe.egrsd.shared_prompt import present, prompt_inputs, require_attention_only, response_inputs
 
+PROBED_TOKENS = 8
 VENDOR = "egrsd"
 """config/algorithm/egrsd.yaml puts it into VERL_ENGINE_VENDOR, by which verl chooses among registered engines."""
 
@@ -84,6 +85,16 @@ class EgrsdEngine(FSDPEngineWithLMHead):
         with scored_in_chunks(head, self._responses_of, temperature=micro_batch["temperature"]) as self.scores:
             return super().forward_step(micro_batch, loss_function, forward_only)
 
+    def require_heads_logits(self) -> None:
+        """See head.py. A collective call: under FSDP every rank takes part in a forward pass."""
+        ids = torch.arange(PROBED_TOKENS, device=get_device_id())[None]
+        with self.eval_mode(), self._autocast():
+            require_heads_logits(self.module, ids)
+
+    def _autocast(self) -> torch.autocast:
+        """The context that verl opens around its own pass (transformer_impl.py:1565)."""
+        return torch.autocast(get_device_name(), self._autocast_dtype, enabled=self._autocast_dtype != torch.float32)
+
     def prepare_model_inputs(self, micro_batch):
         if self.scores is not None and (group_size := _flag(micro_batch, "egrsd_shared_by")):
             return self._inputs_after_the_prompts(micro_batch, group_size)
@@ -117,8 +128,7 @@ class EgrsdEngine(FSDPEngineWithLMHead):
         prompts = [row[: -len(response)] for row, response in zip(rows, responses, strict=True)][::group_size]
         cache, inputs = DynamicCache(), prompt_inputs(prompts)
         self.layout, self.labels = torch.zeros_like(inputs["input_ids"], dtype=torch.bool), prompts[0][:0]  # no scores yet
-        # The context that verl opens around its own pass.
-        with torch.autocast(rows[0].device.type, self._autocast_dtype, enabled=self._autocast_dtype != torch.float32):
+        with self._autocast():
             self.module(**inputs, past_key_values=cache, use_cache=True)
         self.chosen, self.layout = response_positions(micro_batch), present(responses)
         self.labels = micro_batch["responses"].values()

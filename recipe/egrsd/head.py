@@ -51,6 +51,50 @@ def score_chunk(logits: Tensor, labels: Tensor, *, temperature: float) -> tuple[
         return log_probs, -log_p.exp().mul_(log_p).sum(-1)
 
 
+def require_heads_logits(model: nn.Module, ids: Tensor) -> None:
+    """Asks one forward pass whether the model's logits are what its head returns, to the bit.
+
+    Args:
+        model: a causal language model.
+        ids: (1, S) token ids.
+
+    Raises:
+        TypeError: if the model softcaps or scales them: a score made in the head would be another distribution's.
+    """
+    returned = []
+    handle = model.get_output_embeddings().register_forward_hook(lambda *call: returned.append(call[-1]))
+    try:
+        with torch.no_grad():
+            positions = torch.arange(ids.size(1), device=ids.device)[None]
+            logits = model(input_ids=ids, position_ids=positions, use_cache=False).logits
+    finally:
+        handle.remove()
+    if not torch.equal(logits.float(), returned[0].float()):
+        distance = (logits.float() - returned[0].float()).abs().max().item()
+        raise TypeError(
+            f"{type(model).__name__} changes the logits of its head (a softcap or a scale: by up to {distance:.3g}), and EGRSD "
+            "scores responses in the head; use a model that does not."
+        )
+
+
+def distance_of_products(ours: Tensor, theirs: Tensor, *, dtype: torch.dtype) -> float:
+    """How far two results of one matrix product are apart: root mean square, as a multiple of what rounding may do.
+
+    The orders of summation differ, so that single entries fall on the other side of a rounding boundary: an ulp of ``dtype``,
+    1/128 of a bfloat16. A product in float32 is allowed 1e-5.
+
+    Args:
+        ours: (V,) float32.
+        theirs: (V,) float32.
+        dtype: in which both were rounded.
+
+    Returns:
+        0 where they are equal, at most 1 where only rounding lies between them.
+    """
+    allowed = max(torch.finfo(dtype).eps, 1e-5)
+    return ((ours - theirs).norm() / theirs.norm() / allowed).item()
+
+
 @contextmanager
 def scored_in_chunks(
     head: nn.Module,

@@ -23,8 +23,8 @@ from recipe.egrsd.weights import lookahead_entropy
 SAVED_RESPONSES = 16
 """Of a step; at 1,024 tokens they take about 1 MB."""
 FIELDS = (
-    "uid", "extra_info", "prompts", "teacher_prompt_ids", "responses", "response_mask", "rm_scores", "old_log_probs",
-    "teacher_log_probs", "teacher_entropy", "advantages",
+    "uid", "extra_info", "prompts", "teacher_prompt_ids", "responses", "response_mask", "rm_scores", "teacher_log_probs",
+    "teacher_entropy", "advantages",
 )  # fmt: skip
 """What is read from TransferQueue."""
 KINDS = ("mid", "lock", "fork", "pivot")
@@ -60,11 +60,11 @@ def table(
 ) -> pa.Table:
     """One row for each response, one list entry for each of its tokens; the settings travel as metadata.
 
-    The student's log-probs are ``old_log_probs``, those of the policy before the step's update: what the loss sees, too, as long
-    as a batch is trained on once. A run with a divergence has no weights, so that its columns gate ... token_weight are 1.
+    The student's log-probs are those of the policy before the step's update: what the loss sees, too, as long as a batch is
+    trained on once. A run with a divergence has no weights, so that its columns gate ... token_weight are 1.
 
     Args:
-        data: the samples, with FIELDS.
+        data: the samples, with FIELDS and ``student_log_probs``.
         entropy_scale: the batch's, nats.
         mixing: the step's.
     """
@@ -93,7 +93,7 @@ def _per_token(data: TensorDict, egrsd: EgrsdConfig, entropy_scale: float, mixin
     """Each (B, T), by the functions that the loss calls."""
     mask = data["response_mask"].to_padded_tensor(0).bool()
     student, teacher, entropy, advantages = (
-        data[name].to_padded_tensor(0.0) for name in ("old_log_probs", "teacher_log_probs", "teacher_entropy", "advantages")
+        data[name].to_padded_tensor(0.0) for name in ("student_log_probs", "teacher_log_probs", "teacher_entropy", "advantages")
     )
     scalars = {"entropy_scale": entropy_scale, "mixing": mixing}
     weights = token_weights(student, teacher, entropy, advantages, mask, **scalars, egrsd=egrsd)

@@ -99,8 +99,7 @@ class EgrsdMixin(PPOTrainer):
         return batch
 
     def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
-        needed = self.student_scores_needed or tokens.is_due(self.global_steps, self.egrsd.save_tokens_every)
-        return super()._compute_old_log_prob(batch, metrics) if needed else batch
+        return super()._compute_old_log_prob(batch, metrics) if self.student_scores_needed else batch
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         with marked_timer("teacher", self.timing_raw):
@@ -176,6 +175,13 @@ class EgrsdMixin(PPOTrainer):
     def _save_tokens(self, batch: KVBatchMeta, mixing: float) -> None:
         keys = tokens.chosen(batch.keys, _is_real(batch))
         data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=list(tokens.FIELDS))
+        if self.student_scores_needed:
+            scored = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["old_log_probs"])["old_log_probs"]
+        else:  # kept out of the batch: the loss would train on old_log_probs that it finds there, and looking must change nothing
+            prompts, texts = data["prompts"].unbind(), (data["responses"], data["response_mask"])
+            temperature = self.config.actor_rollout_ref.rollout.temperature
+            scored = self.teacher.score_student(prompts, *texts, temperature=temperature, names=keys)
+        data["student_log_probs"] = scored
         settings = {"egrsd": self.egrsd, "entropy_scale": self.entropy_scale, "mixing": mixing}
         folder = Path(self.config.trainer.default_local_dir) / "tokens"
         tokens.save(folder, data, step=self.global_steps, tokenizer=self.tokenizer, **settings)
