@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from examples.tiny_cpu.task import INSTRUCTION, make_problems, write_parquet
 ROOT = Path(__file__).resolve().parents[1]
 RESPONSE_TOKENS = 24
 TEMPERATURE = 1.1
+COMMIT = "0123456789abcdef0123456789abcdef01234567"  # of a model on a hub that is not there
 MODES = ("egrsd_sync", "egrsd_colocate_async")
 # A random model answers nothing right; this reward is right half of the time, so that there is something to learn from.
 COIN_REWARD = [f"reward.custom_reward_function.path={ROOT / 'tests' / 'coin_reward.py'}"]
@@ -84,15 +86,18 @@ class Run:
         return torch.load(self.folder / "probe" / f"{step}.pt", weights_only=False)
 
 
-def write_inputs(folder: Path, *, train: int = 32, validation: int = 4, body: float = 4.0, head: float = 8.0) -> None:
+def write_inputs(
+    folder: Path, *, train: int = 32, validation: int = 4, body: float = 4.0, head: float = 8.0, tied: bool = False
+) -> None:
     """A tiny Qwen3 with random but decided weights, and parquet files of addition problems.
 
     Its weights are the usual initial ones times body or head: those alone are so small that every distribution is uniform. Larger
-    factors make larger logits, and with them larger float32 rounding errors between two ways to compute the same number.
+    factors make larger logits, and with them larger float32 rounding errors between two ways to compute the same number. Tied
+    embeddings are those of Qwen3-4B and smaller.
     """
     tokenizer = tiny.build_tokenizer()
     config = tiny.build_model(tokenizer).config
-    config.tie_word_embeddings = False  # verl 0.9.1 cannot sync a tied model with an adapter to vLLM 0.29
+    config.tie_word_embeddings = tied
     model = Qwen3ForCausalLM(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -200,6 +205,20 @@ def adapter(run: Run, step: int) -> dict[str, torch.Tensor]:
     shards = run.folder / "checkpoints" / f"global_step_{step}" / "actor" / "model_world_size_1_rank_0.pt"
     state = torch.load(shards, weights_only=False)
     return {name: tensor.to_local() for name, tensor in state.items() if "lora_" in name}
+
+
+def on_the_hub(home: Path, name: str, folder: Path) -> Path:
+    """Files of a folder as the hub's client caches them under HF_HOME; returns the snapshot."""
+    repository = home / "hub" / f"models--{name.replace('/', '--')}"
+    snapshot = repository / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    for directory in ("blobs", "refs"):
+        (repository / directory).mkdir()
+    (repository / "refs" / "main").write_text(COMMIT)
+    for number, path in enumerate(sorted(folder.iterdir())):
+        shutil.copy(path, repository / "blobs" / str(number))
+        (snapshot / path.name).symlink_to(f"../../blobs/{number}")
+    return snapshot
 
 
 def good(result: Run) -> Run:

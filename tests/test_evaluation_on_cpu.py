@@ -19,6 +19,7 @@ from examples.tiny_cpu import model as tiny
 from examples.tiny_cpu.task import make_problems, verl_row, write_parquet
 from recipe.egrsd import evaluate
 from recipe.egrsd.evaluation import Refused, comparison, run, store, summary
+from recipe.egrsd.evaluation.engine import free_ports
 from recipe.egrsd.evaluation.model import ModelFiles, locate
 from recipe.egrsd.evaluation.problems import Problem, read_problems
 from recipe.egrsd.evaluation.responses import Recorder, Think, think_block
@@ -175,7 +176,7 @@ def test_a_hub_name_is_pinned_to_its_commit(tmp_path, monkeypatch):
     process = subprocess.run(
         [sys.executable, "-c", code.replace("some/model", "no/such")], capture_output=True, text=True, cwd=ROOT
     )
-    assert "no/such is no folder here, and the hub does not give its config.json" in process.stderr
+    assert "no/such is no folder here, and the hub does not give it" in process.stderr
 
 
 def test_what_cannot_be_loaded_is_refused(base, tmp_path):
@@ -202,6 +203,16 @@ def test_the_fingerprint_of_a_model_changes_with_weights_adapter_and_template(ba
     (base / "chat_template.jinja").write_text("x")
     seen.add(locate(str(base)).fingerprint())
     assert len(seen) == 4
+
+
+def test_engines_that_start_together_look_for_ports_apart():
+    code = "from vllm.utils.network_utils import get_open_port; print(get_open_port())"
+    ports = free_ports(8)
+    assert len(set(ports)) == 8
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"VLLM_PORT": str(ports[3])}
+    )
+    assert found.stdout.split()[-1] == str(ports[3])
 
 
 # ---------------------------------------------------------------- responses

@@ -64,8 +64,7 @@ def evaluate(argv: Sequence[str]) -> None:
         print(f"{len(work)} of {sum(samples[problem.benchmark] for problem in problems)} responses to generate", flush=True)
         if work:
             loading = Loading(
-                model=files.model,
-                revision=files.revision,
+                model=files.path,
                 adapter=files.adapter,
                 lora_rank=files.lora_rank,
                 dtype=args.dtype,
@@ -139,7 +138,7 @@ def _protocol(args: argparse.Namespace) -> dict[str, Any]:
 def _recorder(files: ModelFiles, *, thinking: bool) -> Recorder:
     from transformers import AutoTokenizer
 
-    return Recorder(AutoTokenizer.from_pretrained(files.model, revision=files.revision), thinking=thinking)
+    return Recorder(AutoTokenizer.from_pretrained(files.path), thinking=thinking)
 
 
 def _versions() -> dict[str, str]:

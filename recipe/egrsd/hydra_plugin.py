@@ -107,6 +107,8 @@ class AlgorithmSource(_WrappedSource):
         env_vars = OmegaConf.select(config, "ray_kwargs.ray_init.runtime_env.env_vars")
         if env_vars is None or MODULES_VARIABLE not in env_vars:
             return  # a preset on top of egrsd.yaml
+        import recipe.egrsd.schema  # noqa: F401  the resolver that egrsd.yaml names
+
         ours = env_vars[MODULES_VARIABLE].split(",")
         users = [name for name in os.environ.get(MODULES_VARIABLE, "").split(",") if name and name not in ours]
         env_vars[MODULES_VARIABLE] = ",".join([*users, *ours])
@@ -128,11 +130,19 @@ class VerlAlgorithmSearchPath(SearchPathPlugin):
 
 
 class Validation(Callback):
-    """egrsd.yaml names it under hydra.callbacks: a config that would not be EGRSD stops within seconds, on one line."""
+    """egrsd.yaml names it under hydra.callbacks: a config that would not be EGRSD stops within seconds, on one line.
+
+    Imports of ours stand in its methods, because the runs of others import this module, too.
+    """
+
+    def on_run_start(self, config: DictConfig, **kwargs) -> None:
+        from recipe.egrsd import models
+
+        models.absolute_folders(config)  # here, because a job is given a copy before it starts
 
     def on_job_start(self, config: DictConfig, **kwargs) -> None:
         try:
-            from recipe.egrsd import checkpoint, machine, slots, validation  # not for the runs of others
+            from recipe.egrsd import checkpoint, machine, models, slots, validation
 
             if validation.allows_untested_verl() and (untested := validation.untested_verl()):
                 print(f"EGRSD: {untested}. It runs because {validation.ALLOW_UNTESTED_VERL}=1.", flush=True)
@@ -140,6 +150,8 @@ class Validation(Callback):
             checkpoint.folder_to_resume(config.trainer, has_teacher=has_teacher)  # the trainer looks again
             machine.refuse(config)  # the trainer asks every machine
             slots.check_before_ray(config)
+            validation.check_data_files(config.data)
+            models.located(config)  # the trainer looks again, on its own machine
             slots.check_when_ray_has_started(config)
         except Exception as problem:  # hydra turns any but SystemExit into a warning, and the run would go on unchecked
             kind = "" if type(problem) in (ValueError, RuntimeError) else f"{type(problem).__name__}: "

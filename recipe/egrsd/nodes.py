@@ -1,10 +1,10 @@
-"""Several Ray nodes: each must have the verl and the recipe of the trainer, or ranks would train by different rules.
+"""Several Ray nodes: each must have the trainer's verl, recipe and models, or ranks would train by different rules.
 
 Asked before any worker starts. A worker without the recipe dies in an import that names neither its node nor a way out, and one
 with other files says nothing at all.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -13,13 +13,16 @@ from typing import TypeVar
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-TIMEOUT_SECONDS = 300.0
+from recipe.egrsd.models import Model
+
+TIMEOUT_SECONDS, DOWNLOAD_SECONDS = 300.0, 3600.0
 A_GPU = 0.01  # the share of one that lets a process see it
 Answer = TypeVar("Answer")
 WAY_OUT = (
     "Install the same egrsd-verl and verl on every node, or ship the trainer's recipe with "
     "+ray_kwargs.ray_init.runtime_env.py_modules=[/path/to/recipe] (docs/modes.md, Several nodes)."
 )
+SAME_MODEL = "Every node must find the same model under the same path: use a shared folder, or the same HF_HOME on every node."
 
 
 def installed() -> str:
@@ -30,21 +33,29 @@ def installed() -> str:
     return f"verl {version('verl')}, recipe {digest.hexdigest()[:12]}"
 
 
-def check() -> None:
-    """Asks every node on which verl may place something.
+def check(models: Sequence[Model]) -> None:
+    """Asks every node on which verl may place something; a model of the hub is downloaded there.
 
     Raises:
-        RuntimeError: if a node cannot import the recipe, or has other files or another verl; names the node.
+        RuntimeError: if a node cannot import the recipe, or has other files, another verl, or other files of a model; names the
+            node.
     """
+    _compare(installed, "cannot run the recipe", way_out=WAY_OUT)
+    for model in models:
+        _compare(model.found_here, f"cannot read {model.key}", seconds=DOWNLOAD_SECONDS, way_out=SAME_MODEL)
+
+
+def _compare(question: Callable[[], str], failure: str, *, seconds: float = TIMEOUT_SECONDS, way_out: str) -> None:
+    """Every other node must answer as this one does."""
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
-    ask = ray.remote(num_cpus=0)(installed)
+    ask = ray.remote(num_cpus=0)(_call)
     here = ray.get_runtime_context().get_node_id()
     others = [node for node in nodes if node["NodeID"] != here]
-    answers = {_name(node): ask.options(scheduling_strategy=_on(node)).remote() for node in others}
+    answers = {_name(node): ask.options(scheduling_strategy=_on(node)).remote(question) for node in others}
     for node, answer in answers.items():
-        found = _answer(node, answer)
-        if found != installed():
-            raise RuntimeError(f"{node} has {found}, the trainer {installed()}. {WAY_OUT}")
+        found = _answer(node, answer, failure=failure, seconds=seconds, way_out=way_out)
+        if found != question():
+            raise RuntimeError(f"{node} has {found}, the trainer {question()}. {way_out}")
 
 
 def ask_gpu_nodes(question: Callable[[], Answer]) -> dict[str, Answer]:
@@ -71,11 +82,18 @@ def _on(node: dict) -> NodeAffinitySchedulingStrategy:
     return NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
 
 
-def _answer(node: str, answer: ray.ObjectRef) -> Answer:
+def _answer(
+    node: str,
+    answer: ray.ObjectRef,
+    *,
+    failure: str = "cannot run the recipe",
+    seconds: float = TIMEOUT_SECONDS,
+    way_out: str = WAY_OUT,
+) -> Answer:
     try:
-        return ray.get(answer, timeout=TIMEOUT_SECONDS)
+        return ray.get(answer, timeout=seconds)
     except Exception as error:
-        raise RuntimeError(f"{node} cannot run the recipe: {_last_line(error)}. {WAY_OUT}") from error
+        raise RuntimeError(f"{node} {failure}: {_last_line(error)}. {way_out}") from error
 
 
 def _last_line(error: Exception) -> str:

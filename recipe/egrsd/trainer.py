@@ -15,7 +15,7 @@ from verl.trainer.ppo.v1 import PPOTrainer, PPOTrainerColocateAsync, PPOTrainerS
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.profiler import marked_timer
 
-from recipe.egrsd import checkpoint, cpu, machine, nodes, schema, tokens, validation
+from recipe.egrsd import checkpoint, cpu, machine, models, nodes, schema, tokens, validation
 from recipe.egrsd.advantage import RunningBaseline, shaped_reward
 from recipe.egrsd.alarms import Alarms
 from recipe.egrsd.loss import ROLLOUT_DISTANCE_MAX, ROLLOUT_DISTANCE_MEAN, SUM_PREFIX, divergence_loss, egrsd_loss
@@ -34,7 +34,12 @@ class EgrsdMixin(PPOTrainer):
         self.egrsd = validation.validate(config)
         self.resumed_from = checkpoint.folder_to_resume(config.trainer, has_teacher=self.egrsd.teacher.moves)
         print(f"EGRSD {checkpoint.beginning(config.trainer, self.resumed_from)}.")
-        nodes.check()
+        self.models = models.located(config)
+        if self.resumed_from:
+            models.refuse_other_commits(checkpoint.load(self.resumed_from).get("commits", {}), self.models)
+        nodes.check(self.models)
+        models.use_folders(config, self.models)
+        print(*(f"EGRSD reads {model}." for model in self.models), sep="\n")
         print(machine.settle(config, nodes.ask_gpu_nodes))
         self.baseline = RunningBaseline(warmup_steps=self.egrsd.warmup_steps)
         self.alarms = Alarms(self.egrsd)
@@ -196,7 +201,8 @@ class EgrsdMixin(PPOTrainer):
         folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
         with checkpoint.named_if_it_fails(folder):
             # verl computes a step's metrics after its checkpoint, so that the alarms' start lacks the step that is saved.
-            checkpoint.save(folder, {"baseline": self.baseline.state_dict(), "alarms": self.alarms.state_dict()})
+            state = {"baseline": self.baseline.state_dict(), "alarms": self.alarms.state_dict()}
+            checkpoint.save(folder, state | {"commits": {model.key: model.commit for model in self.models if model.commit}})
             self.teacher.save(folder / "actor")  # verl prunes this folder
             super()._save_checkpoint()
 

@@ -7,8 +7,10 @@ requests from one queue while others are under way: no batch waits for its longe
 import multiprocessing as mp
 import os
 import queue
+import socket
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from recipe.egrsd import cpu
@@ -37,7 +39,7 @@ class Loading:
     """How a model is loaded; the names are those of vLLM's EngineArgs."""
 
     model: str
-    revision: str | None
+    """A folder."""
     adapter: str | None
     lora_rank: int
     dtype: str
@@ -94,7 +96,8 @@ def generate(requests: Sequence[Request], loading: Loading, sampling: Sampling) 
     length = max(len(request.prompt) for request in requests) + sampling.max_tokens
     in_flight = min(MAX_IN_FLIGHT, -(-len(requests) // len(groups)))  # a small job is shared, not taken by the first to be ready
     arguments = (loading, sampling, length, in_flight, tasks, answers)
-    engines = [context.Process(target=_serve, args=(",".join(group), *arguments)) for group in groups]
+    places = zip(groups, free_ports(len(groups)), strict=True)
+    engines = [context.Process(target=_serve, args=(",".join(group), port, *arguments)) for group, port in places]
     try:
         for engine in engines:
             engine.start()
@@ -122,8 +125,20 @@ def _next_answer(answers: mp.Queue, engines: Sequence[mp.Process]) -> Response:
                 ) from None
 
 
-def _serve(devices: str, loading: Loading, sampling: Sampling, length: int, in_flight: int, tasks: mp.Queue, answers: mp.Queue):
+def free_ports(number: int) -> list[int]:
+    """So many different ports. vLLM would look for one in each engine at the same time, and may find the same one twice."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for each in sockets:
+            each.bind(("", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def _serve(
+    devices: str, port: int, loading: Loading, sampling: Sampling, length: int, in_flight: int, tasks: mp.Queue, answers: mp.Queue
+):
     """An engine's process: ends with the queue, or with its parent."""
+    os.environ["VLLM_PORT"] = str(port)  # where vLLM begins to look
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if not cpu.enabled():
         os.environ["CUDA_VISIBLE_DEVICES"] = devices
@@ -170,8 +185,6 @@ def _load(loading: Loading, length: int, in_flight: int):
     engine = LLMEngine.from_engine_args(
         EngineArgs(
             model=loading.model,
-            revision=loading.revision,
-            tokenizer_revision=loading.revision,
             dtype=loading.dtype,
             seed=loading.seed,
             tensor_parallel_size=loading.tensor_parallel_size,

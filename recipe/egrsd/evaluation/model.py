@@ -14,10 +14,11 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from recipe.egrsd import models
 from recipe.egrsd.evaluation import Refused
 
 WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
@@ -31,9 +32,17 @@ class ModelFiles:
     """Where the weights are."""
 
     model: str
+    """Its folder, or its name on the hub."""
     revision: str | None = None
     """Commit on the hub."""
     adapter: str | None = None
+    snapshot: str | None = None
+    """Folder of what came from the hub."""
+
+    @property
+    def path(self) -> str:
+        """The folder that tokenizer and engines read."""
+        return self.snapshot or self.model
 
     @property
     def lora_rank(self) -> int:
@@ -112,7 +121,7 @@ def _with_adapter(adapter: Path, base: str | None) -> ModelFiles:
     files = locate(base)
     if files.adapter:
         raise Refused(f"--base {base} is an adapter itself; merge it into its model first.")
-    return ModelFiles(files.model, files.revision, str(adapter.resolve()))
+    return replace(files, adapter=str(adapter.resolve()))
 
 
 def _merged(actor: Path) -> Path:
@@ -141,14 +150,11 @@ def _merged(actor: Path) -> Path:
 
 
 def _on_the_hub(name: str) -> ModelFiles:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
     try:
-        config = hf_hub_download(name, "config.json")
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        raise Refused(f"{name} is no folder here, and the hub does not give its config.json: {error}") from error
-    return ModelFiles(name, revision=Path(config).parent.name)  # .../snapshots/<commit>/config.json
+        folder, commit = models.locate(name, key="--model or --base")
+    except ValueError as error:
+        raise Refused(str(error)) from error
+    return ModelFiles(name, revision=commit, snapshot=str(folder))
 
 
 def _refuse_base(base: str | None, name: str) -> None:
