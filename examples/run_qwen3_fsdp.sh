@@ -144,10 +144,6 @@ if [[ $LORA_RANK -gt 0 ]]; then
     actor_rollout_ref.model.lora_rank="$LORA_RANK"
     actor_rollout_ref.model.lora_alpha="$LORA_ALPHA"
     actor_rollout_ref.model.target_modules="$LORA_TARGETS"
-    # vLLM reads the base from disk and receives the adapter alone, layer by layer: verl 0.9 cannot send it a base with tied
-    # embeddings (0.6B to 4B) under an adapter
-    actor_rollout_ref.rollout.load_format=safetensors
-    actor_rollout_ref.rollout.layered_summon=true
   )
 else
   MODEL_ARGS+=('actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model]')  # loadable without merging

@@ -163,10 +163,12 @@ def test_egrsd_changes_exactly_the_keys_of_its_file(config):
     plain, egrsd = config(), config("algorithm=egrsd")
     assert changes(plain, egrsd) == differing(preset("config/algorithm/egrsd.yaml"), plain)
     assert egrsd["algorithm.adv_estimator"] == "egrsd"
-    # The only interpolations: verl hands its data sets `data` alone, and these follow the command line; a storage unit a node.
+    # The only interpolations: verl hands its data sets `data` alone, and these follow the command line; an adapter is sent alone;
+    # a storage unit a node.
     interpolations = {key for key, value in changes(plain, egrsd).items() if isinstance(value, str) and "${" in value}
     data = {f"data.egrsd.{key}" for key in ("teacher", "privilege", "use_v1", "trainer_mode")}
-    assert interpolations == data | {slots.UNITS_KEY}
+    loading = {f"actor_rollout_ref.rollout.{key}" for key in ("load_format", "layered_summon")}
+    assert interpolations == data | loading | {slots.UNITS_KEY}
 
 
 def test_egrsd_repeats_none_of_verls_defaults_but_what_its_formula_needs(config):

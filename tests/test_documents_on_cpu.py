@@ -19,8 +19,8 @@ RECIPE = ROOT / "recipe" / "egrsd"
 LAYERS = [
     {"strict"},
     {"weights", "divergence", "head", "advantage", "privileged", "reward", "metrics", "schema", "checkpoint", "rows"}
-    | {"shared_prompt", "verl_keys"},
-    {"validation", "data", "report", "alarms", "machine"},
+    | {"shared_prompt", "verl_keys", "receiver"},
+    {"validation", "data", "report", "alarms", "machine", "models"},
     {"loss", "dataset", "scoring", "engine", "rollout", "watchdog", "nodes", "slots", "prepare_data"},
     {"worker", "teacher", "tokens", "server", "hydra_plugin"},
     {"cpu"},

@@ -25,8 +25,8 @@ EMA = "algorithm.egrsd.teacher.kind=ema algorithm.egrsd.teacher.ema_decay=0.99"
 FLOAT32 = "actor_rollout_ref.ref.fsdp_config.model_dtype=fp32"
 UNWEIGHTED = "algorithm.egrsd.gamma=0 algorithm.egrsd.clip_range=0 algorithm.egrsd.length_bonus=0"
 OPSD = f"{UNWEIGHTED} algorithm.egrsd.divergence=forward_kl"
+ENOUGH = "ray_kwargs.ray_init.num_cpus=64"
 SPLIT = "ulysses_sequence_parallel_size=2"
-SDPA = "+actor_rollout_ref.model.override_config.attn_implementation=sdpa"
 REFUSED = {
     "algorithm.adv_estimator=grpo": "algorithm.egrsd.advantage=grpo",
     "algorithm.rollout_correction.bypass_mode=true": "their ratio would measure the engines",
@@ -44,12 +44,10 @@ REFUSED = {
     "trainer.v1.trainer_mode=egrsd_separate_async": "is not supported by EGRSD",
     "ray_kwargs.ray_init.runtime_env.env_vars.VERL_ENGINE_VENDOR=nvidia": "rounds logits to bfloat16; leave it at egrsd",
     "actor_rollout_ref.model.use_fused_kernels=true": "no fused kernel was ever run with EGRSD",
-    f"{SDPA} actor_rollout_ref.actor.{SPLIT}": "actor_rollout_ref.actor.ulysses_sequence_parallel_size splits",
-    f"{SDPA} actor_rollout_ref.actor.fsdp_config.{SPLIT}": "attn_implementation=sdpa does not see across the parts of a row",
-    f"{SDPA} actor_rollout_ref.ref.{SPLIT}": "actor_rollout_ref.ref.ulysses_sequence_parallel_size splits: verl gathers them",
     "actor_rollout_ref.ref.log_prob_use_dynamic_bsz=false": "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu is not set",
     "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu=8000": "cannot hold one teacher row of up to 8704 tokens",
     f"{LORA} actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=8000": "rollout.log_prob_max_token_len_per_gpu=8000",
+    f"{LORA} actor_rollout_ref.rollout.load_format=dummy": "load_format=dummy sends the base under the adapter, which",
     f"{LORA} actor_rollout_ref.model.lora_adapter_path=adapter": "merge the adapter into the model first",
     "algorithm.egrsd.gamma=-0.1": "use gamma >= 0",
     "algorithm.egrsd.window=-1": "use window >= 0",
@@ -164,6 +162,40 @@ def test_allowed(overrides):
 def test_a_misspelt_key_is_refused_by_hydra():
     with pytest.raises(ConfigCompositionException):
         composed("algorithm.egrsd.gama=0.3")
+
+
+def test_an_adapter_is_sent_alone():
+    """verl cannot send a base with tied embeddings under an adapter; what the user says wins."""
+
+    def loading(*overrides: str) -> list:
+        rollout = composed(*overrides).actor_rollout_ref.rollout
+        return [rollout.load_format, rollout.layered_summon]
+
+    assert loading() == loading(LORA, "actor_rollout_ref.model.lora.merge=true") == ["dummy", False]
+    assert loading(LORA) == loading("actor_rollout_ref.model.lora_adapter_path=adapter") == ["safetensors", True]
+    assert loading(LORA, "actor_rollout_ref.rollout.load_format=auto") == ["auto", True]
+    assert loading(LORA, "actor_rollout_ref.rollout.layered_summon=false") == ["safetensors", False]
+
+
+def test_files_that_are_not_there_stop_the_command_line(monkeypatch, tmp_path):
+    """Rows, then the model, each within a second of the composed config, before Ray starts."""
+    nowhere, model = f"{tmp_path}/train.parquet", f"actor_rollout_ref.model.path={tmp_path}/model"
+    message = refusal(monkeypatch, tmp_path / "run", ENOUGH, f"data.train_files={nowhere}", model)
+    assert f"data.train_files={nowhere} is not here; write it with python -m recipe.egrsd.prepare_data, or correct" in message
+    Path(nowhere).touch()
+    files = [f"data.{name}_files=[{nowhere}]" for name in ("train", "val")]
+    message = refusal(monkeypatch, tmp_path / "run", ENOUGH, *files, model)
+    assert f"{model} is no folder here, and cannot be a name on the hub (owner/model); correct it." in message
+
+
+def test_a_relative_model_folder_reaches_the_run_as_an_absolute_one(monkeypatch, tmp_path):
+    """Ray's processes may stand elsewhere; an empty folder is refused under the name that they would have been given."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "rows.parquet").touch()
+    files = [f"data.{name}_files={tmp_path}/rows.parquet" for name in ("train", "val")]
+    message = refusal(monkeypatch, tmp_path / "run", ENOUGH, *files, "actor_rollout_ref.model.path=model")
+    assert f"actor_rollout_ref.model.path={tmp_path}/model holds no weights" in message
 
 
 @pytest.fixture(scope="module")

@@ -240,9 +240,15 @@ def accepted(config: DictConfig) -> None:
 
 
 def test_an_adapter_is_sent_alone(composed):
-    """verl must not send the base: 0.9 cannot send one with tied embeddings under an adapter."""
+    """By the preset: verl cannot send a base with tied embeddings under an adapter."""
     rollout = composed("run_qwen3_4b_fsdp.sh").actor_rollout_ref.rollout
     assert (rollout.load_format, rollout.layered_summon) == ("safetensors", True)
+
+
+def test_data_that_is_not_there_is_named_before_ray_starts(tmp_path):
+    process = shell("run_qwen3_4b_fsdp.sh", "ray_kwargs.ray_init.num_cpus=64", cwd=tmp_path, DATA="nowhere")
+    assert process.returncode == 1
+    assert process.stderr.splitlines()[-1].startswith(f"EGRSD: data.train_files={tmp_path}/nowhere/train.parquet is not here; ")
 
 
 def test_all_parameters(composed):

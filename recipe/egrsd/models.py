@@ -34,7 +34,8 @@ class Model:
     """On the hub; None for a folder of the user's own."""
 
     def __str__(self) -> str:
-        return f"{self.key}={self.name} from {self.folder}{f' (commit {self.commit})' if self.commit else ''}"
+        hub = f"{self.key}={self.name} from {self.folder} (commit {self.commit})"
+        return hub if self.commit else f"{self.key}={self.folder}"
 
     def found_here(self) -> str:
         """The same model on this machine, downloaded if it is the hub's: its folder, and a digest of file names and sizes."""

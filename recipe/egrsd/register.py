@@ -5,6 +5,7 @@ It stays cheap by waiting: trainer and engine are registered when the process im
 
 import wrapt
 
+import recipe.egrsd.schema  # the resolver that egrsd.yaml names
 from recipe.egrsd import cpu
 
 
@@ -16,6 +17,14 @@ def _register_trainers(module) -> None:
 @wrapt.when_imported("verl.workers.rollout.base")
 def _register_rollout(module) -> None:
     module._ROLLOUT_REGISTRY[("vllm", "async")] = "recipe.egrsd.rollout.WatchedServerAdapter"
+
+
+@wrapt.when_imported("verl.workers.rollout.vllm_rollout.utils")
+def _watch_receiver(module) -> None:
+    from recipe.egrsd.receiver import saying_why
+
+    receiver = module.vLLMColocateWorkerExtension
+    receiver.update_weights_from_ipc = saying_why(receiver.update_weights_from_ipc)
 
 
 @wrapt.when_imported("verl.workers.rollout.replica")

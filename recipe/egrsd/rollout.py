@@ -10,10 +10,14 @@ end is server.py.
 """
 
 import threading
+from collections.abc import Iterable
 
 import ray
 import zmq
+from torch import Tensor
 from verl.workers.rollout.vllm_rollout.vllm_rollout import ServerAdapter
+
+from recipe.egrsd.models import is_tied
 
 
 def run_id() -> str:
@@ -30,12 +34,16 @@ class WatchedServerAdapter(ServerAdapter):
         if self._pd_role is None:  # verl's disaggregated servers keep verl's name
             self.zmq_handle = self.zmq_handle.replace(ray.get_runtime_context().get_job_id(), run_id(), 1)
 
-    async def update_weights(self, *args, **kwargs):
+    async def update_weights(self, weights: Iterable[tuple[str, Tensor]], *args, **kwargs):
         self._receiver_error: Exception | None = None
+        if is_tied(self.model_config.hf_config):
+            # verl sends both names of a tied weight, and vLLM refuses the head in a message without the embedding.
+            weights = ((name, weight) for name, weight in weights if name != "lm_head.weight")
         try:
-            await super().update_weights(*args, **kwargs)
+            await super().update_weights(weights, *args, **kwargs)
         except zmq.ContextTerminated:
-            raise RuntimeError("the rollout engine could not take the new weights") from self._receiver_error
+            reason = str(self._receiver_error).strip().splitlines()[-1:]
+            raise RuntimeError(f"the rollout engine could not take the new weights: {''.join(reason)}") from self._receiver_error
 
     async def _execute_method(self, method: str, non_block: bool = False, **kwargs):
         future = await super()._execute_method(method, non_block=non_block, **kwargs)

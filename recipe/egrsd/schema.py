@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from omegaconf import OmegaConf
 from pydantic import ValidationError
 from pydantic.dataclasses import dataclass
 
@@ -186,6 +187,17 @@ def uses_lora(config: Any) -> bool:
     """True if the actor trains an adapter: the frozen teacher is then the actor with the adapter off (trainer_base.py:234)."""
     model = config.actor_rollout_ref.model
     return (model.get("lora") or {}).get("rank", 0) > 0 or model.get("lora_rank", 0) > 0 or bool(model.lora_adapter_path)
+
+
+def sends_adapter(config: Any) -> bool:
+    """True if vLLM reads the base itself and is sent the adapter alone, so that an adapter is not merged for it."""
+    return uses_lora(config) and not (config.actor_rollout_ref.model.get("lora") or {}).get("merge", False)
+
+
+# egrsd.yaml: ${egrsd_for_adapter:<value with an adapter>,<value without>}
+OmegaConf.register_new_resolver(
+    "egrsd_for_adapter", lambda value, other, *, _root_: value if sends_adapter(_root_) else other, replace=True
+)
 
 
 def _build(cls: type, values: Any, path: str) -> Any:

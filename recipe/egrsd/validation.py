@@ -14,7 +14,15 @@ from omegaconf import DictConfig
 from packaging.requirements import Requirement
 
 from recipe.egrsd import verl_keys
-from recipe.egrsd.schema import TRAINER_MODES, EgrsdConfig, read, scoring_engine, sequence_parallel_ranks, uses_reference
+from recipe.egrsd.schema import (
+    TRAINER_MODES,
+    EgrsdConfig,
+    read,
+    scoring_engine,
+    sends_adapter,
+    sequence_parallel_ranks,
+    uses_reference,
+)
 from recipe.egrsd.strict import one_line
 
 ALLOW_UNTESTED_VERL = "EGRSD_ALLOW_UNTESTED_VERL"
@@ -73,6 +81,21 @@ def check_entry(entry: Mapping[str, Any]) -> None:
         )
 
 
+def check_data_files(data: Any) -> None:
+    """Rows are read by the trainer, minutes later; verl reads hdfs:// and the like itself.
+
+    Raises:
+        ValueError: for the first file of ``data`` that the launching machine does not see.
+    """
+    for key in ("train_files", "val_files"):
+        files = data.get(key) or []
+        for file in [files] if isinstance(files, str) else files:
+            if "://" not in file and not Path(file).expanduser().exists():
+                raise ValueError(
+                    f"data.{key}={file} is not here; write it with python -m recipe.egrsd.prepare_data, or correct the name."
+                )
+
+
 def required_verl() -> Requirement:
     """The verl versions that the tests ran on."""
     return Requirement(Path(__file__).with_name("REQUIRED_VERL.txt").read_text().strip())
@@ -115,6 +138,13 @@ def _check_trainer(config: Any) -> None:
             "actor_rollout_ref.actor.checkpoint.async_save=true saves no sooner with fsdp2, and verl then never names a "
             "checkpoint as complete, so that a resumed run would start at step 0 over the old ones; set it to false."
         )
+    load_format = config.actor_rollout_ref.rollout.load_format
+    if sends_adapter(config) and "dummy" in load_format:
+        raise ValueError(
+            f"actor_rollout_ref.rollout.load_format={load_format} sends the base under the adapter, which vLLM refuses of a "
+            "model with tied embeddings (Qwen3-4B and smaller); drop that override (algorithm=egrsd sets load_format=safetensors "
+            "and layered_summon=true with an adapter)."
+        )
 
 
 def _check_engine(config: Any) -> None:
@@ -145,14 +175,6 @@ def _check_numerics(config: Any, model: Any) -> None:
             "actor_rollout_ref.model.use_fused_kernels=true: no fused kernel was ever run with EGRSD, and verl's torch backend "
             "rounds the entropy to bfloat16; set it to false."
         )
-    attention = model.override_config.get("attn_implementation", "flash_attention_2")  # verl's default (model.py:185)
-    for part in ("actor", "ref"):
-        if sequence_parallel_ranks(config.actor_rollout_ref[part]) > 1 and "flash" not in attention:
-            raise ValueError(
-                f"actor_rollout_ref.model.override_config.attn_implementation={attention} does not see across the parts of a row "
-                f"that actor_rollout_ref.{part}.ulysses_sequence_parallel_size splits: verl gathers them for flash attention "
-                "only; set the size to 1, or use flash_attention_2."
-            )
 
 
 def _check_teacher_rows(config: Any, egrsd: EgrsdConfig) -> None:

@@ -30,6 +30,7 @@ KEYS: dict[str, Any] = {
     f"{_PARTS}.rollout.temperature": Annotated[Number, Field(gt=0)],  # the logits of both models are divided by it
     f"{_PARTS}.model.use_fused_kernels": bool,
     f"{_PARTS}.model.lora_rank": Annotated[int, Field(ge=0)],
+    f"{_PARTS}.rollout.load_format": str,
     "algorithm.use_kl_in_reward": bool,
     "trainer.use_v1": bool,
     "trainer.v1.trainer_mode": str,
