@@ -25,6 +25,7 @@ OPERATORS = {
 CALLED = {rf"\{name}" for name in FUNCTIONS} - {r"\sqrt"}
 DIGITS = "0123456789"
 CONSTANTS = {r"\infty": r"\infty ", r"\pi": r"\pi ", r"\%": r"\frac{1}{100}"}
+LISTED = {",", "<", ">", "=", r"\le", r"\ge", r"\cap", r"\cup", r"\mid", ";"}  # in the brackets of a name: no product
 LETTERS = {"e": "e", "i": "I"}  # Euler's number and the imaginary unit, unless they have an index or are bound
 
 
@@ -176,19 +177,17 @@ class _Reader:
         return self.until("}")
 
     def called(self) -> str:
-        """The argument of f(2), f(x), P(A,B) as a part of the name; a sum in brackets is a factor."""
+        """The argument of f(2), f(x), P(A,B), P(X>2) as a part of the name; a sum in brackets is a factor."""
         if self.peek() != "(":
             return ""
-        close = next((at for at in range(self.at + 1, len(self.found)) if self.found[at] == ")"), 0)
-        inner = self.found[self.at + 1 : close]
-        if (
-            not inner
-            or not all(re.fullmatch(r"\d+|[a-zA-Z]|,|'+|\\\w+", token) for token in inner)
-            or (len(inner) > 1 and "," not in inner)
-        ):
-            return ""
-        self.at = close + 1
-        return f"({self.plain(inner)})"
+        start = self.at
+        self.take()
+        inner = self.until(")")
+        simple = len(inner) == 1 and re.fullmatch(r"[0-9.]+|[a-zA-Z]|\\[a-zA-Z]+", inner[0])
+        if simple or LISTED & set(inner):
+            return f"({self.plain(inner)})"
+        self.at = start
+        return ""
 
     def plain(self, found: list[str]) -> str:
         """Tokens as a part of a name; what a sum or a limit runs over has there the name that it has elsewhere."""

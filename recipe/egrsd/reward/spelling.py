@@ -19,6 +19,9 @@ _STYLE = re.compile(
 _THOUSANDS = re.compile(r"(?<=\d)(?:\\[,!; ]|~|\{,\}|,\\!)\s*(?=\d{3}(?!\d))")
 _LONG = re.compile(r"(?<![\d.(\[,])(?<!\\\{)[1-9]\d{0,2}(?:,\d{3})+(?![\d,)\]]|\\\})")
 _TEXT = re.compile(r"\\text\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
+_SYSTEM = re.compile(
+    r"\\left\s*\\\{\s*\\begin\{(array|aligned|matrix)\}(?:\{[lcr| ]*\})?(.*?)\\end\{\1\}\s*\\right\s*\.", re.DOTALL
+)
 _ABOUT = re.compile(
     r"^\s*(?:\\approx(?![a-z])|(?:\\text\{\s*)?(?:[Aa]bout|[Aa]pproximately|[Aa]pprox\.?|[Rr]oughly|[Ee]xactly)"
     r"(?:\s*\}|\s(?=[\d\\.-])))"
@@ -55,13 +58,16 @@ def _commands(text: str) -> str:
     text = re.sub(r"(?<=\s)eq(?=\s)", r"\\ne ", text)  # what a file makes of \neq when it takes \n for a new line
     text = re.sub(r"<=|=<", r"\\le ", text).replace(">=", r"\ge ").replace("**", "^")
     text = re.sub(r"={2,}", "=", text)
+    text = _SYSTEM.sub(r"\\begin{cases}\2\\end{cases}", text)
+    text = re.sub(r"\{([^{}]*)\\choose(?![a-z])([^{}]*)\}", r"\\binom{\1}{\2}", text)
+    text = re.sub(r"(?<![\w})])[_^]\s*\{?(\w+)\}?\s*C\s*_\s*\{?(\w+)\}?", r"\\binom{\1}{\2}", text)
     text = re.sub(r"\\(?:left|right)\s*\.", "", text)
     text = re.sub(r"\^?\s*\{?\s*\\degree(?![a-zA-Z])\s*\}?", r"^{\\circ}", text)
     text = re.sub(r"\\\\\s*\[[^\]]*\]", r"\\\\", text)  # the space behind a matrix's row
     text = re.sub(r"\\math(?:rm|it|bf)\s*([a-zA-Z0-9])(?![a-zA-Z])", r"\1", text)
     text = re.sub(r"\{\s*\\rm\s+([^{}]*)\}", r"\\text{\1}", text)
     for _ in range(2):
-        text = _STYLE.sub(r"\1", text)
+        text = _STYLE.sub(r" \1", text)
     text = _UPRIGHT.sub(r"\\text", text)
     text = _COMMAND.sub(_synonym, text)
     text = re.sub(r"\\text\s*\{\s*(" + "|".join(FUNCTIONS) + r")\s*\}", r"\\\1 ", text)
