@@ -66,18 +66,16 @@ def _backwards(answer: str) -> str:
 
 def _slashes(answer: str) -> str:
     r"""\frac{a}{b} -> {(a)/(b)}, innermost first."""
-    return re.sub(r"\\frac *\{([^{}]*)\} *\{([^{}]*)\}", r"{(\1)/(\2)}", answer)
+    return re.sub(r"\\frac *\{(?!d[A-Za-z^]|\\partial)([^{}]*)\} *\{([^{}]*)\}", r"{(\1)/(\2)}", answer)
 
 
 def _turned(answer: str) -> str:
     """An equation's or inequality's sides changed."""
     flipped = {"=": "=", "<": ">", ">": "<", r"\ge": r"\le", r"\le": r"\ge", r"\geq": r"\leq", r"\leq": r"\geq"}
     found = re.fullmatch(r"([^=<>,;]*?)(=|<|>|\\[lg]eq?(?![a-z]))([^=<>,;]*)", answer)
-    return (
-        f"{found[3]} {flipped[found[2]]} {found[1]}"
-        if found and "\\text" not in answer and r"\mathrm" not in answer
-        else answer
-    )
+    if not found or re.search(r"\\text|\\mathrm|\\\{|\\[lgn]e", found[1] + found[3]) or found[1].count("(") != found[1].count(")"):
+        return answer
+    return f"{found[3]} {flipped[found[2]]} {found[1]}"
 
 
 def _sized(answer: str) -> str:
@@ -104,7 +102,7 @@ REWRITES: dict[str, Callable[[str], str]] = {
     "sized brackets": lambda answer: (
         answer if r"\left" in answer else _sub(r"(?<!\\)\(", r"\\left(")(_sub(r"(?<!\\)\)", r"\\right)")(answer))
     ),
-    "no sizes": _sub(r"\\(?:left|right)(?![a-zA-Z])", ""),
+    "no sizes": _sub(r"\\(?:left|right)(?![a-zA-Z]|\s*\.|\\\{\\begin)", ""),
     "spaces": _sub(r"(?<=[0-9a-z})])([+=])", r" \1 "),
     "thin spaces": _sub(r"(?<=[0-9a-z)])([+=])(?=[^ ])", r"\\,\1\\;"),
     "fewer spaces": _sub(r"(?<=[0-9+=,-]) +(?=[0-9(\\+=-])(?<![0-9] (?=[0-9]))", ""),

@@ -79,6 +79,7 @@ class Described:
     r"""\{x | x>0\}: a set by a condition on a name that means nothing outside."""
 
     name: str
+    domain: str
     condition: "Answer"
 
 
@@ -170,7 +171,8 @@ def _bracketed(found: list[str]) -> Answer | None:
     if opens == r"\{":
         conditions, bars = split(inner, {"|", r"\mid", ":"})
         if bars and len(conditions) == 2 and split(conditions[1], set(SIGNS))[1]:
-            return Described(joined(split(conditions[0], {r"\in"})[0][0]), _read(conditions[1]))
+            name, *domain = (joined(part) for part in split(conditions[0], {r"\in"})[0])
+            return Described(name, "".join(domain).replace(" ", ""), _read(conditions[1]))
         answer = _read(inner)
         return (
             replace(answer, kind="set")

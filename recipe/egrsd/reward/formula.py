@@ -165,6 +165,9 @@ class _Reader:
                 whole += "'" * len(re.findall("prime", "".join(self.until_prime())))
             else:
                 whole += "_" + self.plain(self.raw(whole=True)) if mark == "_" else mark
+        if token == r"\nabla" and self.peek() == "^":
+            self.take()
+            whole += "^" + self.plain(self.raw(whole=True))
         if whole in self.bound:
             return self.bound[whole]
         return name(whole + self.called())

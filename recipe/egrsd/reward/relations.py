@@ -8,6 +8,7 @@ from recipe.egrsd.reward.latex import Unreadable, tokens
 from recipe.egrsd.reward.words import is_name
 
 SOLVED = 1e-15  # what is left of an equation where a solution is put into it
+DOMAINS = {"": "Reals", r"\mathbb{R}": "Reals", r"\mathbb{Z}": "Integers", r"\mathbb{N}": "Naturals", r"\mathbb{Q}": "Rationals"}
 FLIPPED = {">": "<", r"\ge": r"\le"}
 
 
@@ -164,7 +165,9 @@ def as_set(answer: Answer):
     import sympy
 
     if isinstance(answer, Described):
-        return as_set(answer.condition) if _is_about(answer.condition, answer.name) else None
+        domain = DOMAINS.get(answer.domain)
+        known = as_set(answer.condition) if domain and _is_about(answer.condition, answer.name) else None
+        return known and sympy.Intersection(known, getattr(sympy.S, domain))
     if isinstance(answer, Value):
         return sympy.S.Reals if answer.latex.replace(" ", "") == r"\mathbb{R}" else None
     if isinstance(answer, Chain):

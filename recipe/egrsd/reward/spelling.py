@@ -60,9 +60,9 @@ def _commands(text: str) -> str:
     text = re.sub(r"={2,}", "=", text)
     text = _SYSTEM.sub(r"\\begin{cases}\2\\end{cases}", text)
     text = re.sub(r"\{([^{}]*)\\choose(?![a-z])([^{}]*)\}", r"\\binom{\1}{\2}", text)
-    text = re.sub(r"(?<![\w})])[_^]\s*\{?(\w+)\}?\s*C\s*_\s*\{?(\w+)\}?", r"\\binom{\1}{\2}", text)
+    text = re.sub(r"(?<![\w})])[_^]\s*(\{\w+\}|\w)\s*C\s*_\s*(\{\w+\}|\w)", r"\\binom \1 \2", text)
     text = re.sub(r"\\(?:left|right)\s*\.", "", text)
-    text = re.sub(r"\^?\s*\{?\s*\\degree(?![a-zA-Z])\s*\}?", r"^{\\circ}", text)
+    text = re.sub(r"\^\s*\{\s*\\degree\s*\}|(?:\^\s*)?\\degree(?![a-zA-Z])", r"^{\\circ}", text)
     text = re.sub(r"\\\\\s*\[[^\]]*\]", r"\\\\", text)  # the space behind a matrix's row
     text = re.sub(r"\\math(?:rm|it|bf)\s*([a-zA-Z0-9])(?![a-zA-Z])", r"\1", text)
     text = re.sub(r"\{\s*\\rm\s+([^{}]*)\}", r"\\text{\1}", text)
@@ -75,8 +75,8 @@ def _commands(text: str) -> str:
     text = re.sub(r"\\sqrt\s*\(", r"\\sqrt(", text)
     text = re.sub(r"(?<![\\a-zA-Z])(?:infinity|infty|inf)(?![a-zA-Z])", r"\\infty ", text)
     text = re.sub(r"(?<![\\a-zA-Z])pi(?![a-zA-Z])", r"\\pi ", text)
-    text = re.sub(r"\\log\s*_\s*\{?\s*e\s*\}?(?![a-zA-Z])", r"\\ln ", text)
-    text = re.sub(r"\^\s*\{?\s*\\circ(?![a-zA-Z])\s*\}?", r"^{\\circ}", text)
+    text = re.sub(r"\\log\s*_\s*(?:\{\s*e\s*\}|e(?![a-zA-Z]))", r"\\ln ", text)
+    text = re.sub(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))", r"^{\\circ}", text)
     text = re.sub(r"(?<=\^)(\{?)\s*\\text\s*\{\s*T\s*\}", r"\1T", text)
     return re.sub(r"\\text\s*\{\s*([ei]|d(?=\s*\}\s*[a-zA-Z\\]))\s*\}", r" \1 ", text)
 
@@ -90,7 +90,7 @@ def _synonym(found: re.Match) -> str:
 
 def _text(found: re.Match) -> str:
     r"""\text{...} without what is no text: separators, a number in front, a single letter, percent."""
-    inner = " ".join(found[1].replace("$", "").split())
+    inner = " ".join(re.sub(r"[{}$]", "", found[1]).split())
     if re.fullmatch(r"[,;]?\s*(?:and|or)\s*[,;]?", inner):
         return r" \or " if "or" in inner else r" \and "
     inner = re.sub(r"(?<=\b[A-Z])\s*,?\s+(?:and|or)\s+(?=[A-Z]\b)", ",", inner)

@@ -46,7 +46,7 @@ def read(text: str) -> str | None:
                 raised = POWERS[word.lower()]
         elif word.startswith("^") and powers:
             powers[list(powers)[-1]] *= int(word[1:].replace(" ", ""))
-        elif name := CANONICAL.get(word) or CANONICAL.get(word.lower() if len(word) > 2 else ""):
+        elif name := CANONICAL.get(word) or CANONICAL.get(_lower(word)):
             powers[name] = powers.get(name, 0) + sign * (raised or 1)
             raised = 0
         else:
@@ -59,8 +59,13 @@ def known(unit: str | None) -> bool:
     return unit is not None and "^" in unit
 
 
+def _lower(word: str) -> str:
+    """Hours and HOURS are hours; hoUrs and short names (mA, MA) stay as they are."""
+    return word.lower() if len(word) > 3 and word in (word.lower(), word.capitalize(), word.upper()) else word
+
+
 def _noun(text: str) -> str | None:
-    words = [word.lower() if len(word) > 1 else word for word in text.split()]
+    words = [_lower(word) for word in text.split()]
     plain = all(re.fullmatch(r"[a-zA-Z\u00e0-\u024f]+(?:['-][a-z]+)*", word) for word in words)
     if not words or not plain or len(words) > NOUN_WORDS or CONDITIONS.search(text):
         return None
