@@ -73,7 +73,9 @@ def _turned(answer: str) -> str:
     """An equation's or inequality's sides changed."""
     flipped = {"=": "=", "<": ">", ">": "<", r"\ge": r"\le", r"\le": r"\ge", r"\geq": r"\leq", r"\leq": r"\geq"}
     found = re.fullmatch(r"([^=<>,;]*?)(=|<|>|\\[lg]eq?(?![a-z]))([^=<>,;]*)", answer)
-    if not found or re.search(r"\\text|\\mathrm|\\\{|\\[lgn]e", found[1] + found[3]) or found[1].count("(") != found[1].count(")"):
+    if not found or found[1].count("(") != found[1].count(")"):
+        return answer
+    if re.search(r"\\text|\\mathrm|\\\{|\\[lgn]e", found[1] + found[3]):
         return answer
     return f"{found[3]} {flipped[found[2]]} {found[1]}"
 
