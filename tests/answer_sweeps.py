@@ -66,14 +66,14 @@ def _backwards(answer: str) -> str:
 
 def _slashes(answer: str) -> str:
     r"""\frac{a}{b} -> {(a)/(b)}, innermost first."""
-    return re.sub(r"\\frac *\{(?!d[A-Za-z^]|\\partial)([^{}]*)\} *\{([^{}]*)\}", r"{(\1)/(\2)}", answer)
+    return re.sub(r"(?<![0-9])\\frac *\{(?!d[A-Za-z^]|\\partial)([^{}]*)\} *\{([^{}]*)\}", r"{(\1)/(\2)}", answer)
 
 
 def _turned(answer: str) -> str:
     """An equation's or inequality's sides changed."""
     flipped = {"=": "=", "<": ">", ">": "<", r"\ge": r"\le", r"\le": r"\ge", r"\geq": r"\leq", r"\leq": r"\geq"}
     found = re.fullmatch(r"([^=<>,;]*?)(=|<|>|\\[lg]eq?(?![a-z]))([^=<>,;]*)", answer)
-    if not found or found[1].count("(") != found[1].count(")"):
+    if not found or any(found[1].count(opens) != found[1].count(closes) for opens, closes in ("()", "{}")):
         return answer
     if re.search(r"\\text|\\mathrm|\\\{|\\[lgn]e", found[1] + found[3]):
         return answer

@@ -68,29 +68,44 @@ def test_equality_of_values_has_no_side(ground_truth, answer):
 READABLE, RIGHT = 0.99, 0.99
 
 
-SAME_VALUE = {  # what is still equal with one letter changed, and why it should be; nothing else may be
-    "A likelihood function cannot take negative values. -> a likelihood": "the capital of a sentence",
-    "About 30.12 miles per hour -> about": "the capital of a sentence",
-    "Infinite number of solutions -> infinite": "the capital of a sentence",
-    "The last column must not be a pivot column. The remaining columns must each be pivot columns. -> the last": "capital",
-    "The last column must not be a pivot column. The remaining columns must each be pivot columns. -> The last column must "
-    "not be a pivot column. the": "capital",
-    "There is no solution. -> there": "the capital of a sentence",
-    "This is not a subspace. -> this": "the capital of a sentence",
-    "diverges -> Diverges": "the capital of a sentence",
-    "1:58 am -> 1:58 Am": "am, AM and Am are one half of the day",
-    r"\text{converges} -> \text{Converges": "the capital of a sentence",
-    r"\text{linearly independent} -> \text{Linearly": "the capital of a sentence",
-    r"\text{The series diverges.} -> \text{the": "the capital of a sentence",
-    r"\text{No solution} -> \text{no": "the capital of a sentence",
-    r"\text{Monday} -> \text{monday": "the capital of a word",
+SAME_VALUE = {  # what is still equal with one letter changed, by why it should be; nothing else may be
+    "the capital of a sentence": [
+        ("A likelihood function cannot take negative values.", "a likelihood"),
+        ("About 30.12 miles per hour", "about"),
+        ("Infinite number of solutions", "infinite"),
+        ("The last column must not be a pivot column. The remaining columns must each be pivot columns.", "the last"),
+        (
+            "The last column must not be a pivot column. The remaining columns must each be pivot columns.",
+            "The last column must not be a pivot column. the",
+        ),
+        ("There is no solution.", "there"),
+        ("This is not a subspace.", "this"),
+        ("diverges", "Diverges"),
+        (r"\text{Monday}", r"\text{monday"),
+        (r"\text{converges}", r"\text{Converges"),
+        (r"\text{linearly independent}", r"\text{Linearly"),
+        (r"\text{The series diverges.}", r"\text{the"),
+        (r"\text{No solution}", r"\text{no"),
+        (r"\text{No solution}", r"\text{No Solution}"),
+    ],
+    "the capital of a unit or noun": [
+        (r"17 \text{ students}", r"17 \text{ Students}"),
+        (r"6 \text{ hours}", r"6 \text{ Hours}"),
+        (r"45 \text{ degrees}", r"45 \text{ Degrees}"),
+        (r"\frac{8}{3} \text{ square units}", r"\frac{8}{3} \text{ Square units}"),
+        (r"\frac{8}{3} \text{ square units}", r"\frac{8}{3} \text{ square Units}"),
+        (r"0.012 \text{ mol/L}", r"0.012 \text{ mol/l}"),
+    ],
+    "am, AM and Am are one half of the day": [("1:58 am", "1:58 Am"), ("1:30 pm", "1:30 Pm")],
+    "a digit of the base 16": [("3A7_{16}", "3a7_{16}")],
 }
 
 
 def is_no_change(ground_truth: str, other: str) -> bool:
     """E for the e of 3e8 is the same notation; the rest is listed."""
     notation = re.fullmatch(r"-?[0-9.]+[eE]-?[0-9]+", ground_truth) and ground_truth.lower() == other.lower()
-    return bool(notation) or any(f"{ground_truth} -> {other}".startswith(pair) for pair in SAME_VALUE)
+    listed = [start for pairs in SAME_VALUE.values() for whole, start in pairs if whole == ground_truth]
+    return bool(notation) or other.startswith(tuple(listed))
 
 
 def sweep(answers: list[str], pick=lambda made: made) -> dict[str, list]:

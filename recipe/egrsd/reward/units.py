@@ -39,7 +39,7 @@ def read(text: str) -> str | None:
     for word in re.findall(r"/|\^\s*-?\s*\d+|[A-Za-z\u00c0-\u024f]+|[^\s*]", text.replace(" -", "-")):
         if word in ("/", "per", "a", "an") and (word == "/" or powers or word == "per"):
             sign = -1
-        elif word.lower() in POWERS:
+        elif _lower(word) in POWERS:
             if word.lower().endswith("ed") and powers:
                 powers[list(powers)[-1]] *= POWERS[word.lower()]
             else:
