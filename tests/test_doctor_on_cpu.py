@@ -384,6 +384,7 @@ def wrong(every: int, key: str, value: str):
         (wrong(5, "solution", r"\boxed{-1}"), YELLOW, "12 of the first 16 solutions are accepted"),
         (wrong(1, "solution", "It is so."), RED, "0 of the first 16 solutions are accepted"),
         (wrong(8, "ground_truth", " "), YELLOW, "2 of 16 ground truths are refused even against themselves"),
+        (wrong(8, "ground_truth", "5 4.6"), YELLOW, "2 of 16 ground truths are refused even against themselves or unr"),
         (wrong(1, "ground_truth", " "), RED, "16 of 16 ground truths are refused even against themselves"),
     ],
 )

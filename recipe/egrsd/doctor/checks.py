@@ -188,13 +188,13 @@ def answers(case: Case) -> Iterator[Finding]:
     for index in range(tried):
         row = case.rows[index]
         truth, solution = row["reward_model"]["ground_truth"], row["extra_info"].get(key) or ""
-        if not _accepts(compute_score, row, rf"\boxed{{{truth}}}"):
+        if not _accepts(compute_score, row, rf"\boxed{{{truth}}}") or _unreadable(compute_score, row):
             unreadable.append(f"row {index}: {truth!r}")
         elif not _accepts(compute_score, row, solution):
             refused.append(f"row {index}: …{solution.strip()[-60:]!r} against {truth!r}")
     if unreadable:
         many = len(unreadable) > (1 - HALF) * tried
-        said = f"{len(unreadable)} of {tried} ground truths are refused even against themselves: nothing can be earned there"
+        said = f"{len(unreadable)} of {tried} ground truths are refused even against themselves or unreadable: nothing earns"
         yield Finding(graded(red=many, yellow=True), said + _listed(unreadable))
     readable = tried - len(unreadable)
     if readable:
@@ -204,9 +204,19 @@ def answers(case: Case) -> Iterator[Finding]:
 
 
 def _accepts(compute_score: Any, row: dict, response: str) -> bool:
-    known = {"data_source": row["data_source"], "ground_truth": row["reward_model"]["ground_truth"]}
-    score = compute_score(solution_str=response, extra_info=row["extra_info"], **known)
+    score = _scored(compute_score, row, response)
     return (score["score"] if isinstance(score, dict) else score) > 0
+
+
+def _unreadable(compute_score: Any, row: dict) -> bool:
+    """What only an identical answer meets, as our answer checker says of another answer; a function of the user's need not."""
+    score = _scored(compute_score, row, r"\boxed{0}")
+    return isinstance(score, dict) and bool(score.get("bad_ground_truth"))
+
+
+def _scored(compute_score: Any, row: dict, response: str) -> Any:
+    known = {"data_source": row["data_source"], "ground_truth": row["reward_model"]["ground_truth"]}
+    return compute_score(solution_str=response, extra_info=row["extra_info"], **known)
 
 
 def _listed(lines: list[str]) -> str:
