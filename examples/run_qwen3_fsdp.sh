@@ -75,7 +75,7 @@ SAVE_TOKENS_EVERY=${SAVE_TOKENS_EVERY:-25}  # steps between two token views of t
 #   training, T = 8,192: 22 GiB (weights 3.9, gathered layers 3.0, layers' inputs 2.2, activations of a layer 1.4,
 #     logits with flash-attn's cross entropy 11.6)
 #   teacher's scoring, T = 20,000: 8 GiB (weights 3.9, gathered layers 3.0)
-#   token view, T = 12,288: 9 GiB (weights 3.9, gathered layers 3.0)
+#   token view, T = 6,144: 8 GiB (weights 3.9, gathered layers 3.0)
 #   sampling: 44 GiB (vLLM 40.0, weights 3.9)
 #   host, starting: 60 GiB (weights, whole on one rank 31.2, processes 16.2, vLLM's processes 12.8)
 #   host, training: 154 GiB (sleeping vLLM's weights 124.7, processes 16.2, vLLM's processes 12.8)

@@ -457,6 +457,13 @@ def test_tokens_of_a_micro_batch(case, overrides, tokens):
     assert memory.micro_batch_tokens(config, config.actor_rollout_ref.actor, "ppo", prompt=76) == tokens
 
 
+def test_tokens_of_a_pass_over_some_of_the_batch(case):
+    config = case("trainer.n_gpus_per_node=2").config
+    for responses, rows in ((5, 3), (8, 4), (100, 4)):  # of 8 in all
+        found = memory.micro_batch_tokens(config, config.actor_rollout_ref.rollout, "log_prob", 76, responses)
+        assert found == 100 * rows
+
+
 def test_the_students_prompt_is_verls(case):
     """The ids that verl's own agent loop sends to vLLM."""
     from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder

@@ -16,6 +16,7 @@ from recipe.egrsd import cpu, divergence, machine, schema
 from recipe.egrsd.doctor.case import Case, Finding, Level, graded
 from recipe.egrsd.doctor.shapes import Shapes, shapes
 from recipe.egrsd.head import CHUNK_TOKENS
+from recipe.egrsd.tokens import SAVED_RESPONSES
 
 GIB = 2**30
 TIGHT = 0.85  # share of a memory from which such an estimate is a warning
@@ -48,12 +49,13 @@ class Term:
         return f"{self.name} {self.size / GIB:.1f} = {self.formula}"
 
 
-def micro_batch_tokens(config: Any, engine: Any, prefix: str, prompt: int) -> int:
+def micro_batch_tokens(config: Any, engine: Any, prefix: str, prompt: int, responses: int | None = None) -> int:
     """T of one GPU: the limit of dynamic batches, or its share of the batch if that is less; rows times length of static ones.
 
     Args:
         engine: actor_rollout_ref.actor with prefix ppo; actor_rollout_ref.ref or rollout with prefix log_prob.
         prompt: length of the longest prompt.
+        responses: of the whole pass; None: all of a batch.
     """
     actor, trainer = config.actor_rollout_ref.actor, config.trainer
     row = prompt + config.data.max_response_length
@@ -61,7 +63,7 @@ def micro_batch_tokens(config: Any, engine: Any, prefix: str, prompt: int) -> in
     if not engine["use_dynamic_bsz" if prefix == "ppo" else "log_prob_use_dynamic_bsz"]:
         return ceil((engine[f"{prefix}_micro_batch_size_per_gpu"] or 1) * row / split)
     batch = config.data.train_batch_size * config.actor_rollout_ref.rollout.n
-    rows = ceil(batch * split / (trainer.n_gpus_per_node * trainer.nnodes))
+    rows = ceil(min(batch, responses or batch) * split / (trainer.n_gpus_per_node * trainer.nnodes))
     return min(engine[f"{prefix}_max_token_len_per_gpu"], ceil(rows * row / split))
 
 
@@ -94,14 +96,15 @@ def phases(case: Case, size: Shapes) -> dict[str, list[Term]]:
     tokens = micro_batch_tokens(config, scorer, "log_prob", case.longest_teacher_prompt)
     scoring = [_scored_logits(size, tokens), *mask(case.longest_teacher_prompt, tokens)]
     found[f"teacher's scoring, T = {tokens:,}"] = resting + scoring
-    tokens = micro_batch_tokens(config, parts.rollout, "log_prob", case.longest_student_prompt)
-    resting += mask(case.longest_student_prompt, tokens)
+    students = case.longest_student_prompt
     if schema.student_scores_needed(config):
+        tokens = micro_batch_tokens(config, parts.rollout, "log_prob", students)
         logits = Term("logits", VERL_SCORED_LOGIT, "T·V", tokens, size.vocabulary)
         entropy = Term("their entropy", VERL_ENTROPY_LOGIT, "T·V", min(tokens, VERL_ENTROPY_TOKENS), size.vocabulary)
-        found[f"verl's scoring of the student, T = {tokens:,}"] = [*resting, logits, entropy]
+        found[f"verl's scoring of the student, T = {tokens:,}"] = [*resting, logits, entropy, *mask(students, tokens)]
     elif egrsd.save_tokens_every:
-        found[f"token view, T = {tokens:,}"] = [*resting, _scored_logits(size, tokens)]
+        tokens = micro_batch_tokens(config, parts.rollout, "log_prob", students, SAVED_RESPONSES)
+        found[f"token view, T = {tokens:,}"] = [*resting, _scored_logits(size, tokens), *mask(students, tokens)]
     if not cpu.enabled():
         found["sampling"] = [_vllm(case), *_kept(config, weights, adam)]
     return found
