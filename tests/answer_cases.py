@@ -38,6 +38,13 @@ KINDS: dict[str, list[tuple[str, str, int]]] = {
         (r"1.6\times10^{-19}", "0.0", 0), (r"1.6\times10^{-19}", "1.6e-19", 1), ("0.0000001", "10^{-7}", 1),
         ("1.6e-19", "1.60e-19", 1), ("1.6e-19", "1.61e-19", 0),
     ],
+    "what is zero": [
+        ("0", r"\sin^2 x+\cos^2 x-1", 1), ("0", "(x+1)^2-x^2-2x-1", 1),
+        ("0", r"\sqrt{2}\sqrt{3}-\sqrt{6}", 1), ("0", r"\sin\pi", 1),
+        ("0", r"\frac{1}{52!}", 0), (r"\frac{x}{52!}", r"\frac{x}{51!}", 0),
+        (r"2^{-120}x", r"2^{-121}x", 0), ("0", r"2^{-120}x", 0),
+        (r"2^{-120}x", r"\frac{x}{4^{60}}", 1),
+    ],
     "gamma is a name": [
         (r"\gamma^2-1", r"\gamma^2-5", 0), (r"2\gamma", r"\gamma\cdot 2", 1),
         (r"\alpha+\beta+\gamma", r"\gamma+\beta+\alpha", 1), (r"\frac{1}{\gamma}", r"\gamma^{-1}", 1),

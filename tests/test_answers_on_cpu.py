@@ -15,6 +15,8 @@ from runs import ROOT
 
 from recipe.egrsd.reward import compute_score
 from recipe.egrsd.reward.judge import outcome
+from recipe.egrsd.reward.literals import literal
+from recipe.egrsd.reward.spelling import normalise
 
 GOLDS = {source: answers for source, answers in json.loads((Path(__file__).parent / "golds.json").read_text()).items()}
 ALL = [" ".join(answer.split()) for answers in GOLDS.values() for answer in answers]
@@ -146,6 +148,26 @@ def test_every_change_of_every_ground_truth(file):
     sources = json.loads((Path(__file__).parent / file).read_text())
     answers = [" ".join(answer.split()) for listed in sources.values() for answer in listed]
     check_sweep(answers, sweep(answers))
+
+
+# ---------------------------------------------------------------- any text
+
+SIGNS = r"""
+\frac { } ( ) [ ] \{ \} 1 2 0.5 1,000 x e i \text{ and or 5 , ; . ^ _ \sqrt | \% % $ \le = < > ' ° √ ½ ² cm \pm \sin \sum & \\
+\begin{pmatrix} \end{pmatrix} \begin{cases} \end{cases} \to \lim \int d / : - + * ! \cdot \overline{3} 1e3 \log \mid \cup
+\approx \boxed \circ ~ \,
+"""
+TEXTS = st.lists(st.sampled_from([*SIGNS.split(), " "]), max_size=12).map("".join)
+
+
+@settings(max_examples=400, deadline=None, derandomize=True, database=None)
+@given(TEXTS, TEXTS)
+def test_any_text_has_one_spelling_and_a_verdict(first, second):
+    assert normalise(normalise(first)) == normalise(first)
+    literal(normalise(first))
+    assert outcome(first, second) in ("equal", "different", "bad_ground_truth")
+    if outcome(first, "x") != "bad_ground_truth":
+        assert outcome(first, f"{first} ") == "equal"
 
 
 # ---------------------------------------------------------------- generated formulas, with sympy as the judge's judge

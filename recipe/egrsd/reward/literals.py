@@ -11,7 +11,7 @@ _TEN = r"10\s*\^\s*(?:\{\s*([+-]?\s*\d+)\s*\}|([+-]?\s*\d+))"
 _PLAIN = re.compile(rf"({_UNSIGNED})(?:\s*(?:\\times|\\cdot|\*)\s*{_TEN})?|{_TEN}", re.ASCII)
 _PART = rf"(?:\{{\s*([+-]?{_UNSIGNED})\s*\}}|([0-9]))"  # of \frac: a number in braces, or one digit
 _FRACTION = re.compile(
-    rf"([0-9]+(?=\s))?([0-9]+(?=\\))?\s*(?:\\frac\s*{_PART}\s*{_PART}|([0-9.]+)\s*/\s*([0-9.]+))", re.ASCII
+    rf"([0-9]+(?=\s))?([0-9]+(?=\\))?\s*(?:\\frac\s*{_PART}\s*{_PART}|({_UNSIGNED})\s*/\s*({_UNSIGNED}))", re.ASCII
 )
 
 
@@ -59,7 +59,7 @@ def _plain(found: re.Match, sign: int) -> Number | None:
 
 def _fraction(found: re.Match, sign: int) -> Number | None:
     spaced, glued, *parts = found.groups()
-    over, under = (Fraction(part.replace(",", "")) for part in parts if part and part.count(".") <= 1 and part != ".")
+    over, under = (Fraction(part.replace(",", "")) for part in parts if part)
     whole = spaced or glued
     if under == 0 or (whole and not (over > 0 and under > 0 and over.denominator == under.denominator == 1)):
         return None

@@ -59,3 +59,6 @@ ACCENTS = {rf"\{name}" for name in _words(  # with one argument, which is a part
     "bar overline vec overrightarrow hat widehat tilde widetilde dot ddot mathbb mathcal mathfrak mathscr textcircled pmod pod "
     "overset acute breve check overparen widearc mathring boxed"
 )}
+SMALL = set(_words(  # words that are text only beside a longer one
+    "a an and any all are as at be by for from has if in is it no none not of off on one or out so the this to two was with"
+))

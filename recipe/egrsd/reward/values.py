@@ -16,6 +16,8 @@ END = -1  # antlr's token behind the last one
 STEPS = 40  # points for floor, ceil, mod
 DIGITS = 30  # that are computed
 AGREE = 20  # that must agree
+LOST = 1e-30  # below it, a value at a point may be what is left of one that is 0
+ZERO = 1e-110  # below it, sympy's value of a number is what is left of 0; 1/52! is above
 
 
 @functools.lru_cache(maxsize=512)
@@ -71,7 +73,14 @@ def equal(first, second, *, decimal: literals.Number | None = None) -> bool:
         known = known or verdict is True
     if known:
         return True
-    return first == second if _is_finite(first) else _same_infinity(first, second)
+    return _simplifies(first, second) if _is_finite(first) else _same_infinity(first, second)
+
+
+def _simplifies(first, second) -> bool:
+    """Where no point decides: sums up to a name, or formulas that are 0 or nearly so everywhere."""
+    from sympy import simplify
+
+    return bool(first == second or simplify(first - second) == 0)
 
 
 def _points(first, second) -> int:
@@ -107,9 +116,9 @@ def _at(first, second, point: int, decimal: literals.Number | None) -> bool | No
     mine, theirs = number(first, given), number(second, given)
     if mine is None or theirs is None:
         return None if mine is theirs else False
-    if decimal:
-        return _rounds(decimal, mine, theirs)
-    return close(mine, theirs)
+    if given and max(abs(mine), abs(theirs)) < LOST:
+        return None
+    return _rounds(decimal, mine, theirs) if decimal else close(mine, theirs)
 
 
 def _rounds(decimal: literals.Number, mine, theirs) -> bool:
@@ -154,7 +163,7 @@ def number(value, given: dict):
 
 def close(mine, theirs) -> bool:
     size = max(abs(mine), abs(theirs))
-    return bool(abs(mine - theirs) <= size * 10**-AGREE)
+    return bool(abs(mine - theirs) <= size * 10**-AGREE or (size < ZERO and 0 in (mine, theirs)))
 
 
 def _is_finite(value) -> bool:

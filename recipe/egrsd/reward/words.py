@@ -7,47 +7,10 @@ four letters with a vowel that do not stand in the alphabet's order.
 import re
 
 from recipe.egrsd.reward import units
-from recipe.egrsd.reward.latex import TOKEN, tokens
+from recipe.egrsd.reward.latex import tokens
 from recipe.egrsd.reward.spelling import NUMBER
-from recipe.egrsd.reward.tables import FUNCTIONS
+from recipe.egrsd.reward.tables import FUNCTIONS, SMALL
 
-SMALL = set(
-    [
-        "a",
-        "an",
-        "and",
-        "any",
-        "all",
-        "are",
-        "as",
-        "at",
-        "be",
-        "by",
-        "for",
-        "from",
-        "has",
-        "if",
-        "in",
-        "is",
-        "it",
-        "no",
-        "none",
-        "not",
-        "of",
-        "off",
-        "on",
-        "one",
-        "or",
-        "out",
-        "so",
-        "the",
-        "this",
-        "to",
-        "two",
-        "was",
-        "with",
-    ]
-)
 SHORT = {"no", "yes", "odd", "men", "day", "one", "two", "six", "ten", "the", "not"}
 _RUN = re.compile(r"(?<![\\a-zA-Z])[A-Za-z\u00c0-\u024f]+(?:'[A-Za-z]+)?(?![a-zA-Z{(])")
 _POWER = r"(?:\s*\^\s*\{?\s*-?\d+\s*\}?)?"
@@ -58,7 +21,6 @@ _UNIT = re.compile(  # behind a number: m/s^2, square feet, km/h
     rf"(?:\s*(?:/|per\s)\s*(?:{_NAMES}|[shmlg])(?![a-zA-Z_(]){_POWER})*))"
 )
 ANNOUNCING = re.compile(r".*\b(?:is|are|was|equals|be|of|answer|about|approximately)\b\s*:?|.*[:=]|[Aa]nswer|[Aa]bout")
-APART = {"=", "<", ">", ",", ";"}
 
 
 def marked(text: str) -> str:
@@ -183,6 +145,3 @@ def _written(found: list[str]) -> str | None:
 def _is_number(formula: list[str]) -> bool:
     r"""No name in it: 7, \frac{1}{2}, 3\sqrt{2}."""
     return bool(formula) and not any(re.fullmatch(r"[a-zA-Z]", token) for token in formula)
-
-
-__all__ = ["TOKEN", "announces", "based", "is_name", "is_symbol", "is_word", "marked", "quantity", "symbols", "time"]
