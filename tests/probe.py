@@ -129,3 +129,29 @@ def _break_sync(module) -> None:
             raise RuntimeError("this engine was told to break")
 
         module.vLLMColocateWorkerExtension.update_weights_from_ipc = receive
+
+
+@wrapt.when_imported("recipe.egrsd.progress")
+def _be_impatient(module) -> None:
+    """EGRSD_WATCH=NAME=seconds,... sets what the watchdog waits for."""
+    for setting in filter(None, os.environ.get("EGRSD_WATCH", "").split(",")):
+        name, seconds = setting.split("=")
+        assert hasattr(module, name)
+        setattr(module, name, float(seconds))
+
+
+@wrapt.when_imported("verl.trainer.ppo.v1.agent_loop_tq")
+def _lose_a_prompt(module) -> None:
+    """EGRSD_LOSE_PROMPT=step: the agent loop starts a prompt of that step, and nothing more is ever heard of it."""
+    if "EGRSD_LOSE_PROMPT" not in os.environ:
+        return
+    worker = module.AgentLoopWorkerTQ.__ray_metadata__.modified_class
+    run_prompt, step, lost = worker._run_prompt, int(os.environ["EGRSD_LOSE_PROMPT"]), []
+
+    async def run_or_lose(self, prompt, *args, trajectory, **kwargs):
+        if trajectory["step"] != step or lost:
+            return await run_prompt(self, prompt, *args, trajectory=trajectory, **kwargs)
+        lost.append(prompt["uid"])
+        await tq.async_kv_put(key=prompt["uid"], partition_id="train", tag={"status": "running"})
+
+    worker._run_prompt = run_or_lose

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
@@ -225,6 +226,13 @@ def good(result: Run) -> Run:
     """The run itself if it ended well; else the end of its log, as a failure."""
     assert result.returncode == 0, result.log[-6000:]
     return result
+
+
+def processes(name: str, folder: Path) -> list[psutil.Process]:
+    """Those of that name that belong to the run whose files are in this folder; others may run beside it."""
+    probe = str(folder / "probe")
+    found = [process for process in psutil.process_iter(["cmdline"]) if (process.info["cmdline"] or [""])[0].startswith(name)]
+    return [process for process in found if process.environ().get("EGRSD_PROBE") == probe]
 
 
 def run_plain_grpo(inputs: Path, folder: Path, overrides: list[str]) -> Run:

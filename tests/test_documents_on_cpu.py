@@ -21,8 +21,8 @@ LAYERS = [
     {"weights", "divergence", "head", "advantage", "privileged", "reward", "metrics", "schema", "checkpoint", "rows"}
     | {"shared_prompt", "verl_keys", "receiver"},
     {"validation", "data", "report", "alarms", "machine", "models"},
-    {"loss", "dataset", "scoring", "engine", "rollout", "watchdog", "nodes", "slots", "prepare_data"},
-    {"worker", "teacher", "tokens", "server", "hydra_plugin"},
+    {"loss", "dataset", "scoring", "engine", "rollout", "progress", "nodes", "slots", "prepare_data"},
+    {"worker", "teacher", "tokens", "server", "hydra_plugin", "watchdog"},
     {"cpu"},
     {"trainer", "evaluation"},
     {"register", "evaluate"},

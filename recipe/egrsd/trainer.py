@@ -22,7 +22,7 @@ from recipe.egrsd.loss import ROLLOUT_DISTANCE_MAX, ROLLOUT_DISTANCE_MEAN, SUM_P
 from recipe.egrsd.metrics import reward_metrics, teacher_metrics, token_means
 from recipe.egrsd.rows import last_rows, teacher_prompts
 from recipe.egrsd.teacher import Teacher
-from recipe.egrsd.watchdog import EngineWatchdog
+from recipe.egrsd.watchdog import Watchdog
 from recipe.egrsd.weights import entropy_scale
 from recipe.egrsd.worker import EgrsdWorker
 
@@ -55,7 +55,7 @@ class EgrsdMixin(PPOTrainer):
             if not self.student_scores_needed:
                 config.algorithm.rollout_correction = None  # nothing but metrics here, of a pass that does not run
         super().__init__(config)
-        self.watchdog = EngineWatchdog(self)
+        self.watchdog = Watchdog(self)
         if cpu.enabled():
             self.replay_buffer.poll_interval = 0.1  # verl's 2 s between looks is longer than a step of a tiny model
 

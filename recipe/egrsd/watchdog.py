@@ -1,8 +1,8 @@
-"""Ends a run whose rollout engine died, with the engine's own error.
+"""Ends a run whose rollout engine died, with the engine's own error, or whose rollouts will never come, with what is known.
 
 verl's trainer polls for samples that a dead engine will never deliver, and reports what remains as failed prompts. The
 watchdog asks every vLLM server for its health and interrupts the trainer when one is gone, or ends its process where it cannot be
-interrupted. A weight sync whose receiver failed but lives is rollout.py's business.
+interrupted; progress.py tells it of a run that is stuck. A weight sync whose receiver failed but lives is rollout.py's business.
 """
 
 import ctypes
@@ -19,6 +19,8 @@ from typing import Any
 
 import ray
 
+from recipe.egrsd.progress import Progress
+
 POLL_SECONDS = 3.0
 FAILURES_BEFORE_DEATH = 3
 GRACE_SECONDS = 10.0
@@ -30,8 +32,12 @@ class EngineDied(RuntimeError):
     """A rollout engine is gone; the message holds what it last wrote."""
 
 
-class EngineWatchdog:
-    """``with watchdog: ...`` turns the death of a rollout engine into EngineDied in the calling thread.
+class Stuck(RuntimeError):
+    """The trainer waits for rollouts that will not come; the message says what it waits for."""
+
+
+class Watchdog:
+    """``with watchdog: ...`` turns the death of a rollout engine into EngineDied in the calling thread, lost rollouts into Stuck.
 
     Args:
         trainer: a verl V1 trainer; its replicas and worker group exist once ``init`` has set them up.
@@ -39,7 +45,7 @@ class EngineWatchdog:
 
     def __init__(self, trainer: Any):
         self.trainer = trainer
-        self.cause: str | None = None
+        self.problem: EngineDied | Stuck | None = None
 
     def __enter__(self) -> None:
         self._stopped = threading.Event()
@@ -53,30 +59,35 @@ class EngineWatchdog:
         self._stopped.set()
         if error is None:
             return
-        self.cause = self.cause or self._look()  # the trainer may have met the dead engine before the watchdog did
-        if self.cause is not None:
-            raise EngineDied(self.cause) from error
+        self.problem = self.problem or self._death()  # the trainer may have met the dead engine before the watchdog did
+        if self.problem is not None:
+            raise self.problem from error
 
     def _watch(self) -> None:
-        failures = 0
-        while failures < FAILURES_BEFORE_DEATH:
-            if self._stopped.wait(POLL_SECONDS):
+        failures, progress = 0, Progress(self.trainer, self._trainer_thread)
+        while not self._stopped.wait(POLL_SECONDS):
+            failures = failures + 1 if self._death() else 0
+            stuck = progress.look()
+            if failures >= FAILURES_BEFORE_DEATH or stuck:
+                self.problem = self._death() or (Stuck(stuck) if stuck else None)
+            if self.problem:
+                self._interrupt(self.problem)
                 return
-            failures = failures + 1 if self._look() else 0
-        self.cause = self._look()
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._trainer_thread), ctypes.py_object(EngineDied))
+
+    def _interrupt(self, problem: Exception) -> None:
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._trainer_thread), ctypes.py_object(type(problem)))
         if not self._stopped.wait(GRACE_SECONDS):
             # The trainer waits inside Ray for an answer that nobody will send; no exception reaches it there.
-            print(f"EngineDied: {self.cause}", file=sys.stderr, flush=True)
+            print(f"{type(problem).__name__}: {problem}", file=sys.stderr, flush=True)
             time.sleep(LOG_SECONDS)
             os._exit(1)
 
-    def _look(self) -> str | None:
+    def _death(self) -> EngineDied | None:
         """The obituary of the first dead server, or None."""
         for address, (node, pid) in self._servers.items():
             problem = _health_problem(address)
             if problem:
-                return f"the vLLM server at {address} (pid {pid}) died: {problem}.\n{_last_errors(node, pid)}"
+                return EngineDied(f"the vLLM server at {address} (pid {pid}) died: {problem}.\n{_last_errors(node, pid)}")
         return None
 
 
