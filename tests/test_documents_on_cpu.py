@@ -22,6 +22,7 @@ LAYERS = [
     | {"shared_prompt", "verl_keys", "receiver"},
     {"validation", "data", "report", "alarms", "machine", "models"},
     {"loss", "dataset", "scoring", "engine", "rollout", "progress", "nodes", "slots", "prepare_data"},
+    {"parts"},
     {"worker", "teacher", "tokens", "server", "hydra_plugin", "watchdog"},
     {"cpu"},
     {"trainer", "evaluation"},

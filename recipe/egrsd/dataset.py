@@ -91,6 +91,15 @@ class EgrsdDataset(RLHFDataset):
         return ids
 
 
+def check_rows(rows: RLHFDataset) -> None:
+    """ValueError if training rows have come without the teacher's prompts: a class of the user's own may drop the column."""
+    if len(rows) and "teacher_prompt_ids" not in rows[0]:
+        raise ValueError(
+            f"the rows of data.custom_cls.name={type(rows).__name__} have no teacher_prompt_ids, so that the teacher has "
+            "nothing to read; call super() in what it overrides of EgrsdDataset."
+        )
+
+
 def _paths(files) -> list[str]:
     return list(files) if isinstance(files, list | ListConfig) else [files]
 

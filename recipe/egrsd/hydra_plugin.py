@@ -142,12 +142,13 @@ class Validation(Callback):
 
     def on_job_start(self, config: DictConfig, **kwargs) -> None:
         try:
-            from recipe.egrsd import checkpoint, machine, models, slots, validation
+            from recipe.egrsd import checkpoint, machine, models, parts, slots, validation
 
             if validation.allows_untested_verl() and (untested := validation.untested_verl()):
                 print(f"EGRSD: {untested}. It runs because {validation.ALLOW_UNTESTED_VERL}=1.", flush=True)
-            has_teacher = validation.validate(config).teacher.moves
-            checkpoint.folder_to_resume(config.trainer, has_teacher=has_teacher)  # the trainer looks again
+            egrsd = validation.validate(config)
+            parts.check(config, egrsd)
+            checkpoint.folder_to_resume(config.trainer, has_teacher=egrsd.teacher.moves)  # the trainer looks again
             machine.refuse(config)  # the trainer asks every machine
             slots.check_before_ray(config)
             validation.check_data_files(config.data)

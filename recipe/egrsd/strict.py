@@ -66,12 +66,13 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     return {key: _plain(config[key]) for key in [*first, *config] if key != "hydra"}
 
 
-def without_value(node: Any, key: str = "") -> Iterator[str]:
-    """The keys below it that are ???."""
-    if node == "???":
-        yield key
-    for name, value in node.items() if isinstance(node, dict) else ():
-        yield from without_value(value, f"{key}.{name}" if key else str(name))
+def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of everything below it; a list and an empty dict are values."""
+    if not isinstance(node, dict) or not node:
+        yield key, node
+        return
+    for name, value in node.items():
+        yield from leaves(value, f"{key}.{name}" if key else str(name))
 
 
 def _plain(node: Any, **options: Any) -> Any:

@@ -15,7 +15,7 @@ from verl.trainer.ppo.v1 import PPOTrainer, PPOTrainerColocateAsync, PPOTrainerS
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.profiler import marked_timer
 
-from recipe.egrsd import checkpoint, cpu, machine, models, nodes, schema, tokens, validation
+from recipe.egrsd import checkpoint, cpu, dataset, machine, models, nodes, parts, schema, tokens, validation
 from recipe.egrsd.advantage import RunningBaseline, shaped_reward
 from recipe.egrsd.alarms import Alarms
 from recipe.egrsd.loss import ROLLOUT_DISTANCE_MAX, ROLLOUT_DISTANCE_MEAN, SUM_PREFIX, divergence_loss, egrsd_loss
@@ -32,6 +32,7 @@ class EgrsdMixin(PPOTrainer):
 
     def __init__(self, config):
         self.egrsd = validation.validate(config)
+        parts.check(config, self.egrsd)
         self.resumed_from = checkpoint.folder_to_resume(config.trainer, has_teacher=self.egrsd.teacher.moves)
         print(f"EGRSD {checkpoint.beginning(config.trainer, self.resumed_from)}.")
         self.models = models.located(config)
@@ -73,6 +74,10 @@ class EgrsdMixin(PPOTrainer):
         pool = self.mapping.pop(role)
         role = Role.ActorRolloutRef if schema.uses_reference(self.config) else role
         self.role_worker_mapping[role], self.mapping[role] = ray.remote(_worker_cls()), pool
+
+    def _init_dataloader(self):
+        super()._init_dataloader()
+        dataset.check_rows(self.train_dataset)
 
     def on_init_end(self):
         actor_config = omega_conf_to_dataclass(self.config.actor_rollout_ref.actor)

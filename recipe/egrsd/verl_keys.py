@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, TypeAdapter, ValidationError
 
-from recipe.egrsd.strict import STRICT, Number, Positive, complaint, container, resolved, without_value
+from recipe.egrsd.strict import STRICT, Number, Positive, complaint, container, leaves, resolved
 
 LEFT_OPEN = {"reward.reward_model.rollout.name"}  # ??? in verl's own config, and filled by verl
 _PARTS = "actor_rollout_ref"
@@ -52,5 +52,5 @@ def check(config: DictConfig) -> None:
             kind.validate_python(container(OmegaConf.select(config, key, throw_on_missing=True)))
         except ValidationError as error:
             raise ValueError(complaint(error, key)) from None
-    if missing := [key for key in without_value(resolved(config)) if key not in LEFT_OPEN]:
+    if missing := [key for key, value in leaves(resolved(config)) if value == "???" and key not in LEFT_OPEN]:
         raise ValueError(f"{missing[0]}=??? has no value; give it one.")

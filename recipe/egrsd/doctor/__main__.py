@@ -11,7 +11,6 @@ from contextlib import redirect_stdout
 from typing import NamedTuple
 
 from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
@@ -19,6 +18,7 @@ from rich.table import Table
 
 from recipe.egrsd.doctor import checks, host, memory, versions
 from recipe.egrsd.doctor.case import Case, Finding, Level, composed
+from recipe.egrsd.strict import one_line
 
 WORDS = {Level.GREEN: "ok", Level.YELLOW: "look", Level.RED: "STOP"}
 SHOWN_CHARS = 420  # of each end of a prompt on the screen
@@ -109,8 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with redirect_stdout(sys.stderr):  # what verl and datasets print on the way is not the report
             case = Case(composed(args.overrides), gpu_gib=args.gpu_gib, host_gib=args.host_gib)
             findings = examine(case)
-    except (HydraException, OmegaConfBaseException) as error:
-        findings, case = {"config": [Finding(Level.RED, f"main_ppo refuses these overrides: {error}")]}, None
+    except Exception as error:  # of the composition: examine has none
+        said = str(error) if isinstance(error, HydraException) else one_line(error)
+        findings, case = {"config": [Finding(Level.RED, f"main_ppo refuses these overrides: {said}")]}, None
     if case is not None and case.rows is not None:
         show_prompts(console, case, args.rows)
     show(console, findings)

@@ -12,9 +12,12 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 from verl.trainer.ppo.utils import create_rl_dataset
 from verl.utils.config import omega_conf_to_dataclass
+from verl.utils.device import auto_set_device
 
 import recipe.egrsd.hydra_plugin  # noqa: F401  opens the config group
 from recipe.egrsd import privileged
+from recipe.egrsd.dataset import check_rows
+from recipe.egrsd.strict import resolved
 
 
 class Level(Enum):
@@ -86,6 +89,7 @@ class Case:
                 (data.val_files, False, data.get("val_max_samples", -1)),
             )
         ]
+        check_rows(both[0])
         student = OmegaConf.to_container(data.apply_chat_template_kwargs)
         self.student_ids, self.validation_ids = (
             [privileged.prompt_ids(self.tokenizer, messages, **student) for messages in rows.dataframe[rows.prompt_key]]
@@ -96,8 +100,10 @@ class Case:
 
 
 def composed(overrides: Sequence[str]) -> DictConfig:
-    """verl's primary config with these overrides, every interpolation resolved; hydra's own node left out."""
+    """verl's primary config with these overrides, as main_ppo has it: device set, every interpolation resolved, no hydra node."""
     with initialize_config_module("verl.trainer.config", version_base=None):
         config = compose("ppo_trainer", overrides=list(overrides))
+    resolved(config)  # its error names the key, the next line's does not
+    auto_set_device(config)
     OmegaConf.resolve(config)
     return config

@@ -1,5 +1,7 @@
 """The checks of config, data and prompts, in the order in which they are shown. Each yields its findings."""
 
+import asyncio
+import inspect
 import warnings
 from collections.abc import Iterator
 from copy import deepcopy
@@ -9,8 +11,9 @@ from omegaconf import OmegaConf
 from verl.trainer.ppo.reward import get_custom_reward_fn
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import validate_config
+from verl.utils.reward_score import default_compute_score
 
-from recipe.egrsd import checkpoint, machine, privileged, schema, validation
+from recipe.egrsd import checkpoint, machine, parts, privileged, schema, validation
 from recipe.egrsd.doctor.case import Case, Finding, Level, graded
 from recipe.egrsd.doctor.versions import installed
 
@@ -26,6 +29,7 @@ SHOWN = 3
 def settings(case: Case) -> Iterator[Finding]:
     config = case.config
     egrsd = validation.validate(config)
+    parts.check(config, egrsd)
     machine.check_packs(config, machine.named_attention(config) or machine.VERLS_CHOICE)
     yield Finding(Level.GREEN, f"{_short(egrsd)}: no contradiction among the keys")
     unasked = config.actor_rollout_ref.model.lora_rank > 0 and installed("vllm") is None
@@ -182,16 +186,23 @@ def budgets(case: Case) -> Iterator[Finding]:
 
 def answers(case: Case) -> Iterator[Finding]:
     """The run's own answer checker on the data's own solutions."""
-    compute_score = get_custom_reward_fn(case.config)
+    compute_score = get_custom_reward_fn(case.config) or default_compute_score
+    bonus, odd = case.config.algorithm.egrsd.length_bonus, {}
     key = case.config.algorithm.egrsd.teacher.solution_key
     tried, refused, unreadable = min(ANSWERS, len(case.rows)), [], []
     for index in range(tried):
         row = case.rows[index]
         truth, solution = row["reward_model"]["ground_truth"], row["extra_info"].get(key) or ""
-        if not _accepts(compute_score, row, rf"\boxed{{{truth}}}") or _unreadable(compute_score, row):
+        scores = [_score(compute_score, row, response) for response in (rf"\boxed{{{truth}}}", solution)]
+        odd = {score: index for score in scores if score not in (0, 1)} | odd
+        if not scores[0] > 0 or _unreadable(compute_score, row):
             unreadable.append(f"row {index}: {truth!r}")
-        elif not _accepts(compute_score, row, solution):
+        elif not scores[1] > 0:
             refused.append(f"row {index}: …{solution.strip()[-60:]!r} against {truth!r}")
+    if odd and bonus > 0:
+        score, index = next(iter(odd.items()))
+        said = f"row {index} scores {score:g}: rewards other than 0 and 1 need algorithm.egrsd.length_bonus=0, here {bonus:g}"
+        yield Finding(Level.RED, said)
     if unreadable:
         many = len(unreadable) > (1 - HALF) * tried
         said = f"{len(unreadable)} of {tried} ground truths are refused even against themselves or unreadable: nothing earns"
@@ -203,9 +214,9 @@ def answers(case: Case) -> Iterator[Finding]:
         yield Finding(graded(red=share < HALF, yellow=share < MOST), said + _listed(refused))
 
 
-def _accepts(compute_score: Any, row: dict, response: str) -> bool:
+def _score(compute_score: Any, row: dict, response: str) -> float:
     score = _scored(compute_score, row, response)
-    return (score["score"] if isinstance(score, dict) else score) > 0
+    return score["score"] if isinstance(score, dict) else score
 
 
 def _unreadable(compute_score: Any, row: dict) -> bool:
@@ -216,7 +227,8 @@ def _unreadable(compute_score: Any, row: dict) -> bool:
 
 def _scored(compute_score: Any, row: dict, response: str) -> Any:
     known = {"data_source": row["data_source"], "ground_truth": row["reward_model"]["ground_truth"]}
-    return compute_score(solution_str=response, extra_info=row["extra_info"], **known)
+    score = compute_score(solution_str=response, extra_info=row["extra_info"], **known)
+    return asyncio.run(score) if inspect.isawaitable(score) else score  # verl's reward managers take both
 
 
 def _listed(lines: list[str]) -> str:
