@@ -31,6 +31,8 @@ from recipe.egrsd.data.sources import BENCHMARKS, TRAINING, Source, SourceError,
 from recipe.egrsd.reward import RULES
 
 DEFAULTS = Path(__file__).with_name("config") / "algorithm" / "egrsd.yaml"
+FIRST_ROWS = 100  # of which one must be usable; grading takes time
+MARK = "####"  # GSM8K's, between solution and answer
 Files = dict[str, Sequence[dict[str, Any]]]  # file name -> rows
 
 
@@ -54,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--benchmarks", nargs="*", default=names, metavar="NAME", help=f"of {', '.join(names)}, each also as name=file")
     for column in ("problem", "solution", "answer"):
         add(f"--{column}-column", help=f"of --train; none: it has none; {column} of a hub id or file by default")
+    add("--mark", help="of --train: the answer's cell holds solution, mark, answer, as GSM8K's do with ####")
     add("--config", help="of --train on the hub")
     add("--split", help="of --train on the hub")
     add("--validation", type=int, default=256, metavar="ROWS", help="held out of --train (default: %(default)s)")
@@ -92,7 +95,7 @@ def _training_source(options: argparse.Namespace) -> Source:
         source = Source(name=name, path=options.train, solution="solution", answer="answer")
     columns = {column: getattr(options, f"{column}_column") for column in ("problem", "solution", "answer")}
     given = {name: None if value == "none" else value for name, value in columns.items() if value}
-    given |= {name: getattr(options, name) for name in ("config", "split") if getattr(options, name)}
+    given |= {name: getattr(options, name) for name in ("config", "split", "mark") if getattr(options, name)}
     source = replace(source, **given)
     if not (source.problem and (source.solution or source.answer)):
         raise SourceError("a training set needs a problem, and a solution or an answer.")
@@ -146,6 +149,8 @@ def _training_files(
                 raise Refused(reason)
         except Refused as reason:
             tally.drop(index, str(reason))
+            if index + 1 == FIRST_ROWS and not usable:
+                raise SourceError(_none_usable(source, data, tally)) from None
             continue
         tally.judge(problem)
         usable.append(replace(problem, solution=problem.solution or answer_only(problem.answer)))
@@ -161,6 +166,15 @@ def _training_files(
         split = "validation" if problem.index in held_out else "train"
         files[f"{split}.parquet"].append(problem.row(source, split=split, instruction=options.instruction))
     return files, tally.summary(source, usable, benchmarks=list(benchmarks))
+
+
+def _none_usable(source: Source, data: datasets.Dataset, tally: Tally) -> str:
+    counted = {reason: len(rows) for reason, rows in tally.dropped.items()}
+    marked = [name for name in data.column_names if MARK in str(data[0][name])]
+    said = f"{source.name}: none of the first {FIRST_ROWS} rows is usable (dropped: {counted})"
+    if source.mark or not marked:
+        return f"{said}; do --problem-column, --solution-column and --answer-column name the right ones?"
+    return f"{said}; '{marked[0]}' holds {MARK}, so --answer-column {marked[0]} --solution-column none --mark '{MARK}'."
 
 
 def _key(problem: Problem) -> bytes:

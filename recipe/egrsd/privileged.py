@@ -19,6 +19,8 @@ from typing import Any
 
 import jinja2
 
+from recipe.egrsd.reward import expected_answer
+
 DEFAULT_TEMPLATE = Path(__file__).with_name("teacher_prompt.jinja")
 CONCISE_TEMPLATE = Path(__file__).with_name("teacher_prompt_concise.jinja")
 
@@ -40,11 +42,12 @@ def reference_solution(extra_info: Any, *, solution_key: str) -> str:
 
 
 def final_answer(reward_model: Any) -> str:
-    """The ground truth of a row; RowError when there is none."""
+    """The ground truth of a row, as the reward reads it; RowError when there is none."""
     answer = reward_model.get("ground_truth") if isinstance(reward_model, Mapping) else None
-    if not isinstance(answer, str) or not answer.strip():
-        raise RowError(f"reward_model.ground_truth is {answer!r}, expected the final answer as a string")
-    return answer.strip()
+    expected = expected_answer(answer)
+    if expected is None:
+        raise RowError(f"reward_model.ground_truth is {answer!r}, expected the final answer as a string or an integer")
+    return expected
 
 
 def shown_text(row: Mapping[str, Any], *, privilege: str, solution_key: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import datasets
 import pandas as pd
 
+NAME_THEM = "name the right ones with --problem-column, --solution-column and --answer-column."
 READERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json"}
 
 
@@ -82,6 +83,9 @@ def load(source: Source) -> datasets.Dataset:
         SourceError: it cannot be reached or read, is empty, or lacks one of the columns.
     """
     suffix = Path(source.path).suffix
+    if Path(source.path).is_file() and suffix != ".csv" and suffix not in READERS:
+        kinds = ", ".join([*READERS, ".csv"])
+        raise SourceError(f"{source.name}: {source.path} is a file of a kind that is not read; give one of {kinds}.")
     try:
         if suffix == ".csv":  # a cell stays the text that it is: 033 is no 33, NA no missing value
             data = datasets.Dataset.from_pandas(pd.read_csv(source.path, dtype=str, keep_default_na=False))
@@ -89,7 +93,9 @@ def load(source: Source) -> datasets.Dataset:
             data = datasets.load_dataset(READERS[suffix], data_files=source.path, split="train")
         else:
             data = datasets.load_dataset(source.path, source.config, split=source.split)
-    except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
+    except (datasets.exceptions.DatasetsError, OSError, ValueError, StopIteration) as error:
+        if isinstance(error, StopIteration) or "corresponds to no data" in str(error):  # a json or jsonl without a row
+            raise SourceError(f"{source.name}: {source.path} has no rows.") from error
         is_file = suffix == ".csv" or suffix in READERS
         way_out = "" if is_file else " Where the hub is out of reach, name a file instead (docs/reproduce.md)."
         said = f"{type(error).__name__}: {error}"
@@ -97,8 +103,8 @@ def load(source: Source) -> datasets.Dataset:
     columns = dict.fromkeys(name.split(".")[0] for name in (source.problem, source.solution, source.answer) if name)
     if missing := [name for name in columns if name not in data.column_names]:
         raise SourceError(
-            f"{source.name}: {source.path} has no column {missing}, only {data.column_names}; name the right ones with "
-            "--problem-column, --solution-column and --answer-column."
+            f"{source.name}: {source.path} has no column {missing}, only {data.column_names}; "
+            + (NAME_THEM if source.rows is None else "a benchmark's file has the published columns: rename them in yours.")
         )
     if len(data) == 0:
         raise SourceError(f"{source.name}: {source.path} has no rows.")
