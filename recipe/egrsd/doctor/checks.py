@@ -17,12 +17,9 @@ from recipe.egrsd import checkpoint, machine, parts, privileged, schema, validat
 from recipe.egrsd.doctor.case import Case, Finding, Level, graded
 from recipe.egrsd.doctor.versions import installed
 
-TAIL_TOKENS = 8
 ANSWERS = 200
 """Rows whose solutions are given to the answer checker."""
 MOST, HALF = 0.9, 0.5  # of them accepted: below the first look, below the second something is wrong
-SHORT_RESPONSE = 4096
-"""Tokens within which a thinking student rarely finishes."""
 SHOWN = 3
 
 
@@ -113,45 +110,6 @@ def _privilege(case: Case) -> Iterator[Finding]:
         if shown not in case.tokenizer.decode(case.teacher_ids[0]):
             said = f"row 0: the teacher's prompt does not hold the {egrsd.privilege}; does algorithm.egrsd.teacher.template="
             yield Finding(Level.RED, f"{said}{egrsd.teacher.template} print it?")
-
-
-def think_boundary(case: Case) -> Iterator[Finding]:
-    """What the first response token meets under both prompts."""
-    data, tokenizer = case.config.data, case.tokenizer
-    ends = [tokenizer.decode(ids[0][-TAIL_TOKENS:]) for ids in (case.student_ids, case.teacher_ids)]
-    student, teacher = map(_think_state, ends)
-    level, said = _boundary(student, teacher, case.config)
-    yield Finding(level, f"student …{ends[0]!r}\nteacher …{ends[1]!r}\n{said}")
-    if student != "closed" and data.max_response_length <= SHORT_RESPONSE and "think" in (tokenizer.chat_template or ""):
-        limit = f"data.max_response_length={data.max_response_length}"
-        way_out = "+data.apply_chat_template_kwargs.enable_thinking=false"
-        yield Finding(Level.YELLOW, f"the student may think: within {limit} few such responses reach an answer; {way_out}")
-
-
-def _boundary(student: str, teacher: str, config: Any) -> tuple[Level, str]:
-    switches = (config.data.apply_chat_template_kwargs.get("enable_thinking"), config.algorithm.egrsd.teacher.enable_thinking)
-    if student == teacher and None not in switches and switches[0] != switches[1]:
-        return Level.YELLOW, f"alike, although enable_thinking is {switches[0]} and {switches[1]}: the chat template ignores it"
-    if student == teacher:
-        return Level.GREEN, "both begin their response at the same point"
-    if student != "closed":
-        return Level.YELLOW, (
-            "the student may think where the teacher expects otherwise: all its thoughts would be scored as out of place; "
-            "set data.apply_chat_template_kwargs.enable_thinking and algorithm.egrsd.teacher.enable_thinking alike"
-        )
-    expects = "the teacher may expect <think> where the student's response begins"
-    if config.algorithm.egrsd.divergence:
-        way_out = "consider algorithm.egrsd.teacher.enable_thinking=false"
-        return Level.YELLOW, f"{expects}, and no ratio clip bounds what that token adds to the divergence; {way_out}"
-    return Level.GREEN, f"{expects}; the ratio clip bounds it to that token's weight (see egrsd/first_token_log_ratio)"
-
-
-def _think_state(end: str) -> str:
-    """closed: the prompt ends behind a think block; open: inside one; none: the model may begin one itself."""
-    behind = end.rsplit("<think>", 1)
-    if len(behind) == 1:
-        return "closed" if "</think>" in end else "none"
-    return "closed" if "</think>" in behind[1] else "open"
 
 
 def budgets(case: Case) -> Iterator[Finding]:
