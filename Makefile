@@ -2,16 +2,20 @@
 # make compare   trains it with every preset, five seeds each, on the task forks; hours (JOBS=2: two at a time; see compare.sh)
 # make test   runs every test but the long ones
 # make test-long   runs those: one change at a time, 25 kills, 10,000 rewards, two nodes
+# make rehearsal   runs the scripts of examples/ themselves on a small model in bfloat16: killed, resumed, evaluated, reported
+# make gpu-check   for the first minutes on a GPU: a table of what holds there; VERL_PLATFORM=cpu make gpu-check tries it on a CPU
 # make test-matrix   runs whole runs, command line and guards on each verl that is supported
 # make test-verl VERL_PATH=/path/to/verl   does so on a checkout of verl, such as its main branch
 #
 # Each first builds .venv from the pinned versions in requirements/, the last one .venv-verl-0.9.0 and so on, which differ in verl
-# alone. Nothing else is installed or changed.
+# alone. Nothing else is installed or changed. make gpu-check on a GPU installs nothing: it is run by the python that trains.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 VENV ?= .venv
 VERL ?=
 VERLS = 0.9.0 0.9.1
+# of gpu-check: the one named, or the one that README's line has installed into
+GPU_PYTHON := $(if $(filter file,$(origin PYTHON)),$(if $(filter cpu,$(VERL_PLATFORM)),$(VENV)/bin/python,python),$(PYTHON))
 MATRIX = tests/test_end_to_end_on_cpu.py tests/test_command_line_on_cpu.py tests/test_guards_on_cpu.py
 SEED ?= 0
 TASK ?= addition
@@ -21,7 +25,7 @@ ARGS ?=
 # Images often set it. Then nothing that Python compiles is kept, and each of a run's dozen processes compiles torch and vLLM anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install demo compare test test-long test-matrix test-verl lint clean
+.PHONY: install demo compare rehearsal gpu-check test test-long test-matrix test-verl lint clean
 
 # Style, and that everything which recipe/ imports is declared in pyproject.toml.
 CHECKS = $(VENV)/bin/ruff check . && $(VENV)/bin/deptry .
@@ -44,6 +48,12 @@ demo: $(VENV)/ok
 
 compare: $(VENV)/ok
 	PYTHON=$(VENV)/bin/python examples/tiny_cpu/compare.sh
+
+rehearsal: $(VENV)/ok
+	$(VENV)/bin/python -m pytest tests/test_rehearsal_on_cpu.py -m "long or not long" $(ARGS)
+
+gpu-check: $(if $(filter cpu,$(VERL_PLATFORM)),$(VENV)/ok)
+	$(GPU_PYTHON) -m examples.gpu_check $(ARGS)
 
 test: $(VENV)/ok  # make test ARGS='-k weights'
 	$(CHECKS)

@@ -30,14 +30,6 @@ MODES = ("egrsd_sync", "egrsd_colocate_async")
 # A random model answers nothing right; this reward is right half of the time, so that there is something to learn from.
 COIN_REWARD = [f"reward.custom_reward_function.path={ROOT / 'tests' / 'coin_reward.py'}"]
 
-# What verl's defaults and ours are on a GPU; cpu/config.yaml has float32 in their place. FSDP2 computes in bfloat16 and reduces
-# gradients in float32, the student's weights are float32, the reference model's bfloat16.
-GPU_PRECISION = [
-    *(f"actor_rollout_ref.{part}.fsdp_config.mixed_precision={{param_dtype:bf16,reduce_dtype:fp32,buffer_dtype:fp32}}"
-      for part in ("actor", "ref")),
-    "actor_rollout_ref.ref.fsdp_config.model_dtype=bf16", "actor_rollout_ref.rollout.dtype=bfloat16",
-]  # fmt: skip
-
 
 # Composes many command lines in one process: JSON, name -> (primary config, overrides), to JSON, name -> config or refusal.
 COMPOSE = """

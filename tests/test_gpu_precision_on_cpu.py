@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import DESCENT, LORA, PADDED
-from runs import COIN_REWARD, GPU_PRECISION, Run, good, on_bfloat16_grid, parameters, replaying, run
+from runs import COIN_REWARD, Run, good, on_bfloat16_grid, parameters, replaying, run
 
+from examples.rehearsal.scripts import GPU_PRECISION
 from recipe.egrsd.metrics import INERT_NATS, METRICS
 
 pytestmark = pytest.mark.slow

@@ -7,6 +7,7 @@ load the folder like any other Qwen3.
 import argparse
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,11 @@ def build_tokenizer(seed: int = 0, task: str = "addition") -> PreTrainedTokenize
     for problem in make_problems("warm_start", 500, seed=seed, task=task):
         messages = _privileged(problem, problem.solve(rng, check=problem.CHECK))
         texts += ["user\n", "assistant\n\n\n", messages[-1]["content"]]
+    return learned_tokenizer(texts, chat_template=CHAT_TEMPLATE)
+
+
+def learned_tokenizer(texts: Sequence[str], *, chat_template: str) -> PreTrainedTokenizerBase:
+    """Qwen's rules and special tokens; at most VOCABULARY tokens and the special ones, learned from the texts."""
     # Qwen2Tokenizer brings the rules that split a text into words; the pieces inside words are learned here.
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = Qwen2Tokenizer().backend_tokenizer.pre_tokenizer
@@ -97,7 +103,7 @@ def build_tokenizer(seed: int = 0, task: str = "addition") -> PreTrainedTokenize
         extra_special_tokens=["<|im_start|>"],
     )
     tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in ("<think>", "</think>")])
-    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.chat_template = chat_template
     return tokenizer
 
 
