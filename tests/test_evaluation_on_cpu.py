@@ -23,6 +23,7 @@ from recipe.egrsd.evaluation.engine import free_ports
 from recipe.egrsd.evaluation.model import ModelFiles, locate
 from recipe.egrsd.evaluation.problems import Problem, read_problems
 from recipe.egrsd.evaluation.responses import Recorder, Think, think_block
+from recipe.egrsd.reward import RULES
 
 OPEN, CLOSE = 1, 2
 SETTINGS = {"model": "m", "temperature": 1.0, "versions": {"torch": "2"}}
@@ -441,3 +442,7 @@ def test_an_error_of_the_user_is_one_sentence(tmp_path):
     path = write_rows(tmp_path / "one.parquet", verl_row(make_problems("test", 1, seed=0)[0], 0))
     with pytest.raises(SystemExit, match="--temperature 0 draws the same response every time; use --k 1"):
         evaluate.main(["--model", "m", "--data", str(path), "--out", str(tmp_path / "out"), "--temperature", "0"])
+
+
+def test_results_under_two_versions_of_the_answers_rules_do_not_mix():
+    assert evaluate._versions()["answers"] == str(RULES)

@@ -31,6 +31,7 @@ from recipe.egrsd.evaluation.engine import Loading, Sampling
 from recipe.egrsd.evaluation.model import ModelFiles, locate
 from recipe.egrsd.evaluation.problems import read_problems
 from recipe.egrsd.evaluation.responses import Recorder
+from recipe.egrsd.reward import RULES
 
 PROTOCOLS = {"paper": {"thinking": True, "temperature": 1.0, "top_p": 0.95, "top_k": 0, "max_tokens": 32768}}
 SAMPLES = 4
@@ -142,7 +143,7 @@ def _recorder(files: ModelFiles, *, thinking: bool) -> Recorder:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    found = {"answers": str(RULES)}
     for name in VERSIONS:
         try:
             found[name] = version(name)

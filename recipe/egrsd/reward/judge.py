@@ -142,11 +142,10 @@ def _same_pieces(gold: Answer, answer: Answer) -> bool:
 def _same_chain(gold: Answer, answer: Answer) -> bool:
     """Equations and inequalities; a name before a sign of equality does not count where the other has none."""
     if isinstance(gold, Chain) and relations.statement(gold):
-        gold = gold.sides[-1]
+        gold = relations.values_of(gold)[-1]
     if not isinstance(gold, Chain):
         if isinstance(answer, Chain) and set(answer.signs) == {"="}:
-            sides = answer.sides[1:] if relations.label(answer) else answer.sides
-            return all(same(gold, side) for side in sides)
+            return all(same(gold, side) for side in relations.values_of(answer))
         return relations.same_sets(gold, answer)
     if not isinstance(answer, Chain):
         if set(gold.signs) == {"="}:

@@ -24,6 +24,14 @@ def label(chain: Chain) -> bool:
     return isinstance(first, Value) and _has_names(first.latex) and _only_names(first.latex)
 
 
+def values_of(chain: Chain) -> tuple[Answer, ...]:
+    """The sides of a chain of equals without the name, which may also stand last: x = 7, 7 = x."""
+    last = chain.sides[-1]
+    if label(chain):
+        return chain.sides[1:]
+    return chain.sides[:-1] if isinstance(last, Value) and is_name(tokens(last.latex)) else chain.sides
+
+
 def statement(chain: Chain) -> bool:
     """Equal numbers: \\log_8 4 = 2/3 says no more than its last side."""
     first = chain.sides[0]
