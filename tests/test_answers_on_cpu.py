@@ -91,6 +91,8 @@ SAME_VALUE = {  # what is still equal with one letter changed, by why it should 
         (r"\text{No solution}", r"\text{No Solution}"),
     ],
     "the capital of a unit or noun": [
+        (r"10 \mathrm{ft} x 18 \mathrm{ft}", r"10 \mathrm{Ft} x"),
+        (r"10 \mathrm{ft} x 18 \mathrm{ft}", r"10 \mathrm{ft} x 18 \mathrm{Ft"),
         (r"17 \text{ students}", r"17 \text{ Students}"),
         (r"6 \text{ hours}", r"6 \text{ Hours}"),
         (r"45 \text{ degrees}", r"45 \text{ Degrees}"),

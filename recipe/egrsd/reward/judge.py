@@ -142,7 +142,7 @@ def _same_pieces(gold: Answer, answer: Answer) -> bool:
 def _same_chain(gold: Answer, answer: Answer) -> bool:
     """Equations and inequalities; a name before a sign of equality does not count where the other has none."""
     if isinstance(gold, Chain) and relations.statement(gold):
-        gold = relations.values_of(gold)[-1]
+        return same(relations.values_of(gold)[-1], answer)
     if not isinstance(gold, Chain):
         if isinstance(answer, Chain) and set(answer.signs) == {"="}:
             return all(same(gold, side) for side in relations.values_of(answer))
