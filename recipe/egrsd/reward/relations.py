@@ -8,7 +8,7 @@ from recipe.egrsd.reward.latex import Unreadable, tokens
 from recipe.egrsd.reward.words import is_name
 
 SOLVED = 1e-15  # what is left of an equation where a solution is put into it
-DOMAINS = {"": "Reals", r"\mathbb{R}": "Reals", r"\mathbb{Z}": "Integers", r"\mathbb{N}": "Naturals", r"\mathbb{Q}": "Rationals"}
+DOMAINS = {"": "Reals", r"\mathbb{R}": "Reals", r"\mathbb{Z}": "Integers", r"\mathbb{N}": "Naturals"}
 FLIPPED = {">": "<", r"\ge": r"\le"}
 
 
@@ -21,7 +21,7 @@ def label(chain: Chain) -> bool:
         return True
     if isinstance(first, Items):
         return all(isinstance(part, Value) and is_name(tokens(part.latex)) for part in first.parts)
-    return isinstance(first, Value) and _has_names(first.latex) and _only_names(first.latex)
+    return isinstance(first, Value) and values.has_names(first.latex) and values.only_names(first.latex)
 
 
 def values_of(chain: Chain) -> tuple[Answer, ...]:
@@ -35,24 +35,7 @@ def values_of(chain: Chain) -> tuple[Answer, ...]:
 def statement(chain: Chain) -> bool:
     """Equal numbers: \\log_8 4 = 2/3 says no more than its last side."""
     first = chain.sides[0]
-    return set(chain.signs) == {"="} and isinstance(first, Value) and not _has_names(first.latex)
-
-
-def _has_names(latex: str) -> bool:
-    try:
-        return bool(getattr(values.parsed(latex), "free_symbols", True))
-    except Unreadable:
-        return True
-
-
-def _only_names(latex: str) -> bool:
-    """Products and quotients of names alone, as math-verify takes for an assignment."""
-    from latex2sympy2_extended import is_expr_of_only_symbols
-
-    try:
-        return bool(is_expr_of_only_symbols(values.parsed(latex)))
-    except Unreadable:
-        return True
+    return set(chain.signs) == {"="} and isinstance(first, Value) and not values.has_names(first.latex)
 
 
 def same_names(first: Answer, second: Answer, same: Callable[[Answer, Answer], bool]) -> bool:
@@ -153,9 +136,7 @@ def same_sets(gold: Answer, answer: Answer) -> bool:
 
 
 def _is_point(answer: Answer) -> bool:
-    if not isinstance(answer, Items) or answer.kind != "()":
-        return False
-    return not any(isinstance(part, Value) and "infty" in part.latex for part in answer.parts)
+    return isinstance(answer, Items) and answer.kind == "()" and "infty" not in str(answer.parts)
 
 
 def _names(answer: Answer) -> set:

@@ -130,6 +130,23 @@ def _rounds(decimal: literals.Number, mine, theirs) -> bool:
     return literals.rounds(decimal, other)
 
 
+def has_names(latex: str) -> bool:
+    try:
+        return bool(getattr(parsed(latex), "free_symbols", True))
+    except Unreadable:
+        return True
+
+
+def only_names(latex: str) -> bool:
+    """Products and quotients of names alone, as math-verify takes for an assignment."""
+    from latex2sympy2_extended import is_expr_of_only_symbols
+
+    try:
+        return bool(is_expr_of_only_symbols(parsed(latex)))
+    except Unreadable:
+        return True
+
+
 def above_one(latex: str) -> bool:
     """Whether a formula is a number above 1, or below -1."""
     found = number(parsed(latex), {})
