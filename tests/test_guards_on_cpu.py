@@ -269,7 +269,7 @@ def test_a_model_that_softcaps_its_logits_is_refused(inputs, tmp_path):
     Gemma2ForCausalLM(config).save_pretrained(tmp_path / "model")
     result = run(inputs, tmp_path / "run", [f"actor_rollout_ref.model.path={tmp_path / 'model'}"], timeout=200)
     assert result.returncode not in (0, None)
-    assert "TypeError: Gemma2ForCausalLM changes the logits of its head (a softcap or a scale" in result.log
+    assert "Gemma2ForCausalLM changes the logits of its head (a softcap or a scale" in result.log
 
 
 @pytest.mark.parametrize("allowed", ["", "1"])
