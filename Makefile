@@ -4,8 +4,8 @@
 # make test-long   runs those: one change at a time, 25 kills, 10,000 rewards, two nodes
 # make rehearsal   runs the scripts of examples/ themselves on a small model in bfloat16: killed, resumed, evaluated, reported
 # make gpu-check   for the first minutes on a GPU: a table of what holds there; VERL_PLATFORM=cpu make gpu-check tries it on a CPU
-# make test-matrix   runs whole runs, command line and guards on each verl that is supported
-# make test-verl VERL_PATH=/path/to/verl   does so on a checkout of verl, such as its main branch
+# make test-matrix   runs whole runs, command line and guards on each verl that is supported; VERL_PATH=/path/to/verl adds a checkout,
+#   such as its main branch (make test-verl VERL_PATH=… runs that one alone)
 #
 # Each first builds .venv from the pinned versions in requirements/, the last one .venv-verl-0.9.0 and so on, which differ in verl
 # alone. Nothing else is installed or changed. make gpu-check on a GPU installs nothing: it is run by the python that trains.
@@ -62,7 +62,7 @@ test: $(VENV)/ok  # make test ARGS='-k weights'
 test-long: $(VENV)/ok
 	$(call in-three-processes,long)
 
-test-matrix: $(VERLS:%=test-verl-%)
+test-matrix: $(VERLS:%=test-verl-%) $(if $(VERL_PATH),test-verl)
 
 # A pattern does not match the empty word: this one is the checkout's, installed anew each time.
 test-verl:
