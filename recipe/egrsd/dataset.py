@@ -3,7 +3,9 @@
 Training rows that cannot teach are refused when the data set is built. Validation rows need no solution and get no column.
 """
 
+import sys
 from collections import Counter
+from types import ModuleType
 
 from omegaconf import ListConfig
 from verl.utils.dataset.rl_dataset import RLHFDataset
@@ -21,6 +23,11 @@ class EgrsdDataset(RLHFDataset):
             exceeds algorithm.egrsd.teacher.max_prompt_length. With data.filter_overlong_prompts=true such rows are dropped
             and counted instead.
     """
+
+    def __init_subclass__(cls, **kwargs):
+        """verl loads a file of the user's own without naming it in sys.modules, where map's processes look for its classes."""
+        super().__init_subclass__(**kwargs)
+        setattr(sys.modules.setdefault(cls.__module__, ModuleType(cls.__module__)), cls.__name__, cls)
 
     def __init__(self, data_files, tokenizer, config, processor=None, max_samples=-1):
         validation.check_entry(config.egrsd)
