@@ -33,8 +33,8 @@ LEGS = {
     "one_gpu": ("run_qwen3_0_6b_one_gpu.sh", {}),
 }
 RUN_SECONDS = 500  # a busy machine needs three times what an idle one does
-ROLLOUT_BOUND = 0.05
-"""Of |p_vLLM - p_FSDP| at the worst token, both in bfloat16."""
+ROLLOUT_BOUND = 0.15
+"""Of |p_vLLM - p_FSDP| at the worst token, both in bfloat16: measured up to 0.05 (mean 0.003), p without the weights."""
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """A shipped script as a process: started unchanged with variables in front and keys behind, left to its end or killed."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -160,6 +161,7 @@ class Script:
 
     def parameters(self, step: int) -> dict[str, torch.Tensor]:
         """Each rank's part of each parameter in the checkpoint of that step, by shard and name."""
+        logging.getLogger("torch.distributed.device_mesh").setLevel(logging.ERROR)  # warns of shards read outside of their run
         parts = {}
         for shard in sorted((self.checkpoint(step) / "actor").glob("model_world_size_*_rank_*.pt")):
             state = torch.load(shard, map_location="cpu", weights_only=False)
