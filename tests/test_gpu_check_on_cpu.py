@@ -67,7 +67,7 @@ BAD = [
     ("complete", {"gate_mean": None}, "egrsd/gate_mean is missing in step 2"),
     ("complete", {"log_ratio_mean": NAN}, "egrsd/log_ratio_mean is nan in step 2"),
     ("healthy", {"gate_mean": 0.4}, "egrsd/gate_mean = 0.4 in step 2, healthy 0.5 … 1.0"),
-    ("healthy", {"log_ratio_abs_mean": NAN}, "egrsd/log_ratio_abs_mean = nan in step 2, healthy 0.01 … 1.0"),
+    ("healthy", {"log_ratio_abs_mean": NAN}, "egrsd/log_ratio_abs_mean = nan in step 2, healthy 0.02 … 1.0"),
     ("entropies", {"teacher_entropy_max": 12.0}, "mean 0.3, largest 12, scale 2.7 in step 2"),
     ("entropies", {"teacher_entropy_mean": 0.0}, "mean 0, largest"),
     ("entropies", {"entropy_scale": 1.0}, "scale 1 in step 2"),

@@ -109,7 +109,7 @@ def test_a_teacher_that_sees_nothing_raises_the_alarm(inputs, tmp_path):
         f"algorithm.egrsd.teacher.template={tmp_path / 'nothing.jinja'}",
     ]  # fmt: skip
     result = good(run(inputs, tmp_path, overrides))
-    assert all(0 < step["egrsd/log_ratio_abs_mean"] <= INERT_NATS for step in result.metrics)
+    assert [step["egrsd/log_ratio_abs_mean"] for step in result.metrics] == pytest.approx([0] * 3, abs=INERT_NATS)
     assert "EGRSD alarm, privilege inert: egrsd/log_ratio_abs_mean = " in result.log
 
 

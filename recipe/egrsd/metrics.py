@@ -19,8 +19,8 @@ class Meaning(NamedTuple):
     high: float | None = None
 
 
-INERT_NATS = 0.01
-"""Mean |log p_T - log p_S| that rounding alone can reach in bfloat16 (benchmarks/noise_floor.py); it moves a weight by 1 %."""
+INERT_NATS = 0.02
+"""Mean |log p_T - log p_S| that rounding alone can reach in bfloat16 (docs/design.md, Numbers); it moves a weight by 2 %."""
 
 METRICS: dict[str, Meaning] = {
     "egrsd/teacher_entropy_mean": Meaning("teacher's predictive entropy, mean over response tokens", "nats", 0.0, 2.0),
