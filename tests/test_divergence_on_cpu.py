@@ -169,6 +169,15 @@ def test_the_gathered_head_is_told_from_rounding(name):
             worker.hold_teacher_head(TEMPERATURE)
 
 
+def test_a_heads_own_bias_is_seen_however_small():
+    """A bias is not gathered, so the teacher would lose it."""
+    hidden, weight = torch.randn(16), torch.randn(50, 16)
+    worker = gathering(hidden @ weight.T, hidden, weight)
+    worker.actor.engine.module.get_output_embeddings().bias = torch.nn.Parameter(torch.zeros(50))
+    with pytest.raises(TypeError, match="or a bias"):
+        worker.hold_teacher_head(TEMPERATURE)
+
+
 def test_gradients_are_right():
     torch.manual_seed(1)
     student, teacher = torch.randn(4, 6, dtype=torch.float64, requires_grad=True), torch.randn(4, 6, dtype=torch.float64)

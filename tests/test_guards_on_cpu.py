@@ -12,7 +12,7 @@ import torch
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from runs import ROOT, run, write_inputs
 from transformers import AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
 
@@ -157,6 +157,14 @@ def checked(config: DictConfig) -> None:
 )
 def test_allowed(overrides):
     validation.validate(composed(*overrides.split(" ")))
+
+
+def test_a_pattern_of_files_is_taken(tmp_path):
+    """verl's reader expands it."""
+    (tmp_path / "part-1.parquet").touch()
+    validation.check_data_files(OmegaConf.create({"train_files": f"{tmp_path}/part-*.parquet", "val_files": []}))
+    with pytest.raises(ValueError, match=r"data.train_files=.*/other-\*.parquet is not here"):
+        validation.check_data_files(OmegaConf.create({"train_files": f"{tmp_path}/other-*.parquet"}))
 
 
 def test_a_misspelt_key_is_refused_by_hydra():

@@ -126,8 +126,7 @@ OPEN = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54.14  Rele
     [
         (PROPRIETARY, "13.0", "driver 535.129.03: CUDA 13.0 needs the series 580 or newer"),
         (OPEN, "13.0", "driver 550.54.14: CUDA 13.0 needs the series 580 or newer"),
-        (OPEN, "12.8", "driver 550.54.14: CUDA 12.8 needs the series 525 or newer"),
-        ("nothing known", "14.1", "driver of unknown version: CUDA 14.1 needs the series of its time or newer"),
+        (PROPRIETARY.replace("535", "515"), "12.8", "driver 515.129.03: CUDA 12.8 needs the series 525 or newer"),
         (OPEN, None, f"PyTorch {torch.__version__} can use no GPU beside NVIDIA's driver 550.54.14: it was built without CUDA"),
     ],
 )
@@ -135,9 +134,30 @@ def test_gpus_that_pytorch_cannot_use(text, cuda, said, monkeypatch, tmp_path):
     monkeypatch.delenv("VERL_PLATFORM", raising=False)
     (tmp_path / "version").write_text(text)
     monkeypatch.setattr(torch.version, "cuda", cuda)
-    assert said in machine.gpu_fault(tmp_path / "version")
+    assert said in machine.gpu_fault(tmp_path / "version", tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert machine.gpu_fault(tmp_path / "version") == ""
+    assert machine.gpu_fault(tmp_path / "version", tmp_path) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "cuda"), [(OPEN, "12.8"), (OPEN.replace("550.54", "580.65"), "13.0"), ("nothing known", "14.1")]
+)
+def test_a_driver_that_is_new_enough_is_not_blamed(text, cuda, monkeypatch, tmp_path):
+    """A head node, or a shell that the scheduler granted no GPU: the ranks run elsewhere."""
+    monkeypatch.delenv("VERL_PLATFORM", raising=False)
+    (tmp_path / "version").write_text(text)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    assert machine.gpu_fault(tmp_path / "version", tmp_path) == ""
+
+
+def test_a_process_that_was_given_no_gpu_is_not_asked(monkeypatch, tmp_path):
+    """A container on a machine with an old driver shows the driver's file and no device; a shell may hide the devices."""
+    monkeypatch.delenv("VERL_PLATFORM", raising=False)
+    (tmp_path / "version").write_text(OPEN)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert machine.gpu_fault(tmp_path / "version", tmp_path / "nowhere") == ""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert machine.gpu_fault(tmp_path / "version", tmp_path) == ""
 
 
 def test_a_machine_without_gpus_has_no_fault(monkeypatch, tmp_path):

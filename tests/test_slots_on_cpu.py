@@ -118,6 +118,7 @@ def nodes(*cpus: int) -> list[dict]:
         ((27, 25), ["trainer.nnodes=2"], ""),
         ((40, 24), ["trainer.nnodes=2"], "1 of 2 Ray node(s) have the 24 CPUs left that trainer.n_gpus_per_node=8 ranks"),
         ((0, 9), [ONE_GPU], "Ray node 10.0.0.1 has 0 CPUs, 1 fewer than TransferQueue puts"),
+        ((0, 9), [ONE_GPU, "+transfer_queue.backend.SimpleStorage.required_node_resource=CPU"], ""),
         ((4, 4, 4, 4), [ONE_GPU, "trainer.n_gpus_per_node=2"], "0 of 4 Ray node(s) have the 6 CPUs left"),
     ],
 )

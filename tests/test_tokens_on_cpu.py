@@ -8,9 +8,13 @@ import torch
 from reference import entropy_gate, lookahead_entropy, ratio_weight
 from tensordict import NonTensorStack, TensorDict
 from test_loss_on_cpu import SCALE, jagged, rows, settings
+from verl.utils import tensordict_utils as tu
+from verl.workers.engine.utils import prepare_micro_batches
 
 from examples.tiny_cpu import model as tiny
 from recipe.egrsd import tokens
+from recipe.egrsd.scoring import nested
+from recipe.egrsd.teacher import Teacher
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +105,38 @@ def test_broken_bytes_do_not_swallow_the_rest():
 def test_the_first_step_and_every_so_many():
     assert [step for step in range(1, 11) if tokens.is_due(step, 5)] == [1, 5, 10]
     assert not any(tokens.is_due(step, None) for step in range(1, 11))
+
+
+class FixedMicroBatches:
+    """A worker group of eight ranks that splits its rows as verl does where micro-batches have a fixed number of them."""
+
+    compute_ref_log_prob = None
+
+    def _query_dispatch_info(self, _: str) -> list[int]:
+        return list(range(8))
+
+    def compute_log_prob(self, batch: TensorDict) -> TensorDict:
+        for share in tu.chunk_tensordict(batch, 8):
+            defaults = {"use_dynamic_bsz": False, "micro_batch_size_per_gpu": 4}
+            tu.assign_non_tensor(share, **{key: tu.get_non_tensor_data(share, key, value) for key, value in defaults.items()})
+            prepare_micro_batches(share)
+        values = nested([row.float() for row in batch["input_ids"].unbind()])
+        return TensorDict({"log_probs": values, "entropy": values}, batch_size=len(batch))
+
+
+@pytest.mark.parametrize("count", [1, 3, 16])
+def test_the_student_is_scored_whatever_the_ranks_and_micro_batches(count):
+    """16 rows are two a rank, which no micro-batch of four divides; each rank takes its rows one by one."""
+    teacher = Teacher(settings().teacher, FixedMicroBatches(), uses_lora=False)
+    lengths = [i % 3 + 1 for i in range(count)]
+    responses = nested([torch.full((length,), 100 + i) for i, length in enumerate(lengths)])
+    mask = nested([torch.ones(length, dtype=torch.int64) for length in lengths])
+    prompts, names = [torch.arange(i % 4 + 1) for i in range(count)], [str(i) for i in range(count)]
+    found = teacher.score_student(prompts, responses, mask, temperature=1.0, names=names).unbind()
+    # The stand-in's log-probs are the ids of the row; those of a response begin one position before it.
+    assert [len(row) for row in found] == lengths
+    for i, row in enumerate(found):
+        assert row.tolist() == [float(prompts[i][-1]), *[100.0 + i] * (lengths[i] - 1)]
 
 
 def test_padding_is_never_chosen():

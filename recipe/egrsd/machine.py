@@ -5,6 +5,7 @@ it builds its model. A run that names no attention takes PyTorch's own instead a
 there is refused.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from importlib.util import find_spec
@@ -42,20 +43,24 @@ def named_attention(config: Any) -> str | None:
     return config.actor_rollout_ref.model.override_config.get("attn_implementation")
 
 
-def gpu_fault(version_file: Path = Path("/proc/driver/nvidia/version")) -> str:
-    """Why PyTorch cannot use the GPUs of this machine; empty if it can, if there are none, or if the run needs none.
+def gpu_fault(version_file: Path = Path("/proc/driver/nvidia/version"), device: Path = Path("/dev/nvidiactl")) -> str:
+    """Why PyTorch cannot use the GPUs of this machine; empty if it can, if this process has none, or if the run needs none.
 
     Args:
-        version_file: NVIDIA's driver writes it where it is loaded.
+        version_file: NVIDIA's driver writes it where it is loaded, also for containers that were given no GPU.
+        device: is where a process may use one.
     """
-    if cpu.enabled() or not version_file.exists() or torch.cuda.is_available():
+    given = version_file.exists() and device.exists() and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
+    if cpu.enabled() or not given or torch.cuda.is_available():
         return ""
     words = version_file.read_text().split()
     driver = next((word for word in words if word[:3].isdigit() and word[3:4] == "."), "of unknown version")
     beside = f"PyTorch {torch.__version__} can use no GPU beside NVIDIA's driver {driver}"
     if torch.version.cuda is None:
         return f"{beside}: it was built without CUDA"
-    series = OLDEST_DRIVER.get(int(torch.version.cuda.split(".")[0]), "of its time")
+    series = OLDEST_DRIVER.get(int(torch.version.cuda.split(".")[0]))
+    if series is None or not driver[:3].isdigit() or int(driver[:3]) >= series:
+        return ""  # new enough, as far as we know: a scheduler may have granted this process no GPU
     return f"{beside}: CUDA {torch.version.cuda} needs the series {series} or newer"
 
 

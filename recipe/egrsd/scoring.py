@@ -129,6 +129,7 @@ def score(
     max_shared_tokens: int = 0,
     adapter_off: bool = False,
     keep_hidden: bool = False,
+    row_by_row: bool = False,
 ) -> Scores:
     """Scores B responses under B prompts, a multiple of ``num_ranks``.
 
@@ -138,6 +139,7 @@ def score(
         responses, response_mask: (B, jagged).
         num_ranks, max_shared_tokens: as of ``scoring_order``.
         adapter_off: score with the base model.
+        row_by_row: micro-batches of one row, for a B that the run's micro-batches of a fixed size may not divide.
         names: B sample names for error messages.
     """
     lengths = responses.offsets().diff().tolist()
@@ -148,6 +150,8 @@ def score(
     batch = scoring_batch(prompts, rows, masks, temperature=temperature, sharing=sharing, keep_hidden=keep_hidden)
     if adapter_off:
         tu.assign_non_tensor(batch, no_lora_adapter=True)
+    if row_by_row:
+        tu.assign_non_tensor(batch, use_dynamic_bsz=False, micro_batch_size_per_gpu=1)
     output = engine(batch)
     found = (*checked(output, batch["response_mask"], names=names), output.get("teacher_hidden"))
     return Scores(*(None if column is None else _in_order(column, order) for column in found))

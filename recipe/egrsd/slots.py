@@ -90,8 +90,10 @@ def check(config: Any, nodes: Sequence[Mapping[str, Any]]) -> None:
     alive = sorted((node for node in nodes if node["Alive"]), key=lambda node: node["NodeID"])
     left = [node["Resources"].get("CPU", 0) for node in alive]
     _require(config, sum(left))
-    for unit in range(_units(config)):  # dealt out in this order, whatever a node has (transfer_queue/utils/common.py:48)
-        left[unit % len(alive)] -= 1
+    needed = config.transfer_queue.backend.SimpleStorage.get("required_node_resource")
+    takers = [i for i, node in enumerate(alive) if not needed or node["Resources"].get(needed, 0) > 0]
+    for unit in range(_units(config) if takers else 0):  # in this order, whatever CPUs (transfer_queue/utils/common.py:48)
+        left[takers[unit % len(takers)]] -= 1
     for node, cpus in zip(alive, left, strict=True):
         if cpus < 0:
             raise RuntimeError(

@@ -77,7 +77,7 @@ class Teacher:
             self.workers.compute_log_prob,
             [prompt_ids[row] for row in rows],
             *(nested([column.unbind()[row] for row in rows]) for column in (responses, response_mask)),
-            num_ranks=self.num_ranks, temperature=temperature, names=[names[row] for row in rows],
+            num_ranks=self.num_ranks, temperature=temperature, names=[names[row] for row in rows], row_by_row=True,
         )  # fmt: skip
         return nested(scores.log_probs.unbind()[:count])
 

@@ -6,6 +6,7 @@ neither torch nor verl.
 
 import os
 from collections.abc import Mapping
+from glob import glob
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,8 @@ def check_data_files(data: Any) -> None:
     for key in ("train_files", "val_files"):
         files = data.get(key) or []
         for file in [files] if isinstance(files, str) else files:
-            if "://" not in file and not Path(file).expanduser().exists():
+            path = Path(file).expanduser()
+            if "://" not in file and not path.exists() and not glob(str(path)):  # verl's reader takes patterns, too
                 raise ValueError(
                     f"data.{key}={file} is not here; write it with python -m recipe.egrsd.prepare_data, or correct the name."
                 )

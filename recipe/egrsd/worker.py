@@ -83,16 +83,17 @@ class EgrsdWorker(ActorRolloutRefWorker):
         """
         engine = (self.ref or self.actor).engine
         hidden, logits = engine.scores.hidden[-1][-1], engine.scores.last_logits
-        weight = engine.module.get_output_embeddings().weight.detach().to(hidden.device)
+        output_layer = engine.module.get_output_embeddings()
+        weight = output_layer.weight.detach().to(hidden.device)
         head = (weight.full_tensor() if isinstance(weight, DTensor) else weight.clone()).to(hidden.dtype)
         if not self.head_is_plain:
             recomputed = (hidden @ head.T).float() / temperature
             distance = distance_of_products(recomputed, logits, dtype=head.dtype)
-            if not distance <= 1:
+            if not distance <= 1 or getattr(output_layer, "bias", None) is not None:
                 raise TypeError(
                     f"{type(engine.module).__name__} returns other logits than its head's weight times its hidden states "
-                    f"({distance:.3g} times what rounding may do), so algorithm.egrsd.divergence cannot be computed in chunks; "
-                    "use a model with a plain head, or divergence=null."
+                    f"({distance:.3g} times what rounding may do, or a bias), so algorithm.egrsd.divergence cannot be computed "
+                    "in chunks; use a model with a plain head, or divergence=null."
                 )
             self.head_is_plain = True
         self.actor.engine.teacher_head = head
