@@ -39,6 +39,9 @@ def check(config: DictConfig, egrsd: EgrsdConfig) -> None:
             f"data.custom_cls.name={config.data.custom_cls.name} is no EgrsdDataset, which adds the teacher's prompts; derive it "
             "from recipe.egrsd.dataset.EgrsdDataset (docs/modes.md)."
         )
+    if egrsd.advantage == config.algorithm.adv_estimator:  # under which the trainer registers its own baseline
+        key = f"algorithm.egrsd.advantage={egrsd.advantage}"
+        raise ValueError(f"{key} fails: that name stands for the running baseline; say running, or a verl estimator.")
     if egrsd.advantage != "running":
         fault = "fails on two groups of made-up rewards"
         _tried("algorithm.egrsd.advantage", egrsd.advantage, fault, lambda: _try_estimator(config))
