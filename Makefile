@@ -34,10 +34,10 @@ CHECKS = $(VENV)/bin/ruff check . && $(VENV)/bin/deptry .
 # several tests look at are made once (tests/conftest.py). pytest's 5 means that no test was selected.
 define in-three-processes
 	@EGRSD_SHARED_RUNS=$$(mktemp -d); export EGRSD_SHARED_RUNS; trap 'rm -rf "$$EGRSD_SHARED_RUNS"' EXIT; \
-	$(VENV)/bin/python -m pytest -m "kills and ($(1))" $(ARGS) >.kills.log 2>&1 & kills=$$!; \
-	$(VENV)/bin/python -m pytest -m "slow and not kills and ($(1))" $(ARGS) >.slow.log 2>&1 & slow=$$!; \
+	$(VENV)/bin/python -m pytest -m "second_lane and ($(1))" $(ARGS) >.second.log 2>&1 & second=$$!; \
+	$(VENV)/bin/python -m pytest -m "slow and not second_lane and ($(1))" $(ARGS) >.slow.log 2>&1 & slow=$$!; \
 	$(VENV)/bin/python -m pytest -m "not slow and ($(1))" $(ARGS); codes=$$?; \
-	wait $$slow; codes="$$codes $$?"; wait $$kills; codes="$$codes $$?"; cat .slow.log .kills.log; \
+	wait $$slow; codes="$$codes $$?"; wait $$second; codes="$$codes $$?"; cat .slow.log .second.log; \
 	for code in $$codes; do case $$code in 0|5) ;; *) exit 1 ;; esac; done
 endef
 

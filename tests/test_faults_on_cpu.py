@@ -27,7 +27,7 @@ KILLS = (
 
 
 @pytest.mark.slow
-@pytest.mark.kills
+@pytest.mark.second_lane
 @pytest.mark.timeout(2400)  # six runs, behind two that others make meanwhile
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 6))])
 def test_a_killed_trainer_resumes_to_the_same_end(seed, padded, inputs, rollouts, tmp_path):

@@ -14,7 +14,7 @@ from runs import COIN_REWARD, Run, good, on_bfloat16_grid, parameters, replaying
 from examples.rehearsal.scripts import GPU_PRECISION
 from recipe.egrsd.metrics import INERT_NATS, METRICS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.second_lane]
 
 AUTO = ["algorithm.egrsd.score_student=auto"]
 SETTINGS = [*COIN_REWARD, *GPU_PRECISION, *AUTO, *DESCENT]
