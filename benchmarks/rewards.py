@@ -1,7 +1,7 @@
 """Seconds for 10,000 responses, a third of them LaTeX, by this answer checker and by that of another revision.
 
-    git worktree add /tmp/before <revision>
-    python benchmarks/rewards.py --against /tmp/before
+    git worktree add ../before <revision>
+    python benchmarks/rewards.py --against ../before
 
 Both score the same responses on 8 threads, in turns, each turn in a process of its own, so that the machine's load meets both.
 Seconds are of the clock, and of the CPUs that process and workers used, which another program beside them does not lengthen.
