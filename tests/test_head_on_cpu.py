@@ -144,6 +144,22 @@ def test_a_model_that_changes_its_heads_logits_is_refused(model):
         require_heads_logits(model, torch.arange(8)[None])
 
 
+def test_a_model_that_is_broken_is_not_called_softcapped():
+    """NaN is NaN in both; the first scores name it (scoring.checked)."""
+    model = Qwen3ForCausalLM(Qwen3Config(**TINY))
+    torch.nn.init.constant_(model.lm_head.weight, torch.nan)
+    require_heads_logits(model, torch.arange(8)[None])
+
+
+def test_what_is_kept_is_what_the_head_multiplied():
+    """A LayerNorm under CUDA's autocast returns float32, which the head's product rounds; so must whoever repeats it."""
+    head, hidden = nn.Linear(16, 50, bias=False), torch.randn(1, 3, 16)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        scores = score(head, hidden, torch.ones(3, dtype=torch.bool), torch.arange(3))
+    (kept,) = scores.hidden
+    assert kept.dtype == torch.bfloat16 and torch.equal(kept, hidden[0].bfloat16())
+
+
 def test_nothing_to_score():
     scores = score(nn.Linear(2, 5), torch.randn(1, 3, 2), torch.zeros(3, dtype=torch.bool), torch.zeros(0, dtype=torch.int64))
     assert scores.log_probs[0].shape == scores.entropy[0].shape == (0,)

@@ -69,7 +69,7 @@ def require_heads_logits(model: nn.Module, ids: Tensor) -> None:
             logits = model(input_ids=ids, position_ids=positions, use_cache=False).logits
     finally:
         handle.remove()
-    if not torch.equal(logits.float(), returned[0].float()):
+    if not torch.allclose(logits.float(), returned[0].float(), rtol=0, atol=0, equal_nan=True):
         distance = (logits.float() - returned[0].float()).abs().max().item()
         raise TypeError(
             f"{type(model).__name__} changes the logits of its head (a softcap or a scale: by up to {distance:.3g}), and EGRSD "
@@ -115,15 +115,16 @@ def scored_in_chunks(
 
     def forward(hidden: Tensor) -> Tensor:
         chosen, labels = choose(hidden)
-        parts = [torch.empty(2, 0, device=hidden.device)]
+        parts, dtype = [torch.empty(2, 0, device=hidden.device)], hidden.dtype
         for chunk, targets in zip(chosen.split(chunk_tokens), labels.split(chunk_tokens), strict=True):
             logits = logits_of(chunk)
             parts.append(torch.stack(score_chunk(logits, targets, temperature=temperature)))
+            dtype = logits.dtype
             scores.last_logits = logits[-1].float() / temperature if len(logits) else None
         log_probs, entropy = torch.cat(parts, 1)
         scores.log_probs.append(log_probs)
         scores.entropy.append(entropy)
-        scores.hidden.append(chosen)
+        scores.hidden.append(chosen.to(dtype))  # in the dtype that the head's product had, also under autocast
         return hidden.new_empty(*hidden.shape[:-1], 0)
 
     head.forward = forward
