@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.rewards import LATEX
 from recipe.egrsd import reward
 from recipe.egrsd.reward import compute_score, expected_answer, last_boxed, pool
 from recipe.egrsd.reward import worker as worker_process
@@ -326,22 +327,6 @@ def test_bombs_among_many_threads_cost_their_own_time_only():
         for place in (20, 21, 200):
             cases[place] = ("7", BOMB, 0.0)
         assert seconds(cases) < 2 * without + 3 * (2.0 + 1.0)  # a time-out and a new child for each
-
-
-LATEX = [  # ground truth, equal answer, with two numbers in each
-    ("\\frac{%d}{%d}", "%d/%d"),
-    ("%d.%d", "%d.%d0"),
-    ("\\sqrt{%d}+%d", "%d^{1/2}+%d"),
-    ("%d\\sqrt{%d}", "%d\\cdot %d^{1/2}"),
-    ("\\frac{%d\\pi}{%d}", "%d\\pi/%d"),
-    ("%d+%di", "%d+i%d"),
-    ("%dx+%d", "x\\cdot %d+%d"),
-    ("x^2+%dx+%d", "%dx+x^2+%d"),
-    ("(%d,%d)", "\\left(%d, %d\\right)"),
-    ("[%d,%d)", "[%d, %d)"),
-    ("\\{%d,%d\\}", "%d, %d"),
-    ("\\left(-\\infty,%d\\right)\\cup(%d,\\infty)", "(-\\infty,%d)\\cup(%d,\\infty)"),
-]
 
 
 @pytest.mark.long
