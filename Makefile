@@ -81,8 +81,8 @@ lint: $(VENV)/ok
 clean:
 	rm -rf .venv .venv-verl-* build *.egg-info .pytest_cache .ruff_cache .hypothesis
 
-# Two steps, so that a change in pyproject.toml does not cost the download again. --no-compile saves 20 seconds: Python compiles
-# what a run imports, which is a small part of it.
+# Two steps, so that a change in pyproject.toml does not cost the download again. pip compiles what it installs: Ray gives its own
+# processes 20 seconds to start, which is too short where two runs compile it at once.
 $(VENV)/ok: $(VENV)/pinned pyproject.toml
 	$(VENV)/bin/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
@@ -92,7 +92,7 @@ $(VENV)/pinned: requirements/torch.txt requirements/cpu.txt
 	Python 3.11 and 3.12, and '$(PYTHON)' is neither. Name yours: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 1; }
 	rm -rf $(VENV)
 	"$(PYTHON)" -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --no-compile --requirement requirements/torch.txt
-	$(VENV)/bin/pip install --quiet --no-compile --no-deps --requirement requirements/cpu.txt
-	$(if $(VERL),$(VENV)/bin/pip install --quiet --no-compile --no-deps verl==$(VERL))
+	$(VENV)/bin/pip install --quiet --requirement requirements/torch.txt
+	$(VENV)/bin/pip install --quiet --no-deps --requirement requirements/cpu.txt
+	$(if $(VERL),$(VENV)/bin/pip install --quiet --no-deps verl==$(VERL))
 	touch $@
