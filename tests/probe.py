@@ -43,6 +43,27 @@ def _keep_batches(module) -> None:
     module.EgrsdMixin._update_actor = update_and_keep
 
 
+@wrapt.when_imported("verl.trainer.ppo.v1.trainer_base")
+def _disturb_old_log_probs(module) -> None:
+    """EGRSD_NOISE=nats adds so much to every old_log_prob that verl's scoring pass writes: whoever trains on them shows it.
+
+    A GPU computes them with such a noise, because the pass packs other rows together than the update; a CPU does not.
+    """
+    if "EGRSD_NOISE" not in os.environ:
+        return
+    compute = module.PPOTrainer._compute_old_log_prob
+
+    def compute_and_disturb(self, batch, metrics):
+        batch = compute(self, batch, metrics)
+        where = {"keys": batch.keys, "partition_id": batch.partition_id}
+        data = tq.kv_batch_get(**where, select_fields=["old_log_probs"])
+        data["old_log_probs"] = data["old_log_probs"] + float(os.environ["EGRSD_NOISE"])
+        tq.kv_batch_put(**where, fields=data.select("old_log_probs"))
+        return batch
+
+    module.PPOTrainer._compute_old_log_prob = compute_and_disturb
+
+
 @wrapt.when_imported("recipe.egrsd.worker")
 def _keep_places(module) -> None:
     """rank_R.json: on which Ray node that rank runs, and whose code."""

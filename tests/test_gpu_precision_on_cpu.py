@@ -114,10 +114,13 @@ def test_a_teacher_that_sees_nothing_raises_the_alarm(inputs, tmp_path):
 
 
 def test_looking_at_tokens_and_resuming_change_nothing(padded, packed, inputs, tmp_path):
-    """From the checkpoint of the second step, without the token view: the third step's parameters and baseline to the bit."""
-    overrides = [*SETTINGS, *PADDED, *replaying(packed.folder / "rollouts"), "trainer.save_freq=3"]
+    """From the checkpoint of the second step: the third step's parameters and baseline to the bit.
+
+    The resumed run saves its tokens with 0.05 nat of noise on whatever old_log_probs it would train on.
+    """
+    overrides = [*SETTINGS, *PADDED, *EVERY_TOKEN, *replaying(packed.folder / "rollouts"), "trainer.save_freq=3"]
     resume = ["trainer.resume_mode=resume_path", f"trainer.resume_from_path={padded.folder}/checkpoints/global_step_2"]
-    resumed = good(run(inputs, tmp_path, [*overrides, *resume]))
+    resumed = good(run(inputs, tmp_path, [*overrides, *resume], EGRSD_NOISE="0.05"))
     assert [step["training/global_step"] for step in resumed.metrics] == [3]
     assert resumed.probe(3)["baseline"] == padded.probe(3)["baseline"]
     before, expected = parameters(padded, 2), parameters(padded, 3)
