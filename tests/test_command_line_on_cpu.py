@@ -59,8 +59,8 @@ main()
 
 
 def run(arguments: list[str], cwd: Path, *, stdin: str = "", **variables: str) -> Process:
-    """Python with these arguments, in a shell that has set none of verl's variables but the given ones."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("VERL_", "HYDRA_", "PYTHON"))}
+    """Python with these arguments, in a shell that has set none of verl's variables, or of ours, but the given ones."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("VERL_", "HYDRA_", "PYTHON", "EGRSD_"))}
     environment = {**kept, **variables}
     return subprocess.run(
         [sys.executable, *arguments], cwd=cwd, env=environment, input=stdin, capture_output=True, text=True, timeout=300

@@ -14,7 +14,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from verl.trainer.ppo.reward import get_custom_reward_fn, resolve_reward_manager_cls
 from verl.utils.dataset.rl_dataset import get_dataset_class
-from verl.utils.import_utils import import_external_libs, load_class_from_fqn, load_extern_object, resolve_config_path
+from verl.utils.import_utils import import_external_libs, load_class_from_fqn, load_extern_object
 
 from recipe.egrsd import privileged
 from recipe.egrsd.dataset import EgrsdDataset
@@ -164,7 +164,11 @@ def _agent_loop(config: DictConfig, _: Any) -> None:
     """That the loop every row without agent_name takes is verl's, or one of the user's file."""
     agent = config.actor_rollout_ref.rollout.agent
     path = agent.get("agent_loop_config_path")
-    own = {entry.name: entry for entry in OmegaConf.load(resolve_config_path(path))} if path else {}
+    own = {}
+    if path:
+        from verl.experimental.agent_loop.utils import resolve_config_path  # its home in verl's main, and there in 0.9
+
+        own = {entry.name: entry for entry in OmegaConf.load(resolve_config_path(path))}
     for entry in own.values():
         load_class_from_fqn(entry._target_, "agent loop")
     if agent.default_agent_loop not in {"single_turn_agent", *own}:
