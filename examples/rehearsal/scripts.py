@@ -20,7 +20,7 @@ EXAMPLES = Path(__file__).resolve().parents[1]
 ROOT = EXAMPLES.parent
 POLL_SECONDS = 0.1
 FAMILY_SECONDS = 1.0  # between two looks at what a run has started; each reads all of /proc
-GRACE_SECONDS = 90  # for what a run has started to end behind it: after SIGKILL two agents of Ray look for its server for a minute
+GRACE_SECONDS = 90  # for what a run has started to end behind it: two agents of Ray look for a killed server for a minute
 GPU_PRECISION = (
     # recipe/egrsd/cpu/config.yaml makes all of a CPU run float32. These give it back what a GPU run has: verl's own mixed
     # precision (bfloat16 parameters and autocast, float32 sums), the teacher and the rollout in bfloat16.
