@@ -53,6 +53,11 @@ def test_reported_failures_by_kind(kind, ground_truth, answer, right):
     assert verdict(ground_truth, answer) == right
 
 
+@pytest.mark.parametrize("answer", [r"n \text{ odd } 5\%", r"5 \text{ or so } 7\%"])
+def test_words_before_a_percent_sign_end_no_judgement(answer):
+    assert (outcome("5", answer), outcome(answer, answer)) == ("different", "equal")
+
+
 @pytest.mark.parametrize(("ground_truth", "answer"), [case[1:3] for case in CASES if case[3]], ids=ascii)
 def test_equality_of_values_has_no_side(ground_truth, answer):
     """What is right one way round is right the other way round, but for what the page says of names and points."""

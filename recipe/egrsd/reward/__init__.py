@@ -20,7 +20,7 @@ from recipe.egrsd.reward.spelling import normalise
 logger = logging.getLogger(__name__)
 
 MAX_ANSWER_CHARS = 1000  # a longer answer scores 0 (answer_too_long), a longer ground truth is a bad one
-RULES = 2  # version of what is equal: prepare_data makes its files anew under another one, evaluate mixes no two
+RULES = 3  # version of what is equal: prepare_data makes its files anew under another one, evaluate mixes no two
 THINK = "<think>"
 MAX_PRED_CHARS = 100  # of ``pred``, the answer's beginning, on which verl's maj@N votes
 

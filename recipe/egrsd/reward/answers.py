@@ -44,6 +44,20 @@ class Value:
 
 
 @dataclass(frozen=True)
+class Time:
+    """12:30, 1:58 am: a time of day, which may also be a ratio."""
+
+    hour: int
+    minutes: str
+    half: str
+    """am, pm, or nothing."""
+
+    @property
+    def ratio(self) -> Value | None:
+        return None if self.half or self.minutes.startswith("0") else Value(f"{self.hour} : {self.minutes}")
+
+
+@dataclass(frozen=True)
 class Mixed:
     """Formulas and text in turn: 5 ft 6 in, n odd."""
 
@@ -83,7 +97,7 @@ class Described:
     condition: "Answer"
 
 
-Answer = Text | Value | Mixed | Items | Pieces | Chain | Described
+Answer = Text | Value | Time | Mixed | Items | Pieces | Chain | Described
 
 
 @functools.lru_cache(maxsize=256)
@@ -96,7 +110,7 @@ def _read(found: list[str]) -> Answer:
     if not found:
         raise Unreadable("a part is missing")
     if time := words.time(found):
-        return Text(time)
+        return Time(*time)
     parts, signs = split(found, SEPARATORS)
     if signs:
         return _list([part for part in parts if part], signs)
@@ -193,8 +207,9 @@ def _value(found: list[str]) -> Answer:
         return Text(text[1].strip())
     if based := words.based(found):
         return Value(based[0], base=based[1])
-    if found[-1] == r"\%":
-        return replace(_quantity(found[:-1]), percent=True)
+    if r"\%" in found and all(TEXT.fullmatch(token) for token in found[found.index(r"\%") + 1 :]):  # 75\% of the class
+        share = _quantity([token for token in found if token != r"\%"])
+        return replace(share, percent=True) if isinstance(share, Value) else _quantity(found)
     return _quantity(found)
 
 

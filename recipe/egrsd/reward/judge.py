@@ -6,8 +6,8 @@ The rules for users, one by one with examples, are docs/answers.md.
 import re
 from collections.abc import Sequence
 
-from recipe.egrsd.reward import relations, values
-from recipe.egrsd.reward.answers import Answer, Chain, Described, Items, Mixed, Pieces, Text, Value, read
+from recipe.egrsd.reward import relations, units, values
+from recipe.egrsd.reward.answers import Answer, Chain, Described, Items, Mixed, Pieces, Text, Time, Value, read
 from recipe.egrsd.reward.latex import Unreadable
 
 READABLE = "readable"
@@ -38,7 +38,7 @@ def check(answer: Answer) -> None:
         check(answer.sides[-1])
     elif isinstance(answer, Described):
         check(answer.condition)
-    elif not isinstance(answer, Text):
+    elif not isinstance(answer, Text | Time):
         for part in answer.sides if isinstance(answer, Chain) else answer.parts:
             check(part)
 
@@ -49,6 +49,8 @@ def same(gold: Answer, answer: Answer) -> bool:
         return True
     if isinstance(gold, Chain) or isinstance(answer, Chain):
         return _same_chain(gold, answer)
+    if isinstance(gold, Time) or isinstance(answer, Time):
+        return _same_time(gold, answer)
     if isinstance(gold, Text) or isinstance(answer, Text):
         return isinstance(gold, Text) and isinstance(answer, Text) and same_words(gold.words, answer.words)
     if isinstance(gold, Mixed) or isinstance(answer, Mixed):
@@ -68,9 +70,18 @@ def same_words(gold: str, answer: str) -> bool:
     return answer in (gold, gold.lower(), gold.upper(), gold.capitalize(), gold.title(), gold[:1].swapcase() + gold[1:])
 
 
+def _same_time(gold: Answer, answer: Answer) -> bool:
+    """Two times minute for minute, am and pm where both have them; beside anything else a time is a ratio."""
+    if isinstance(gold, Time) and isinstance(answer, Time):
+        alike = gold.half == answer.half or not (gold.half and answer.half)
+        return alike and (gold.hour, gold.minutes) == (answer.hour, answer.minutes)
+    first, second = (one.ratio if isinstance(one, Time) else one for one in (gold, answer))
+    return bool(first and second) and same(first, second)
+
+
 def same_value(gold: Value, answer: Value) -> bool:
     """Numbers equal, units and bases equal where both have one, percent as docs/answers.md says."""
-    if gold.unit and answer.unit and gold.unit != answer.unit:
+    if not units.agree(gold.unit, answer.unit):
         return False
     if gold.base or answer.base:
         return gold.latex == answer.latex and (not (gold.base and answer.base) or gold.base == answer.base)

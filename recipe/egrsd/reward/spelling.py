@@ -6,7 +6,7 @@ numbers, words. What a formula means is read behind it (formula.py, answers.py).
 
 import re
 
-from recipe.egrsd.reward.tables import FUNCTIONS, LOWERED, RAISED, SIGNS, SYNONYMS
+from recipe.egrsd.reward.tables import CODES, FUNCTIONS, LOWERED, MONEY, RAISED, SIGNS, SYNONYMS
 
 NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)"
 _COMMAND = re.compile(r"\\([a-zA-Z]+)")
@@ -18,6 +18,16 @@ _STYLE = re.compile(
 )
 _THOUSANDS = re.compile(r"(?<=\d)(?:\\[,!; ]|~|\{,\}|,\\!)\s*(?=\d{3}(?!\d))")
 _LONG = re.compile(r"(?<![\d.(\[,])(?<!\\\{)[1-9]\d{0,2}(?:,\d{3})+(?![\d,)\]]|\\\})")
+_SIGN = r"(?:\\\$|\\(?:" + "|".join(sign[1:] for sign in MONEY if sign[1:].isalpha()) + r")(?![a-zA-Z]))"
+_CODE = re.compile(
+    rf"(?<![\\a-zA-Z\d])(?:US\s*(?=\\\$)|(?:\\text\s*\{{\s*)?({'|'.join(CODES)})\.?(?:\s*\}})?\s*(?=\.?\d))"
+)
+_LEADING = re.compile(  # what \text{...} has in front that is no text: a number with its signs, a time, a ratio, a sign
+    rf"([-+]?\s*(?:{_SIGN}\s*)?[-+]?(?:\d{{1,3}}(?:,\d{{3}})+(?:\.\d+)?|\d+:\d+|{NUMBER}(?:[,/]\d+)*)(?:\s*\\?%)?"
+    rf"|\\?%|{_SIGN})(?![\w:.]|,\d)\s*(.*)"
+)
+_GROUP = r"((?:[^{}]|\{[^{}]*\})*)"
+_OVER = re.compile(rf"(?<!\\)\{{{_GROUP}\\over(?![a-zA-Z]){_GROUP}\}}")
 _TEXT = re.compile(r"\\text\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _SYSTEM = re.compile(
     r"\\left\s*\\\{\s*\\begin\{(array|aligned|matrix)\}(?:\{[lcr| ]*\})?(.*?)\\end\{\1\}\s*\\right\s*\.", re.DOTALL
@@ -36,7 +46,10 @@ def normalise(text: str) -> str:
     text = _THOUSANDS.sub("", text)
     text = " ".join(re.sub(r"(?<!\\)(?:\\[,;:! ]|~)", " ", text).split())
     text = _commands(text)
+    text = _CODE.sub(lambda found: CODES.get(found[1], ""), text)
     text = _TEXT.sub(_text, text)
+    text = re.sub(rf"({_SIGN})\s*\{{\s*\}}", r"\1 ", text)
+    text = re.sub(rf"(?!\\\$){_SIGN}", lambda sign: rf"\text{{{MONEY[sign[0]]}}}", text)  # the dollar has a sign of its own
     text = _numbers(text)
     return " ".join(_close(text).split())
 
@@ -59,6 +72,10 @@ def _commands(text: str) -> str:
     text = re.sub(r"<=|=<", r"\\le ", text).replace(">=", r"\ge ").replace("**", "^")
     text = re.sub(r"={2,}", "=", text)
     text = _SYSTEM.sub(r"\\begin{cases}\2\\end{cases}", text)
+    text = re.sub(r"\{\s*:\s*\}", ":", text)
+    for _ in range(2):
+        text = _OVER.sub(r"\\frac{\1}{\2}", text)
+    text = _OVER.sub(r"\\frac{\1}{\2}", f"{{{text}}}") if _OVER.fullmatch(f"{{{text}}}") else text
     text = re.sub(r"\{([^{}]*)\\choose(?![a-z])([^{}]*)\}", r"\\binom{\1}{\2}", text)
     text = re.sub(r"(?<![\w})])[_^]\s*(\{\w+\}|\w)\s*C\s*_\s*(\{\w+\}|\w)", r"\\binom \1 \2", text)
     text = re.sub(r"\\(?:left|right)\s*\.", "", text)
@@ -90,7 +107,7 @@ def _synonym(found: re.Match) -> str:
 
 def _text(found: re.Match) -> str:
     r"""\text{...} without what is no text: separators, a number in front, a single letter, percent."""
-    inner = " ".join(re.sub(r"[{}$]", "", found[1]).split())
+    inner = " ".join(re.sub(r"[{}]|(?<!\\)\$", "", found[1]).split())
     if re.fullmatch(r"[,;]?\s*(?:and|or)\s*[,;]?", inner):
         return r" \or " if "or" in inner else r" \and "
     inner = re.sub(r"(?<=\b[A-Z])\s*,?\s+(?:and|or)\s+(?=[A-Z]\b)", ",", inner)
@@ -98,10 +115,15 @@ def _text(found: re.Match) -> str:
         return rf"\text{{{inner}}}" if len(inner) == 1 else f" {inner.strip('()')} "
     if re.fullmatch(r"(?i)%|percent|percentage|pct", inner):
         return r"\%"
-    if number := re.match(rf"([-+]?{NUMBER}(?:[,/]\d+)*)(?![\w:.])\s*(.*)", inner):
-        return rf"{number[1]} \text{{{number[2]}}}" if number[2] else number[1]
+    if number := _LEADING.match(inner):
+        return rf"{number[1]} \text{{{_named(number[2])}}}" if number[2] else number[1]
     before, inner, behind = re.fullmatch(r"([,;]?)\s*(.*?)\s*([,;.]?)", inner, re.DOTALL).groups()
-    return f"{before} " + (rf"\text{{{inner}}}" if inner else " ") + behind.replace(".", " ")
+    return f"{before} " + (rf"\text{{{_named(inner)}}}" if inner else " ") + behind.replace(".", " ")
+
+
+def _named(text: str) -> str:
+    """Words in which a sign of money has its name."""
+    return " ".join(re.sub(_SIGN, lambda sign: f" {MONEY[sign[0]]} ", text).split())
 
 
 def _numbers(text: str) -> str:

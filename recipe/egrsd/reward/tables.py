@@ -22,7 +22,7 @@ SIGNS = {
     "′": "'", "’": "'", "″": "''", "“": '"', "”": '"', "，": ",", "；": ";", "。": ".", "、": ",", "△": r"\triangle ",
     "∠": r"\angle ", "⟨": r"\langle ", "⟩": r"\rangle ", "∑": r"\sum ", "∏": r"\prod ", "ℓ": r"\ell ", "ħ": r"\hbar ",
     "∂": r"\partial ", "⊙": r"\odot ", "µ": r"\mu ", "\u00a0": " ", "\u2009": r"\,", "\u202f": r"\,", "\u2003": " ",
-    "€": r"\text{euro}", "£": r"\text{pound sterling}", "¥": r"\text{yen}",
+    "€": r"\euro ", "£": r"\pounds ", "¥": r"\yen ", "¢": r"\cent ", "₹": r"\rupee ",
 }
 SIGNS |= {sign: rf"\{name} " for sign, name in GREEK.items()}
 SIGNS |= {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F) if chr(code) not in SIGNS}  # full width
@@ -40,6 +40,8 @@ SYNONYMS = {  # names of commands -> the name that is read, or what it stands fo
     "arccosh": "arcosh", "arcsinh": "arsinh", "arctanh": "artanh", "tg": "tan", "ctg": "cot", "arctg": "arctan",
     "land": "and", "wedge": "and", "lor": "or", "vee": "or", "bmod": "mod", "Z": r"\mathbb{Z}", "R": r"\mathbb{R}",
     "dots": "ldots", "cdots": "ldots", "quad": " ", "qquad": " ", "imath": "i", "cong": "=", "AA": r"\text{angstrom}",
+    "colon": ":", "textdollar": r"\$", "mathdollar": r"\$", "texteuro": "euro", "textsterling": "pounds", "textyen": "yen",
+    "textcent": "cent",
 }
 SYNONYMS |= dict.fromkeys(_words(
     "left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr middle limits nolimits displaystyle textstyle "
@@ -55,6 +57,10 @@ SYMBOLS = {rf"\{name}" for name in GREEK.values()} | {rf"\{name}" for name in _w
     "to forall exists mapsto sim propto iff Rightarrow implies Leftrightarrow bigstar heartsuit spadesuit clubsuit surd "
     "diamondsuit checkmark cdotp"
 )}
+MONEY = {  # sign -> unit
+    r"\$": "dollar", r"\euro": "euro", r"\pounds": "pound sterling", r"\yen": "yen", r"\rupee": "rupee", r"\cent": "cent",
+}
+CODES = {"USD": r"\$", "EUR": r"\euro ", "GBP": r"\pounds ", "Rs": r"\rupee "}  # before a number
 ACCENTS = {rf"\{name}" for name in _words(  # with one argument, which is a part of the name
     "bar overline vec overrightarrow hat widehat tilde widetilde dot ddot mathbb mathcal mathfrak mathscr textcircled pmod pod "
     "overset acute breve check overparen widearc mathring boxed"

@@ -28,11 +28,15 @@ CONDITIONS = re.compile(  # words that say more than what is counted
 NOUN_WORDS = 4
 
 
-def read(text: str) -> str | None:
+def read(text: str, money: str = "") -> str | None:
     """Canonical form of a unit or noun in words (``square inches``, ``ft/s^2``, ``apples``); None if it is neither.
 
     ``in^2``, ``sq. in`` and ``square inches`` give one text; factors are sorted, so that order does not matter.
+    ``money``: the currency before the number; ``dollar``, ``per hour`` -> ``dollar^1 h^-1``, ``profit`` -> ``dollar^1, profit``.
     """
+    if money:
+        together, behind = read(f"{money} {text}"), read(text)
+        return together if known(together) else behind and f"{money}^1, {behind}"
     text = re.sub(r"[{}\\]|(?<=[a-zA-Z])\.", " ", text.replace("\\cdot", "*").replace("-", " -").replace("^ -", "^-"))
     powers: dict[str, int] = {}
     sign, raised = 1, 0
@@ -57,6 +61,14 @@ def read(text: str) -> str | None:
 def known(unit: str | None) -> bool:
     """Whether read() found only units of the list."""
     return unit is not None and "^" in unit
+
+
+def agree(first: str | None, second: str | None) -> bool:
+    """Whether two units are one; either may be left off, and so may the noun behind a currency."""
+    if not first or not second:
+        return True
+    (one, _, noun), (other, _, its) = first.partition(", "), second.partition(", ")
+    return one == other and (noun == its or not noun or not its)
 
 
 def _lower(word: str) -> str:

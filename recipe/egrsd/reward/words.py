@@ -9,7 +9,7 @@ import re
 from recipe.egrsd.reward import units
 from recipe.egrsd.reward.latex import tokens
 from recipe.egrsd.reward.spelling import NUMBER
-from recipe.egrsd.reward.tables import FUNCTIONS, SMALL
+from recipe.egrsd.reward.tables import FUNCTIONS, MONEY, SMALL
 
 SHORT = {"no", "yes", "odd", "men", "day", "one", "two", "six", "ten", "the", "not"}
 _RUN = re.compile(r"(?<![\\a-zA-Z])[A-Za-z\u00c0-\u024f]+(?:'[A-Za-z]+)?(?![a-zA-Z{(])")
@@ -20,6 +20,7 @@ _UNIT = re.compile(  # behind a number: m/s^2, square feet, km/h
     rf"|(?:sq\.?\s|cu\.?\s|square\s|cubic\s)?(?:{_NAMES})(?![a-zA-Z_(])\.?{_POWER}"
     rf"(?:\s*(?:/|per\s)\s*(?:{_NAMES}|[shmlg])(?![a-zA-Z_(]){_POWER})*))"
 )
+BEFORE = {rf"\text{{{name}}}": name for name in MONEY.values()} | {r"\$": "dollar"}  # what stands before a number
 ANNOUNCING = re.compile(r".*\b(?:is|are|was|equals|be|of|answer|about|approximately)\b\s*:?|.*[:=]|[Aa]nswer|[Aa]bout")
 
 
@@ -86,14 +87,14 @@ def announces(text: str) -> bool:
     return bool(ANNOUNCING.fullmatch(text.strip()))
 
 
-def time(found: list[str]) -> str | None:
-    """12:00, 1:58 am: a time of day is text, since 12:00 is no quotient."""
+def time(found: list[str]) -> tuple[int, str, str] | None:
+    """Hour, minutes and half of the day ("" without) of 12:00, 1:58 am; None if it is no time."""
     text = "".join(re.sub(r"\\text\{(.*?)\}", r"\1", token) for token in found)
-    clock = re.fullmatch(r"(\d{1,2}:\d\d)((?:\s*[apAP]\.?\s*[mM])?\.?)", text.replace(" ", ""))
-    if clock and (clock[2] or clock[1].split(":")[1].startswith("0")):
-        half = clock[2].replace(".", "")
-        return f"{clock[1]} {half.lower() if half.isupper() else half}".strip()
-    return None
+    clock = re.fullmatch(r"([01]?\d|2[0-4]):([0-5]\d)((?:\s*[apAP]\.?\s*[mM])?\.?)", text.replace(" ", ""), re.ASCII)
+    if not clock:
+        return None
+    half = clock[3].replace(".", "")
+    return int(clock[1]), clock[2], half.lower() if half in (half.upper(), half.capitalize()) else half
 
 
 def based(found: list[str]) -> tuple[str, str] | None:
@@ -108,24 +109,30 @@ def based(found: list[str]) -> tuple[str, str] | None:
 
 def quantity(found: list[str]) -> tuple[list[str], str | None]:
     r"""The formula and the unit behind or before it: 5 \text{ cm}^2, 4 \frac{\text{in}}{\text{s}}, \$5, 90^\circ."""
-    if found[0] in (r"\$", r"\text{euro}", r"\text{pound sterling}", r"\text{yen}"):
-        unit = "dollar" if found[0] == r"\$" else found[0][6:-1]
-        return found[1:], f"{unit}^1"
+    sign = found[:1] if found[0] in ("-", "+") else []
+    if money := BEFORE.get(found[len(sign)] if len(found) > len(sign) else ""):
+        return _measured([*sign, *found[len(sign) + 1 :]], money)
     if found[-1] in (r"\$", r"\Omega") and _is_number(found[:-1]):
         return found[:-1], {r"\$": "dollar^1", r"\Omega": "ohm^1"}[found[-1]]
     text = " ".join(found)
     degrees = re.fullmatch(r"(.*?)\s*\^ \{ \\circ \}(?:\s*\\text\{\s*([CF])\s*\}|\s*([CF]))?", text)
     if degrees and r"\circ" not in degrees[1] and not any(token[1:] in FUNCTIONS for token in found):
         return tokens(degrees[1]), f"deg{degrees[2] or degrees[3] or ''}^1"
+    return _measured(found)
+
+
+def _measured(found: list[str], money: str = "") -> tuple[list[str], str | None]:
+    """The formula and the words behind it; ``money``: the currency that stood before it."""
+    alone = f"{money}^1" if money else None
     start = next((at for at, token in enumerate(found) if token.startswith(r"\text{")), None)
     if not start:
-        return found, None
-    while start and found[start - 1] in ("{", r"\frac", "(", r"\cdot"):
+        return found, alone
+    while start and found[start - 1] in ("{", r"\frac", "(", r"\cdot", "/"):
         start -= 1
     formula, words = found[:start], _written(found[start:])
-    unit = units.read(words) if words else None
+    unit = units.read(words, money) if words else None
     if not formula or unit is None or (not units.known(unit) and not _is_number(formula)):
-        return found, None
+        return found, alone
     return formula, unit
 
 
