@@ -1,5 +1,7 @@
 """Rows and files as people have them: missing values in every dress, chats, types, files of other kinds. What becomes of each."""
 
+import json
+
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -105,6 +107,23 @@ def test_a_file_is_refused_for_what_it_is(tmp_path, name, content, words, senten
     assert str(stopped.value).startswith("prepare_data: ") and sentence in str(stopped.value)
 
 
+@pytest.mark.parametrize("rows", [5, 120])
+@pytest.mark.parametrize("columns", [("answer", "none"), ("none", "question"), ("none", "answer")])
+def test_a_mark_in_another_column(tmp_path, columns, rows):
+    """--mark is of the cell that --answer-column names: the refusal names the column that holds it, or says that none does."""
+    mark = "####" if columns[1] != "answer" else "@@"
+    path = tmp_path / "train.jsonl"
+    path.write_text("\n".join(json.dumps({"question": f"What is {i} + 1?", "answer": f"#### {i + 1}"}) for i in range(rows)))
+    words = ["--out", str(tmp_path / "out"), "--train", str(path), "--problem-column", "question", "--benchmarks", "--mark", mark]
+    with pytest.raises(SystemExit) as stopped:
+        prepare_data.main([*words, "--solution-column", columns[0], "--answer-column", columns[1]])
+    way = "'answer' holds ####, so --answer-column answer --solution-column none --mark '####'."
+    if "answer" not in columns or mark == "@@":
+        way = f" hold no {mark}: --answer-column names the column of solution, {mark} and answer."
+    assert str(stopped.value).endswith(way)
+    assert f"none of the first {min(rows, 100)} rows is usable" in str(stopped.value)
+
+
 def test_the_mark_of_gsm8k(tmp_path):
     """Named after the first hundred rows, of which none is usable; with it they are read."""
     cells = [{"question": f"What is {i} + 1?", "answer": f"{i} + 1 = <<{i}+1={i + 1}>>{i + 1}\n#### {i + 1}"} for i in range(120)]
@@ -114,7 +133,7 @@ def test_the_mark_of_gsm8k(tmp_path):
     words += ["--validation", "2", "--solution-column"]
     with pytest.raises(SystemExit, match=r"none of the first 100 rows is usable .* --solution-column none --mark '####'"):
         prepare_data.main([*words, "answer", "--answer-column", "none"])
-    prepare_data.main([*words, "none", "--answer-column", "answer", "--mark", "####"])
+    prepare_data.main([*words, "none", "--answer-column", "answer", "--mark", "####"])  # as told
     rows = pq.read_table(tmp_path / "out" / "train.parquet").to_pylist()
     assert len(rows) == 118
     first = next(row for row in rows if row["extra_info"]["index"] == 5)

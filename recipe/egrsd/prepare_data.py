@@ -154,6 +154,8 @@ def _training_files(
             continue
         tally.judge(problem)
         usable.append(replace(problem, solution=problem.solution or answer_only(problem.answer)))
+    if tally.rows_in and not usable:
+        raise SourceError(_none_usable(source, data, tally))
     if len(usable) <= options.validation:
         counted = {reason: len(rows) for reason, rows in tally.dropped.items()}
         raise SourceError(
@@ -170,11 +172,14 @@ def _training_files(
 
 def _none_usable(source: Source, data: datasets.Dataset, tally: Tally) -> str:
     counted = {reason: len(rows) for reason, rows in tally.dropped.items()}
-    marked = [name for name in data.column_names if MARK in str(data[0][name])]
-    said = f"{source.name}: none of the first {FIRST_ROWS} rows is usable (dropped: {counted})"
-    if source.mark or not marked:
+    mark = source.mark or MARK
+    marked = [name for name in data.column_names if mark in str(data[0][name])]
+    said = f"{source.name}: none of the first {tally.rows_in} rows is usable (dropped: {counted})"
+    if source.mark and not marked:
+        return f"{said}; {data.column_names} hold no {mark}: --answer-column names the column of solution, {mark} and answer."
+    if not marked or (source.mark and source.answer in marked):
         return f"{said}; do --problem-column, --solution-column and --answer-column name the right ones?"
-    return f"{said}; '{marked[0]}' holds {MARK}, so --answer-column {marked[0]} --solution-column none --mark '{MARK}'."
+    return f"{said}; '{marked[0]}' holds {mark}, so --answer-column {marked[0]} --solution-column none --mark '{mark}'."
 
 
 def _key(problem: Problem) -> bytes:
