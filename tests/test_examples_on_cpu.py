@@ -234,6 +234,14 @@ def test_a_second_start_does_only_what_is_missing(tmp_path):
         compare.Results(tmp_path / "results.json", {"steps": 3})
 
 
+def test_the_validation_of_a_resumed_run_does_not_hide_the_step_it_starts_from(tmp_path):
+    """verl validates when it starts, resumed or not, and logs that under the step of the checkpoint."""
+    lines = {"1.jsonl": ["train/a", 1], "2.jsonl": ["val-core/acc", 1], "3.jsonl": ["train/a", 2]}
+    for name, (key, value) in lines.items():
+        (tmp_path / name).write_text(json.dumps({"step": 1, "data": {key: value}}))
+    assert steps_of(tmp_path) == {1: {"train/a": 2, "val-core/acc": 1}}
+
+
 def test_metrics_of_a_killed_and_resumed_run(tmp_path):
     (tmp_path / "000.jsonl").write_text('{"step": 1, "data": {"a": 1}}\n{"step": 2, "data": {"a": 2}}\n{"step": 3, "da')
     (tmp_path / "001.jsonl").write_text('{"step": 2, "data": {"a": 5}}\n')

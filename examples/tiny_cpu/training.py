@@ -87,11 +87,11 @@ class Training:
 
 
 def steps_of(folder: Path) -> dict[int, dict[str, float]]:
-    """verl's metrics by step, from every file of the folder; a later file wins."""
+    """verl's metrics by step, from every file of the folder; a later file wins what both name."""
     steps = {}
     for path in sorted(folder.glob("*.jsonl")):
         for line in path.read_text().splitlines():
             with suppress(json.JSONDecodeError):  # the last line of a run that is writing, or was killed while it did
                 entry = json.loads(line)
-                steps[entry["step"]] = entry["data"]
+                steps.setdefault(entry["step"], {}).update(entry["data"])
     return steps
