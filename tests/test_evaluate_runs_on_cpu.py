@@ -14,9 +14,10 @@ import pytest
 import torch
 from peft import PeftModel
 from runs import ROOT, write_inputs
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from recipe.egrsd.evaluation import Refused
+from recipe.egrsd.evaluation.engine import CPU_TOKENS
 from recipe.egrsd.evaluation.model import ModelFiles, locate
 
 pytestmark = pytest.mark.slow
@@ -82,6 +83,16 @@ def test_a_killed_run_goes_on_where_it_stopped_and_ends_as_if_it_had_not_been_ki
     assert "seed: 0 there, 1 now" in killed.with_suffix(".log").read_text()
 
 
+def test_a_queue_longer_than_what_is_read_at_a_time_is_answered(inputs, tmp_path):
+    """vLLM reads such prompts in pieces by default, which ends in an error where each response has a CPU generator."""
+    out = tmp_path / "queue"
+    rows = finished(start(inputs, inputs / "model", out, "--k", "24", "--max-tokens", "4"), out)
+    tokenizer = AutoTokenizer.from_pretrained(inputs / "model")
+    tokens = sum(len(ids) for ids in tokenizer([row["prompt"] for row in rows])["input_ids"])
+    assert len(rows) == 24 * PROBLEMS
+    assert tokens > 2 * CPU_TOKENS
+
+
 @pytest.mark.long
 def test_an_engine_that_cannot_start_ends_the_run(inputs, tmp_path):
     out = tmp_path / "out"
@@ -123,8 +134,6 @@ def test_a_checkpoint_with_an_adapter_answers_as_peft_does(checkpoints, inputs, 
 
 
 def greedy_texts(model: torch.nn.Module, rows: list[dict], tokenizer_of: str) -> list[str]:
-    from transformers import AutoTokenizer
-
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_of)
     texts = []
     for row in rows:

@@ -18,6 +18,7 @@ from recipe.egrsd.evaluation import Refused
 
 MAX_IN_FLIGHT = 256  # requests in one engine at a time
 GRACE_SECONDS = 10  # between asking an engine to end and ending it
+CPU_TOKENS = 2048  # of prompts that an engine on the CPU reads at a time, or one prompt
 POLL_SECONDS = 5  # between two looks at whether every engine is alive
 
 
@@ -176,6 +177,8 @@ def _load(loading: Loading, length: int, in_flight: int):
 
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
         options["enforce_eager"] = True  # compiling takes longer than a small run
+        # vLLM reads a long queue's prompts in pieces and takes the piece's random number back, which no CPU generator can.
+        options |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(CPU_TOKENS, length)}
     if loading.adapter:
         rank = max(8, 1 << (loading.lora_rank - 1).bit_length())  # vLLM takes powers of two
         options |= {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1}
