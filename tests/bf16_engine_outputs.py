@@ -7,6 +7,7 @@ was handed beside the logits it comes from. The engine test's other configuratio
 """
 
 import sys
+from contextlib import contextmanager
 
 import engine_outputs  # first: it loads register
 import torch
@@ -30,7 +31,7 @@ def main(model: str, out: str) -> None:
         tu.assign_non_tensor(
             batch, use_remove_padding=packed, use_dynamic_bsz=True, max_token_len_per_gpu=4096, use_fused_kernels=False
         )
-        results[f"{packed=}"] = {"scored": scored(engine, batch), "trained": trained(engine, batch, packed=packed)}
+        results[f"{packed=}"] = {"scored": scored(engine, batch), "trained": trained(engine, batch)}
     torch.save(results, out)
 
 
@@ -42,49 +43,43 @@ def rows(vocabulary: int) -> TensorDict:
     return scoring_batch([draw(length).tolist() for length in PROMPTS], responses, masks, temperature=TEMPERATURE)
 
 
-def scored(engine, batch: TensorDict) -> dict[str, Tensor]:
-    given, score_chunk = [], head.score_chunk
+@contextmanager
+def recorded_logits():
+    """What the head's product gives in a forward pass."""
+    given, scaled_log_probs = [], head.scaled_log_probs
 
-    def recording(logits, labels, **knobs):
-        given.append((logits.clone(), labels))
-        return score_chunk(logits, labels, **knobs)
+    def recording(logits, **knobs):
+        if "normaliser" not in knobs:  # which the backward pass has
+            given.append(logits.detach().clone())
+        return scaled_log_probs(logits, **knobs)
 
-    head.score_chunk = recording
+    head.scaled_log_probs = recording
     try:
-        with engine.eval_mode():
-            output = engine.infer_batch(batch)["model_output"]
+        yield given
     finally:
-        head.score_chunk = score_chunk
+        head.scaled_log_probs = scaled_log_probs
+
+
+def scored(engine, batch: TensorDict) -> dict[str, Tensor]:
+    with recorded_logits() as logits, engine.eval_mode():
+        output = engine.infer_batch(batch)["model_output"]
     values = {name: response_from_nested(output[name], batch["response_mask"]).values() for name in ("log_probs", "entropy")}
-    logits, labels = (torch.cat(column) for column in zip(*given, strict=True))
-    return {"logits": logits, "labels": labels, **values}
+    return {"logits": torch.cat(logits), "labels": batch["responses"].values(), **values}
 
 
-def trained(engine, batch: TensorDict, *, packed: bool) -> dict:
+def trained(engine, batch: TensorDict) -> dict:
     """What a loss gets, and whether autocast is on while it computes."""
-    seen, logits = {}, []
+    seen = {}
 
     def loss(model_output, data, dp_group=None):
         log_probs = response_from_nested(model_output["log_probs"], data["response_mask"]).values()
         seen.update(log_probs=log_probs.detach(), autocast=torch.is_autocast_enabled("cpu"))
         return -log_probs.sum(), {}
 
-    # Copied, because the engine scales float32 logits in place.
-    handle = engine.module.register_forward_hook(lambda module, args, output: logits.append(output.logits.detach().clone()))
-    tu.assign_non_tensor(batch, egrsd_scores_responses=False, egrsd_head_on_responses=True, calculate_entropy=False)
-    with engine.train_mode():
+    tu.assign_non_tensor(batch, calculate_entropy=False)
+    with recorded_logits() as logits, engine.train_mode():
         engine.forward_backward_batch(batch, loss)
-    handle.remove()
-    tu.assign_non_tensor(batch, egrsd_scores_responses=True, egrsd_head_on_responses=False, calculate_entropy=True)
-    return {"logits": responses_of(logits[0], packed=packed), "labels": batch["responses"].values(), **seen}
-
-
-def responses_of(logits: Tensor, *, packed: bool) -> Tensor:
-    """(response tokens, V): packed rows have the responses' logits alone, padded rows all."""
-    if packed:
-        return logits[0]
-    rows = zip(logits, PROMPTS, RESPONSES, strict=True)
-    return torch.cat([row[prompt - 1 : prompt - 1 + response] for row, prompt, response in rows])
+    return {"logits": torch.cat(logits), "labels": batch["responses"].values(), **seen}
 
 
 if __name__ == "__main__":

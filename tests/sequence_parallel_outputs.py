@@ -37,7 +37,7 @@ def main(rank: int, model: str, out: str, ranks: int) -> None:
     tu.assign_non_tensor(batch, **KNOBS)
     with engine.eval_mode():
         scores = checked(engine.infer_batch(batch)["model_output"], batch["response_mask"], names=range(3))
-    tu.assign_non_tensor(batch, egrsd_scores_responses=False, egrsd_head_on_responses=True, return_model_output=True)
+    tu.assign_non_tensor(batch, return_model_output=True)
     with engine.train_mode():
         output = engine.forward_backward_batch(batch, surprise)["model_output"]
         gradient = engine.module.lm_head.weight.grad.full_tensor()

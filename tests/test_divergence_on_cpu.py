@@ -14,11 +14,18 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
-from recipe.egrsd.divergence import chunked_divergence, token_divergence
-from recipe.egrsd.head import HeadScores
+from recipe.egrsd.divergence import Divergence, shares, slopes
+from recipe.egrsd.head import head_scores
 from recipe.egrsd.worker import EgrsdWorker
 
 KINDS = ("forward_kl", "reverse_kl")
+
+
+def token_divergence(student: Tensor, teacher: Tensor, *, kind: str, clip: float | None) -> Tensor:
+    """(N, V) logits, (N, V) logits -> (N,)."""
+    smallest = torch.finfo(torch.float32).min  # as the head hands them over
+    student, teacher = (logits.clamp(min=smallest).log_softmax(-1) for logits in (student, teacher))
+    return shares(student, teacher, kind=kind, clip=clip).sum(-1)
 
 
 def oracle(student: list[float], teacher: list[float], *, kind: str, clip: float | None) -> float:
@@ -68,121 +75,44 @@ def test_a_clipped_entry_turns_its_own_gradient_around():
     Clipped at .05 (its share is .9 ln 1.8 = .529), the other entry's alone is left, .1 p_S = +.05: a step lowers it. OPSD's
     published clip, and why docs/experiments.md has a row without it.
     """
-    teacher = torch.tensor([[0.9, 0.1]]).log()
+    student, teacher = (torch.tensor([row]).log() for row in ([0.5, 0.5], [0.9, 0.1]))
     for clip, expected in ((None, -0.4), (0.05, 0.05)):
-        student = torch.tensor([[0.5, 0.5]]).log().requires_grad_()
-        token_divergence(student, teacher, kind="forward_kl", clip=clip).sum().backward()
-        assert student.grad[0, 0].item() == pytest.approx(expected, abs=1e-6)
-
-
-def test_a_padded_vocabulary_counts_for_nothing():
-    padding = torch.full((3, 2), -torch.inf)
-    student, teacher = torch.randn(3, 5), torch.randn(3, 5)
-    padded = torch.cat([student, padding], -1).requires_grad_()
-    for kind in KINDS:
-        value = token_divergence(padded, torch.cat([teacher, padding], -1), kind=kind, clip=0.05)
-        torch.testing.assert_close(value, token_divergence(student, teacher, kind=kind, clip=0.05), atol=1e-6, rtol=0)
-        (gradient,) = torch.autograd.grad(value.sum(), padded)
-        assert gradient.isfinite().all() and not gradient[:, 5:].any()
+        hidden, weight = student.clone().requires_grad_(), torch.eye(2)
+        also = Divergence(teacher, weight, temperature=1.0, kind="forward_kl", clip=clip)
+        scores = head_scores(hidden, weight, None, torch.tensor([0]), temperature=1.0, also=also)
+        scores[:, 1].sum().backward()
+        assert hidden.grad[0, 0].item() == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("clip", [None, 0.05])
-def test_chunks_change_neither_value_nor_gradient_and_none_reaches_the_teacher(kind, clip):
+def test_slopes_are_the_derivative_of_shares(kind, clip):
     torch.manual_seed(0)
-    student = torch.randn(10, 50).requires_grad_()
-    hidden, head = torch.randn(10, 8).requires_grad_(), torch.randn(50, 8).requires_grad_()
-    each = torch.linspace(0.5, 1.5, 10)  # tokens that count differently
-    whole = token_divergence(student, hidden @ head.T / 1.1, kind=kind, clip=clip)
-    (expected,) = torch.autograd.grad((each * whole).sum(), student)
-    for chunk_tokens in (1, 3, 10, 99):
-        ours = chunked_divergence(
-            student, hidden, head.detach(), temperature=1.1, kind=kind, clip=clip, chunk_tokens=chunk_tokens
-        )
-        torch.testing.assert_close(ours, whole, atol=1e-6, rtol=0)
-        gradient, to_hidden = torch.autograd.grad((each * ours).sum(), [student, hidden], allow_unused=True)
-        torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=0)
-        assert to_hidden is None
+    student, teacher = (torch.randn(20, 50, dtype=torch.float64).log_softmax(-1) for _ in range(2))
+    student.requires_grad_()
+    left, right = (teacher, student) if kind == "forward_kl" else (student, teacher)
+    of_entry = left.exp() * (left - right)
+    (expected,) = torch.autograd.grad((of_entry if clip is None else of_entry.clamp(max=clip)).sum(), student)
+    torch.testing.assert_close(slopes(student.detach(), teacher, kind=kind, clip=clip), expected, atol=1e-12, rtol=0)
+
+
+def test_no_gradient_reaches_the_teacher():
+    hidden, weight = torch.randn(3, 4).requires_grad_(), torch.randn(6, 4).requires_grad_()
+    also = Divergence(hidden, weight, temperature=1.1, kind="reverse_kl", clip=None)
+    student = torch.randn(3, 4).requires_grad_()
+    scores = head_scores(student, torch.randn(6, 4), None, torch.arange(3), temperature=1.1, also=also)
+    scores.sum().backward()
+    assert student.grad.abs().max() > 0 and hidden.grad is None and weight.grad is None
 
 
 def test_the_teachers_head_does_not_outlive_the_update(monkeypatch):
     """1.2 GB of an 8B model, beside which vLLM would wake."""
     seen = []
-    monkeypatch.setattr(ActorRolloutRefWorker, "update_actor", lambda self, data: seen.append(self.actor.engine.teacher_head))
+    monkeypatch.setattr(ActorRolloutRefWorker, "update_actor", lambda self, data: seen.append(self.actor.engine.divergence))
     worker = object.__new__(EgrsdWorker)
-    worker.actor = SimpleNamespace(engine=SimpleNamespace(teacher_head="the head"))
+    worker.actor = SimpleNamespace(engine=SimpleNamespace(divergence="its head"))
     worker.update_actor(TensorDict())
-    assert seen == ["the head"] and worker.actor.engine.teacher_head is None
-
-
-def gathering(logits: Tensor, hidden: Tensor, weight: Tensor) -> EgrsdWorker:
-    """A worker whose teacher has scored: its head was given ``hidden`` last and returned ``logits``."""
-    head = torch.nn.Linear(*reversed(weight.shape), bias=False)
-    head.weight = torch.nn.Parameter(weight)
-    scores = HeadScores(hidden=[hidden[None]], last_logits=logits.float() / TEMPERATURE)
-    engine = SimpleNamespace(scores=scores, module=SimpleNamespace(get_output_embeddings=lambda: head), teacher_head=None)
-    worker = object.__new__(EgrsdWorker)
-    worker.actor, worker.ref = SimpleNamespace(engine=engine), None
-    return worker
-
-
-def one_ulp_aside(logits: Tensor, share: float) -> Tensor:
-    """bfloat16 logits, a share of which fell on the other side of a rounding boundary."""
-    ulp = torch.nextafter(logits, torch.full_like(logits, torch.inf)) - logits
-    sign = torch.where(torch.rand(len(logits)) < 0.5, -1.0, 1.0)
-    return torch.where(torch.rand(len(logits)) < share, logits + sign * ulp, logits).bfloat16()
-
-
-def in_four_pieces(hidden: Tensor, weight: Tensor) -> Tensor:
-    """The product as a GPU sums it for a single row: partial sums, each rounded to bfloat16."""
-    parts = [(h.float() @ w.float().T).bfloat16() for h, w in zip(hidden.chunk(4), weight.chunk(4, 1), strict=True)]
-    return sum(part.float() for part in parts).bfloat16()
-
-
-HEADS = {
-    "itself": (True, lambda logits, *_: logits),
-    "one ulp at 1 %": (True, lambda logits, *_: one_ulp_aside(logits, 0.01)),
-    "one ulp everywhere": (True, lambda logits, *_: one_ulp_aside(logits, 1.0)),
-    "summed in four pieces": (True, lambda _, hidden, weight: in_four_pieces(hidden, weight)),
-    "softcap 30": (False, lambda logits, *_: (30 * (logits.float() / 30).tanh()).bfloat16()),
-    "scale 1.02": (False, lambda logits, *_: (1.02 * logits.float()).bfloat16()),
-    "bias": (False, lambda logits, *_: (logits + 0.1 * torch.randn(len(logits))).bfloat16()),
-    "another row's": (False, lambda logits, *_: logits.flip(0)),
-}
-
-
-@pytest.mark.parametrize("name", HEADS)
-def test_the_gathered_head_is_told_from_rounding(name):
-    """At Qwen3's vocabulary in bfloat16, where single logits of two equal products differ by an ulp: 0.125 at 16."""
-    plain, returned = HEADS[name]
-    torch.manual_seed(0)
-    hidden, weight = torch.randn(256).bfloat16(), (0.22 * torch.randn(151_936, 256)).bfloat16()  # logits of 3.5 on average
-    logits = hidden @ weight.T
-    worker = gathering(returned(logits, hidden, weight), hidden, weight)
-    if plain:
-        worker.hold_teacher_head(TEMPERATURE)
-        assert torch.equal(worker.actor.engine.teacher_head, weight)
-        worker.actor.engine.scores.last_logits += 1  # asked once a run
-        worker.hold_teacher_head(TEMPERATURE)
-    else:
-        with pytest.raises(TypeError, match=r"its head's weight times its hidden states .*divergence=null"):
-            worker.hold_teacher_head(TEMPERATURE)
-
-
-def test_a_heads_own_bias_is_seen_however_small():
-    """A bias is not gathered, so the teacher would lose it."""
-    hidden, weight = torch.randn(16), torch.randn(50, 16)
-    worker = gathering(hidden @ weight.T, hidden, weight)
-    worker.actor.engine.module.get_output_embeddings().bias = torch.nn.Parameter(torch.zeros(50))
-    with pytest.raises(TypeError, match="or a bias"):
-        worker.hold_teacher_head(TEMPERATURE)
-
-
-def test_gradients_are_right():
-    torch.manual_seed(1)
-    student, teacher = torch.randn(4, 6, dtype=torch.float64, requires_grad=True), torch.randn(4, 6, dtype=torch.float64)
-    for kind in KINDS:
-        assert torch.autograd.gradcheck(lambda s, kind=kind: token_divergence(s, teacher, kind=kind, clip=0.05), student)
+    assert seen == ["its head"] and worker.actor.engine.divergence is None
 
 
 def whole_batch_loss(model, teacher, batch: dict, *, kind: str, clip: float | None) -> Tensor:

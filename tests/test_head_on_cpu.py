@@ -1,14 +1,17 @@
-"""The head on response positions only: float32 scores in chunks, no tensor as large as the prompt's logits."""
+"""The head on response positions only: float32 scores and their gradients, and no tensor larger than a chunk."""
 
 import subprocess
 import sys
+from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from runs import ROOT, write_inputs
 from safetensors.torch import load_file, save_file
 from tensordict import TensorDict
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     CohereConfig,
@@ -17,12 +20,15 @@ from transformers import (
     Gemma2ForCausalLM,
     GraniteConfig,
     GraniteForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
 
+from recipe.egrsd.divergence import Divergence
 from recipe.egrsd.engine import padded_positions, response_positions
-from recipe.egrsd.head import require_heads_logits, score_chunk, scored_in_chunks
+from recipe.egrsd.head import Entropy, head_scores, product_dtype, require_plain_head, scaled_log_probs, scoring_head
 
 
 @pytest.mark.parametrize("temperature", [1.0, 1.1])
@@ -31,15 +37,23 @@ def test_scores_of_bf16_logits_are_those_of_float64(temperature, padding):
     torch.manual_seed(0)
     logits = (4 * torch.randn(40, 300)).bfloat16()
     logits[:, 300 - padding :] = -torch.inf
-    labels = torch.randint(300 - padding, (40,))
-    log_probs, entropy = score_chunk(logits, labels, temperature=temperature)
+    log_p, normaliser = scaled_log_probs(logits, temperature=temperature)
+    entropy, slope_sum = Entropy().sums(log_p, slice(None))
     exact = (logits.double() / temperature).log_softmax(-1)
-    assert log_probs.dtype == entropy.dtype == torch.float32
-    torch.testing.assert_close(log_probs.double(), exact.gather(-1, labels[:, None])[:, 0], atol=1e-5, rtol=0)
-    torch.testing.assert_close(entropy.double(), -torch.special.xlogy(exact.exp(), exact.exp()).sum(-1), atol=1e-5, rtol=0)
+    assert log_p.dtype == normaliser.dtype == entropy.dtype == torch.float32
+    real = slice(300 - padding)
+    torch.testing.assert_close(log_p[:, real].double(), exact[:, real], atol=1e-5, rtol=0)
+    assert log_p.isfinite().all() and not log_p[:, 300 - padding :].exp().any()
+    expected = -torch.special.xlogy(exact.exp(), exact.exp()).sum(-1)
+    torch.testing.assert_close(entropy.double(), expected, atol=1e-5, rtol=0)
+    slopes = Entropy().slopes(log_p, slice(None)).sum(-1)
+    torch.testing.assert_close(slope_sum, slopes, atol=1e-5, rtol=0)
 
 
 QWEN3_VOCABULARY = 151_936
+VIEWS = {f"aten.{name}.default" for name in ("t", "permute", "detach", "_to_copy", "empty_like")} | {"aten.slice.Tensor"}
+PRODUCTS = VIEWS | {"aten.mm.default", "aten.mm.out"}
+"""What may return bfloat16: the head's three products, and views and copies of what goes into them."""
 
 
 def test_scores_are_float32_under_verls_autocast():
@@ -48,13 +62,19 @@ def test_scores_are_float32_under_verls_autocast():
     sharpness = torch.tensor([8.0, 4.0, 2.0, 1.0]).repeat(2)[:, None]
     logits = (sharpness * torch.randn(8, QWEN3_VOCABULARY)).bfloat16()
     labels = torch.randint(QWEN3_VOCABULARY, (8,))
+    hidden, weight = torch.eye(8).requires_grad_(), logits.T.contiguous().requires_grad_()  # whose product is these logits
     with torch.autocast("cpu", torch.bfloat16), LowPrecision() as seen:
-        log_probs, entropy = score_chunk(logits, labels, temperature=1.1)
-    exact = (logits.double() / 1.1).log_softmax(-1)
-    assert log_probs.dtype == entropy.dtype == torch.float32
-    torch.testing.assert_close(log_probs.double(), exact.gather(-1, labels[:, None])[:, 0], atol=1e-5, rtol=0)
-    torch.testing.assert_close(entropy.double(), -(exact.exp() * exact).sum(-1), atol=1e-5, rtol=0)
-    assert seen.operations == []
+        scores = head_scores(hidden, weight, None, labels, temperature=1.1, also=Entropy(), chunk_logits=3 * QWEN3_VOCABULARY)
+        scores.sum().backward()
+    exact = (logits.double() / 1.1).requires_grad_()
+    log_p = exact.log_softmax(-1)
+    expected = torch.stack([log_p.gather(-1, labels[:, None])[:, 0], -(log_p.exp() * log_p).sum(-1)], 1)
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores.double(), expected, atol=1e-5, rtol=0)
+    assert set(seen.operations) <= PRODUCTS
+    (gradient,) = torch.autograd.grad(expected.sum(), exact)
+    # d / d logits, which are hidden @ weight.T: once rounded to bfloat16, on its way into the products.
+    torch.testing.assert_close(weight.grad.double(), (gradient / 1.1).T, atol=1e-6, rtol=2**-8)
 
 
 class LowPrecision(TorchDispatchMode):
@@ -85,34 +105,110 @@ class LargestTensor(TorchDispatchMode):
         return output
 
 
-def score(head: nn.Linear, hidden: torch.Tensor, chosen: torch.Tensor, labels: torch.Tensor, **options):
-    with scored_in_chunks(head, lambda states: (states[chosen[None]], labels), temperature=1.3, **options) as scores:
-        assert head(hidden).shape == (1, hidden.size(1), 0)
-    return scores
+def exact_scores(hidden, weight, bias, labels, *, temperature: float, also) -> torch.Tensor:
+    """The definition, in float64, from all logits at once."""
+    logits = hidden.double() @ weight.double().T + (0 if bias is None else bias.double())
+    log_p = (logits / temperature).log_softmax(-1)
+    columns = [log_p.gather(-1, labels[:, None])[:, 0]]
+    if isinstance(also, Entropy):
+        columns.append(-torch.special.xlogy(log_p.exp(), log_p.exp()).sum(-1))
+    elif also is not None:
+        teacher = (also.hidden.double() @ also.weight.double().T / temperature).log_softmax(-1)
+        left, right = (teacher, log_p) if also.knobs["kind"] == "forward_kl" else (log_p, teacher)
+        of_entry = left.exp() * (left - right)
+        columns.append((of_entry if also.knobs["clip"] is None else of_entry.clamp(max=also.knobs["clip"])).sum(-1))
+    return torch.stack(columns, 1)
 
 
-@pytest.mark.parametrize("prompt", [10, 1000])
-def test_no_tensor_outgrows_a_chunk_however_long_the_prompt(prompt):
+def beside(name: str | None, tokens: int, vocabulary: int):
+    if name in (None, "entropy"):
+        return Entropy() if name else None
+    kind, _, clip = name.partition(" ")
+    knobs = {"temperature": 1.3, "kind": kind, "clip": float(clip) if clip else None}
+    return Divergence(torch.randn(tokens, 16), torch.randn(vocabulary, 16), **knobs)
+
+
+BESIDE = [None, "entropy", "forward_kl", "forward_kl 0.05", "reverse_kl", "reverse_kl 0.05"]
+
+
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("tokens", [0, 1, 37])
+@pytest.mark.parametrize("name", BESIDE)
+def test_scores_and_gradients_are_those_of_all_logits_in_float64(name, tokens, biased):
+    """Whatever the size of a chunk: a token, a part of the vocabulary, everything."""
     torch.manual_seed(0)
-    head, response, vocabulary = nn.Linear(2, 5000, bias=False), 30, 5000
-    hidden, labels = torch.randn(1, prompt + response, 2), torch.randint(vocabulary, (response,))
-    chosen = torch.arange(prompt + response) >= prompt
-    exact = (head(hidden)[0, prompt:].double() / 1.3).log_softmax(-1)
-    for chunk_tokens in (1, 7, 30, 64):
-        with torch.no_grad(), LargestTensor() as mode:
-            scores = score(head, hidden, chosen, labels, chunk_tokens=chunk_tokens)
-        assert mode.largest <= max(2, min(chunk_tokens, response)) * vocabulary  # 2: the weight itself
-        (log_probs,), (entropy,), (kept,) = scores.log_probs, scores.entropy, scores.hidden
-        torch.testing.assert_close(log_probs.double(), exact.gather(-1, labels[:, None])[:, 0], atol=1e-5, rtol=0)
-        torch.testing.assert_close(entropy.double(), -(exact.exp() * exact).sum(-1), atol=1e-5, rtol=0)
-        assert torch.equal(kept, hidden[0, prompt:])
-        torch.testing.assert_close(scores.last_logits, head(hidden)[0, -1] / 1.3, atol=1e-5, rtol=0)
+    vocabulary, also = 300, beside(name, tokens, 300)
+    parts = [torch.randn(tokens, 16), torch.randn(vocabulary, 16), *([torch.randn(vocabulary)] if biased else [])]
+    inputs = [part.requires_grad_() for part in parts]
+    bias, labels = (inputs[2] if biased else None), torch.randint(vocabulary, (tokens,))
+    expected = exact_scores(*inputs[:2], bias, labels, temperature=1.3, also=also)
+    each = torch.randn(expected.shape)  # tokens that count differently
+    gradients = torch.autograd.grad((each * expected).sum(), inputs)
+    for chunk_logits in (1, 700, 3000, 10**6):
+        scores = head_scores(*inputs[:2], bias, labels, temperature=1.3, also=also, chunk_logits=chunk_logits)
+        assert scores.shape == (tokens, 1 if also is None else 2) and scores.dtype == torch.float32
+        torch.testing.assert_close(scores.double(), expected, atol=2e-5, rtol=0)
+        for ours, exact in zip(torch.autograd.grad((each * scores).sum(), inputs), gradients, strict=True):
+            torch.testing.assert_close(ours, exact, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", [None, "entropy", "forward_kl", "reverse_kl"])  # a rounding may lift a share over its clip
+def test_gradients_in_bfloat16_are_off_by_its_rounding_alone(name):
+    """Against float64 of the same bfloat16 inputs: 0.4 % of the largest entry, a rounding of d / d logits and one of the sum."""
+    torch.manual_seed(0)
+    tokens, vocabulary, also = 200, 500, beside(name, 200, 500)
+    hidden, weight = (torch.randn(size, 16).bfloat16().requires_grad_() for size in (tokens, vocabulary))
+    if isinstance(also, Divergence):
+        also.hidden, also.weight = also.hidden.bfloat16(), also.weight.bfloat16()
+    labels, each = torch.randint(vocabulary, (tokens,)), torch.randn(tokens, 1)
+    scores = head_scores(hidden, weight, None, labels, temperature=1.3, also=also, chunk_logits=3000)
+    ours = torch.autograd.grad((each * scores).sum(), [hidden, weight])
+    rounded = [part.detach().requires_grad_() for part in (hidden, weight)]
+    expected = exact_scores(*rounded, None, labels, temperature=1.3, also=also)
+    for gradient, exact in zip(ours, torch.autograd.grad((each * expected).sum(), rounded), strict=True):
+        assert (gradient.double() - exact.double()).abs().max() <= 0.012 * exact.abs().max()
+
+
+def test_a_vocabulary_padded_with_minus_infinity_counts_for_nothing():
+    torch.manual_seed(0)
+    hidden, weight, labels = torch.randn(5, 8).requires_grad_(), torch.randn(12, 8).requires_grad_(), torch.arange(5)
+    bias = torch.cat([torch.zeros(9), torch.full((3,), -torch.inf)])
+    padded = head_scores(hidden, weight, bias, labels, temperature=1.3, also=Entropy(), chunk_logits=7)
+    plain = head_scores(hidden, weight[:9], None, labels, temperature=1.3, also=Entropy())
+    torch.testing.assert_close(padded, plain, atol=1e-6, rtol=0)
+    of_padded, expected = (torch.autograd.grad(scores.sum(), [hidden, weight]) for scores in (padded, plain))
+    for ours, exact in zip(of_padded, expected, strict=True):
+        torch.testing.assert_close(ours, exact, atol=1e-6, rtol=0)
+    assert not of_padded[1][9:].any()
+
+
+def test_a_frozen_head_has_no_gradient():
+    """An adapter's run: the head is not trained, and nothing as large as it is made."""
+    hidden, weight = torch.randn(5, 2).requires_grad_(), torch.randn(3000, 2)
+    scores = head_scores(hidden, weight, None, torch.arange(5), temperature=1.0, chunk_logits=500)
+    with LargestTensor() as mode:
+        scores.sum().backward()
+    assert mode.largest <= 500 and hidden.grad.abs().max() > 0 and weight.grad is None
+
+
+@pytest.mark.parametrize("tokens", [30, 300])
+@pytest.mark.parametrize("name", BESIDE)
+def test_no_tensor_outgrows_a_chunk_forward_or_backward(name, tokens):
+    torch.manual_seed(0)
+    vocabulary, also, chunk = 2000, beside(name, tokens, 2000), 40_000
+    hidden, weight = torch.randn(tokens, 16).requires_grad_(), torch.randn(vocabulary, 16).requires_grad_()
+    labels = torch.randint(vocabulary, (tokens,))
+    with LargestTensor() as mode:
+        head_scores(hidden, weight, None, labels, temperature=1.3, also=also, chunk_logits=chunk).sum().backward()
+    assert mode.largest <= chunk < tokens * vocabulary
 
 
 def test_the_head_is_itself_again_also_after_an_error():
     head, hidden = nn.Linear(2, 5), torch.randn(1, 3, 2)
-    with pytest.raises(ZeroDivisionError), scored_in_chunks(head, lambda _: 1 / 0, temperature=1.0):
+    with pytest.raises(ZeroDivisionError), scoring_head(head, lambda _: 1 / 0):
         head(hidden)
+    with scoring_head(head, lambda states: states.sum()):
+        assert head(hidden).shape == ()
     assert head(hidden).shape == (1, 3, 5) and "forward" not in vars(head)
 
 
@@ -126,7 +222,7 @@ TINY = {
 def test_a_model_whose_logits_are_its_heads_is_taken(tied):
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(Qwen3Config(**TINY, tie_word_embeddings=tied)).bfloat16()
-    require_heads_logits(model, torch.arange(8)[None])
+    require_plain_head(model, torch.arange(8)[None])
 
 
 @pytest.mark.parametrize(
@@ -141,28 +237,100 @@ def test_a_model_whose_logits_are_its_heads_is_taken(tied):
 def test_a_model_that_changes_its_heads_logits_is_refused(model):
     """A softcap, a scale: the head alone would give the teacher another distribution than the model's, without a word."""
     with pytest.raises(TypeError, match=f"{type(model).__name__} changes the logits of its head"):
-        require_heads_logits(model, torch.arange(8)[None])
+        require_plain_head(model, torch.arange(8)[None])
 
 
 def test_a_model_that_is_broken_is_not_called_softcapped():
     """NaN is NaN in both; the first scores name it (scoring.checked)."""
     model = Qwen3ForCausalLM(Qwen3Config(**TINY))
     torch.nn.init.constant_(model.lm_head.weight, torch.nan)
-    require_heads_logits(model, torch.arange(8)[None])
+    require_plain_head(model, torch.arange(8)[None])
 
 
-def test_what_is_kept_is_what_the_head_multiplied():
+class Model(nn.Module):
+    """A head whose logits, on their way out of it, become others; ``hidden`` is what it is given."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, becomes: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.lm_head, self.hidden = nn.Linear(*reversed(weight.shape), bias=False), hidden
+        self.lm_head.weight = nn.Parameter(weight)
+        self.lm_head.register_forward_hook(lambda head, given, logits: becomes(logits))
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def forward(self, **_) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.lm_head(self.hidden))
+
+
+def one_ulp_aside(logits: Tensor, share: float) -> Tensor:
+    """bfloat16 logits, a share of which fell on the other side of a rounding boundary."""
+    ulp = torch.nextafter(logits, torch.full_like(logits, torch.inf)) - logits
+    sign = torch.where(torch.rand(logits.shape) < 0.5, -1.0, 1.0)
+    return torch.where(torch.rand(logits.shape) < share, logits + sign * ulp, logits).bfloat16()
+
+
+def in_four_pieces(hidden: Tensor, weight: Tensor) -> Tensor:
+    """The product as a GPU sums it for a single row: partial sums, each rounded to bfloat16."""
+    parts = [(h.float() @ w.float().T).bfloat16() for h, w in zip(hidden.chunk(4, 1), weight.chunk(4, 1), strict=True)]
+    return sum(part.float() for part in parts).bfloat16()
+
+
+HEADS = {
+    "itself": (True, lambda logits, *_: logits),
+    "one ulp at 1 %": (True, lambda logits, *_: one_ulp_aside(logits, 0.01)),
+    "one ulp everywhere": (True, lambda logits, *_: one_ulp_aside(logits, 1.0)),
+    "summed in four pieces": (True, lambda _, hidden, weight: in_four_pieces(hidden, weight)),
+    "softcap 30": (False, lambda logits, *_: (30 * (logits.float() / 30).tanh()).bfloat16()),
+    "scale 1.02": (False, lambda logits, *_: (1.02 * logits.float()).bfloat16()),
+    "bias": (False, lambda logits, *_: (logits + 0.1 * torch.randn(logits.shape)).bfloat16()),
+    "another row's": (False, lambda logits, *_: logits.flip(-1)),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_head_that_is_more_than_a_product_is_told_from_rounding(name):
+    """At Qwen3's vocabulary in bfloat16, where single logits of two equal products differ by an ulp: 0.125 at 16."""
+    plain, returned = HEADS[name]
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(2, 256).bfloat16(), (0.22 * torch.randn(151_936, 256)).bfloat16()  # logits of 3.5 on average
+    model = Model(hidden, weight, lambda logits: returned(logits, hidden, weight))
+    if plain:
+        require_plain_head(model, torch.arange(2)[None])
+    else:
+        with pytest.raises(TypeError, match="the head of Model returns other logits than its weight times its hidden states"):
+            require_plain_head(model, torch.arange(2)[None])
+
+
+def test_an_adapter_on_the_head_is_refused_though_it_starts_at_zero():
+    """Its weights would train unseen: the scores are the base's."""
+    config = LoraConfig(target_modules=["lm_head"], r=2)
+    model = get_peft_model(Qwen3ForCausalLM(Qwen3Config(**TINY)), config)
+    with pytest.raises(TypeError, match=r"is a Linear, .*leave lm_head out of actor_rollout_ref\.model\.target_modules"):
+        require_plain_head(model, torch.arange(8)[None])
+
+
+def test_a_head_with_a_bias_is_scored_with_it():
+    torch.manual_seed(0)
+    model = PhiForCausalLM(PhiConfig(**{name: value for name, value in TINY.items() if name != "head_dim"}))
+    torch.nn.init.normal_(model.lm_head.bias)
+    ids = torch.arange(8)[None]
+    require_plain_head(model, ids)
+    expected = model(ids).logits[0].log_softmax(-1).gather(-1, ids.T)[:, 0]
+    head = model.lm_head
+
+    def score(hidden):
+        return head_scores(hidden[0], head.weight, head.bias, ids[0], temperature=1.0)
+
+    with scoring_head(head, score):
+        torch.testing.assert_close(model(ids).logits[:, 0], expected, atol=1e-5, rtol=0)
+
+
+def test_a_product_has_the_dtype_that_autocast_gives_it():
     """A LayerNorm under CUDA's autocast returns float32, which the head's product rounds; so must whoever repeats it."""
-    head, hidden = nn.Linear(16, 50, bias=False), torch.randn(1, 3, 16)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        scores = score(head, hidden, torch.ones(3, dtype=torch.bool), torch.arange(3))
-    (kept,) = scores.hidden
-    assert kept.dtype == torch.bfloat16 and torch.equal(kept, hidden[0].bfloat16())
-
-
-def test_nothing_to_score():
-    scores = score(nn.Linear(2, 5), torch.randn(1, 3, 2), torch.zeros(3, dtype=torch.bool), torch.zeros(0, dtype=torch.int64))
-    assert scores.log_probs[0].shape == scores.entropy[0].shape == (0,)
+    assert product_dtype(torch.randn(2)) == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        assert product_dtype(torch.randn(2)) == torch.bfloat16
 
 
 def test_a_position_predicts_the_token_behind_it():

@@ -2,65 +2,63 @@
 
 N  response tokens      V  vocabulary      H  hidden size
 
-The teacher's logits are never stored: the teacher's last hidden states are, and a chunk of logits is made of them when it is
-needed, in the backward pass once more. So one chunk of teacher logits is alive at a time, never N x V of them.
+Neither model's logits are ever whole: the head makes a chunk of both when it needs them (head.py), and once more in the
+backward pass. What is kept of the teacher are its last hidden states and its head.
 """
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.nn.functional import linear
 
-CHUNK_TOKENS = 128
-"""At a vocabulary of 151,936 one float32 tensor of a chunk takes 74 MiB; about six are alive at once."""
+from recipe.egrsd.head import scaled_log_probs
 
 
-def token_divergence(student_logits: Tensor, teacher_logits: Tensor, *, kind: str, clip: float | None) -> Tensor:
-    """Divergence of every token, nats.
+def shares(student: Tensor, teacher: Tensor, *, kind: str, clip: float | None) -> Tensor:
+    """What every vocabulary entry adds to the divergence of its token, nats.
 
     Args:
-        student_logits: (N, V) float32, already divided by the temperature; gradients flow through it.
-        teacher_logits: (N, V) float32, likewise; no gradient flows through it.
+        student: (..., V) float32 log-probs, finite.
+        teacher: (..., V) likewise.
         kind: forward_kl = KL(teacher || student) of OPSD (arXiv 2601.18734), reverse_kl = KL(student || teacher) of CRISP
             (arXiv 2603.05433).
-        clip: upper bound of one vocabulary entry's share before the sum, nats; None for none. With it the sum may be negative.
-
-    Returns:
-        (N,) float32.
+        clip: upper bound of a share, nats; None for none. With it the sum of a token may be negative.
     """
-    student = student_logits.log_softmax(-1)
-    teacher = teacher_logits.detach().log_softmax(-1)
     left, right = (teacher, student) if kind == "forward_kl" else (student, teacher)
-    # Where left is exactly 0 (a padded vocabulary) the share is 0, not 0 * inf.
-    shares = left.exp() * (left - right).masked_fill(left == -torch.inf, 0.0)
-    return (shares if clip is None else shares.clamp(max=clip)).sum(-1)
+    of_entry = left.exp().mul_(left - right)
+    return of_entry if clip is None else of_entry.clamp_(max=clip)
 
 
-def chunked_divergence(
-    student_logits: Tensor,
-    teacher_hidden: Tensor,
-    teacher_head: Tensor,
-    *,
-    temperature: float,
-    kind: str,
-    clip: float | None,
-    chunk_tokens: int = CHUNK_TOKENS,
-) -> Tensor:
-    """``token_divergence`` without the (N, V) teacher logits.
+def slopes(student: Tensor, teacher: Tensor, *, kind: str, clip: float | None) -> Tensor:
+    """The derivative of ``shares`` by the student's log-prob; 0 where a share is clipped. Arguments as there."""
+    slope = teacher.exp().neg_() if kind == "forward_kl" else student.exp().mul_(student - teacher + 1)
+    return slope if clip is None else slope.masked_fill_(shares(student, teacher, kind=kind, clip=None) > clip, 0.0)
+
+
+class Divergence:
+    """The sum of ``shares`` of every position, as a head scores it beside the label's log-prob (head.VocabularySum).
+
+    No gradient flows through the teacher.
 
     Args:
-        student_logits: (N, V) float32, already divided by the temperature.
-        teacher_hidden: (N, H), what the teacher's head was given.
-        teacher_head: (V, H), the head's weight, in the dtype of teacher_hidden: both models' logits are rounded alike.
+        hidden: (N, H), what the teacher's head was given.
+        weight: (V, H), its weight, in the dtype of the student's product: both models' logits are rounded alike.
         temperature: what the teacher's logits are divided by, in float32.
-        chunk_tokens: tokens at a time; changes memory, not the result.
-
-    Returns:
-        (N,) float32.
+        kind, clip: as of ``shares``.
     """
 
-    def of_chunk(student: Tensor, hidden: Tensor) -> Tensor:
-        teacher = (hidden @ teacher_head.T).float() / temperature
-        return token_divergence(student, teacher, kind=kind, clip=clip)
+    name = "divergence"
 
-    pairs = zip(student_logits.split(chunk_tokens), teacher_hidden.detach().split(chunk_tokens), strict=True)
-    return torch.cat([checkpoint(of_chunk, *pair, use_reentrant=False) for pair in pairs])
+    def __init__(self, hidden: Tensor, weight: Tensor, *, temperature: float, kind: str, clip: float | None):
+        self.hidden, self.weight, self.temperature = hidden.detach(), weight.detach(), temperature
+        self.knobs = {"kind": kind, "clip": clip}
+        self.normaliser = torch.empty(len(hidden), 1, device=hidden.device)
+
+    def sums(self, log_p: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+        logits = linear(self.hidden[rows], self.weight)
+        teacher, self.normaliser[rows] = scaled_log_probs(logits, temperature=self.temperature)
+        return tuple(part(log_p, teacher, **self.knobs).sum(-1) for part in (shares, slopes))
+
+    def slopes(self, log_p: Tensor, columns: slice) -> Tensor:
+        logits = linear(self.hidden, self.weight[columns])
+        teacher, _ = scaled_log_probs(logits, temperature=self.temperature, normaliser=self.normaliser)
+        return slopes(log_p, teacher, **self.knobs)

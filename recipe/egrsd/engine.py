@@ -1,15 +1,15 @@
-"""verl's FSDP engine with float32 logits, so that log-probs and entropies carry no rounding but the model's own.
+"""verl's FSDP engine whose head scores the responses itself, in float32 chunks: no pass of ours holds their logits.
 
 verl divides bfloat16 logits by the rollout temperature in bfloat16, and without remove-padding takes the entropy in
 bfloat16, too. Either moves a value by up to 0.1 nat, the size of what the gate and the ratio read.
 
-The head runs where it counts, at the responses: in chunks without gradients when teacher rows are scored (head.py), at once when
-the student trains. For a divergence over the vocabulary the engine also hands out what the teacher's head was given there, and
-takes it back when it trains.
+For a divergence over the vocabulary the engine also hands out what the teacher's head was given, and takes it back when it
+trains. A batch that does not ask for chunks (score_student=always) is scored and trained as verl does, from float32 logits.
 """
 
 from collections.abc import Callable
-from functools import partial, wraps
+from dataclasses import dataclass
+from functools import wraps
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,8 @@ from verl.utils.ulysses import get_ulysses_sequence_parallel_rank
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
-from recipe.egrsd.head import HeadScores, require_heads_logits, scored_in_chunks
+from recipe.egrsd.divergence import Divergence
+from recipe.egrsd.head import Entropy, VocabularySum, head_scores, product_dtype, require_plain_head, scoring_head
 from recipe.egrsd.shared_prompt import present, prompt_inputs, require_attention_only, response_inputs
 
 PROBED_TOKENS = 8
@@ -60,57 +61,86 @@ def without_autocast(function: Callable) -> Callable:
     return in_full_precision
 
 
+@dataclass
+class ChunkedPass:
+    """Where the head scores in one pass through the model, and what."""
+
+    chosen: Tensor
+    """(tokens of this rank,) bool, over prompt + response of all rows."""
+    layout: Tensor
+    """(B, S) bool, the same positions as the model holds them: packed, or padded rows."""
+    labels: Tensor
+    """(N,) int64, the tokens that the positions predict."""
+    temperature: float
+    also: VocabularySum | None
+    """What is computed beside the log-probs of the labels."""
+    keeps_hidden: bool
+    hidden: Tensor | None = None
+    """(N, H) that the head was given, if it is kept."""
+
+
 @EngineRegistry.register(model_type="language_model", backend=["fsdp2"], device=["cuda", "npu"], vendor=VENDOR)
 class EgrsdEngine(FSDPEngineWithLMHead):
-    """Hands verl float32 logits that are already scaled; verl computes everything from them (transformer_impl.py:1332).
+    """Scores responses in the head, in chunks, or hands verl float32 logits that are already scaled (transformer_impl.py:1332).
 
-    A batch says what it wants by flags: ``egrsd_scores_responses`` (no logits, but log-prob and entropy of the responses in
-    chunks), ``egrsd_shared_by`` (so many rows in a row have one prompt, which is read once), ``egrsd_head_on_responses`` (logits
-    of the responses alone; packed rows only, padded ones keep theirs).
+    A batch says what it wants by flags: ``egrsd_in_chunks`` (log-probs and the like of its responses without their logits, in
+    whatever pass), ``egrsd_shared_by`` (so many rows in a row have one prompt, which is read once), ``egrsd_keeps_hidden``
+    (return what the head was given, too). Without the first, verl computes everything from all logits.
     """
 
-    scores: HeadScores | None = None
-    """Of the scoring micro-batch under way, or of the last one; None in any other pass."""
-    chosen: Tensor | None = None
-    """(tokens of this rank,) bool: packed positions whose head is computed; None = all."""
-    teacher_head: Tensor | None = None
-    """(V, H), set by the worker before an update whose micro-batches hold ``teacher_hidden``, and dropped after it."""
+    under_way: ChunkedPass | None = None
+    """The pass of the micro-batch at hand; None where verl's own way is taken."""
+    divergence: Callable[..., Divergence] | None = None
+    """Set by the worker before an update whose micro-batches hold ``teacher_hidden``, and dropped after it: (N, H) hidden states
+    of the teacher and the temperature -> what the head computes of them."""
 
     def forward_step(self, micro_batch, loss_function, forward_only):
-        self.scores = self.chosen = None
+        self.under_way = None
         loss_function = loss_function and without_autocast(loss_function)
-        if not _flag(micro_batch, "egrsd_scores_responses"):
+        if not _flag(micro_batch, "egrsd_in_chunks"):
             return super().forward_step(micro_batch, loss_function, forward_only)
-        head = self.module.get_output_embeddings()
-        with scored_in_chunks(head, self._responses_of, temperature=micro_batch["temperature"]) as self.scores:
+        with scoring_head(self.module.get_output_embeddings(), self._scores):
             return super().forward_step(micro_batch, loss_function, forward_only)
 
-    def require_heads_logits(self) -> None:
+    def _scores(self, hidden: Tensor) -> Tensor:
+        """(B, S, H) -> what the head returns instead of logits."""
+        head, under_way = self.module.get_output_embeddings(), self.under_way
+        chosen, also = hidden[under_way.layout], under_way.also
+        if under_way.keeps_hidden:
+            under_way.hidden = chosen.detach().to(product_dtype(chosen))  # as the head's product has it
+        return head_scores(chosen, head.weight, head.bias, under_way.labels, temperature=under_way.temperature, also=also)
+
+    def require_plain_head(self) -> None:
         """See head.py. A collective call: under FSDP every rank takes part in a forward pass."""
         ids = torch.arange(PROBED_TOKENS, device=get_device_id())[None]
         with self.eval_mode(), self._autocast():
-            require_heads_logits(self.module, ids)
+            require_plain_head(self.module, ids)
 
     def _autocast(self) -> torch.autocast:
         """The context that verl opens around its own pass (transformer_impl.py:1565)."""
         return torch.autocast(get_device_name(), self._autocast_dtype, enabled=self._autocast_dtype != torch.float32)
 
     def prepare_model_inputs(self, micro_batch):
-        if self.scores is not None and (group_size := _flag(micro_batch, "egrsd_shared_by")):
+        if not _flag(micro_batch, "egrsd_in_chunks"):
+            return super().prepare_model_inputs(micro_batch)
+        if group_size := _flag(micro_batch, "egrsd_shared_by"):
             return self._inputs_after_the_prompts(micro_batch, group_size)
         model_inputs, output_args = super().prepare_model_inputs(micro_batch)
-        packed = model_inputs["attention_mask"] is None
-        narrow = packed and _flag(micro_batch, "egrsd_head_on_responses")
-        if self.scores is None and not narrow:
-            return model_inputs, output_args
-        self.chosen = self._response_positions(micro_batch, output_args["input_ids_rmpad_rolled"].numel())
-        self.labels = output_args["input_ids_rmpad_rolled"][self.chosen]
-        self.layout = self.chosen[None] if packed else padded_positions(self.chosen, micro_batch["input_ids"])
-        if self.scores is None:
-            model_inputs["logits_to_keep"] = self.chosen.nonzero()[:, 0]
-            temperature = output_args["temperature_rmpad"][self.chosen]
-            output_args |= {"input_ids_rmpad_rolled": self.labels, "temperature_rmpad": temperature}
+        rolled = output_args["input_ids_rmpad_rolled"]
+        chosen, packed = self._response_positions(micro_batch, rolled.numel()), model_inputs["attention_mask"] is None
+        layout = chosen[None] if packed else padded_positions(chosen, micro_batch["input_ids"])
+        self.under_way = self._pass(micro_batch, chosen=chosen, layout=layout, labels=rolled[chosen])
         return model_inputs, output_args
+
+    def _pass(self, micro_batch: TensorDict, **positions: Tensor) -> ChunkedPass:
+        temperature, also = float(micro_batch["temperature"]), None
+        if "teacher_hidden" in micro_batch:
+            hidden = micro_batch["teacher_hidden"].values().view(len(positions["labels"]), -1)
+            also = self.divergence(hidden, temperature=temperature)
+        elif _flag(micro_batch, "calculate_entropy"):
+            also = Entropy()
+        keeps_hidden = _flag(micro_batch, "egrsd_keeps_hidden")
+        return ChunkedPass(temperature=temperature, also=also, keeps_hidden=keeps_hidden, **positions)
 
     def _response_positions(self, micro_batch: TensorDict, tokens: int) -> Tensor:
         """``response_positions`` of this rank's part of the packed rows, which has so many tokens."""
@@ -118,54 +148,40 @@ class EgrsdEngine(FSDPEngineWithLMHead):
         positions = F.pad(response_positions(micro_batch), (0, tokens * shards - micro_batch["input_ids"].offsets()[-1].item()))
         return positions.view(shards, -1)[get_ulysses_sequence_parallel_rank() if shards > 1 else 0]
 
-    def _responses_of(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        return hidden[self.layout], self.labels
-
     def _inputs_after_the_prompts(self, micro_batch: TensorDict, group_size: int) -> tuple[dict, dict]:
         """Reads the prompt of each group and leaves the responses to the pass that verl is about to make."""
         require_attention_only(self.model_config.hf_config)
         rows, responses = micro_batch["input_ids"].unbind(), micro_batch["responses"].unbind()
         prompts = [row[: -len(response)] for row, response in zip(rows, responses, strict=True)][::group_size]
         cache, inputs = DynamicCache(), prompt_inputs(prompts)
-        self.layout, self.labels = torch.zeros_like(inputs["input_ids"], dtype=torch.bool), prompts[0][:0]  # no scores yet
+        nowhere = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)  # no scores yet
+        self.under_way = self._pass(micro_batch, chosen=nowhere, layout=nowhere, labels=prompts[0][:0])
         with self._autocast():
             self.module(**inputs, past_key_values=cache, use_cache=True)
-        self.chosen, self.layout = response_positions(micro_batch), present(responses)
-        self.labels = micro_batch["responses"].values()
+        chosen, labels = response_positions(micro_batch), micro_batch["responses"].values()
+        self.under_way = self._pass(micro_batch, chosen=chosen, layout=present(responses), labels=labels)
         return response_inputs(prompts, responses, cache), {}
 
     @without_autocast
     def prepare_model_outputs(self, output, output_args, micro_batch, logits_processor_func):
-        if self.scores is not None:
-            return self._scores_by_row(output_args, micro_batch)
-        if self.chosen is not None and output.logits.size(1) != len(self.labels):
-            raise TypeError(
-                f"{type(self.module).__name__} computed {output.logits.size(1)} logits where {len(self.labels)} were asked "
-                "for (logits_to_keep); algorithm.egrsd.score_student=always trains on all of them."
-            )
+        if self.under_way is not None:
+            return self._outputs(output.logits, output_args.get("pad_size", 0), micro_batch)
         key, temperature = _temperature(output_args)
         output.logits = float32_logits(output.logits, temperature)
         output_args = {**output_args, key: torch.ones_like(output_args[key]), "temperature_is_one": True}
-        if "teacher_hidden" in micro_batch and logits_processor_func is not None:
-            # verl's seam for what a loss computes from the logits; it is named after the one loss of verl's that does.
-            tu.assign_non_tensor(micro_batch, distillation_use_topk=True)
-            logits_processor_func = partial(logits_processor_func, teacher_head=self.teacher_head)
         return super().prepare_model_outputs(output, output_args, micro_batch, logits_processor_func)
 
-    def _gather_and_unpad_packed(self, tensor, pad_size):
-        """verl's, of values at the chosen positions: 0 everywhere else."""
-        if self.chosen is not None:
-            tensor = tensor.new_zeros(self.chosen.numel()).masked_scatter(self.chosen, tensor)
-        return super()._gather_and_unpad_packed(tensor, pad_size)
-
-    def _scores_by_row(self, output_args, micro_batch) -> dict[str, Tensor]:
-        """What verl returns, (B, jagged) over prompt + response; 0 where the prompt is."""
-        result, offsets = {}, micro_batch["input_ids"].offsets()
-        for name in ("log_probs", "entropy"):
-            everywhere = self._gather_and_unpad_packed(getattr(self.scores, name)[-1], output_args.get("pad_size", 0))
-            result[name] = torch.nested.nested_tensor_from_jagged(everywhere, offsets)
-        if _flag(micro_batch, "egrsd_keeps_hidden"):
-            rows = self.scores.hidden[-1].split(micro_batch["responses"].offsets().diff().tolist())
+    def _outputs(self, scores: Tensor, pad_size: int, micro_batch: TensorDict) -> dict[str, Tensor]:
+        """What verl returns, each (B, jagged) over prompt + response, 0 where the prompt is. scores: (N, 1 or 2)."""
+        under_way, ids = self.under_way, micro_batch["input_ids"]
+        names = ["log_probs", *([under_way.also.name] if under_way.also else [])]
+        result = {}
+        for name, column in zip(names, scores.unbind(-1), strict=True):
+            everywhere = column.new_zeros(under_way.chosen.numel()).masked_scatter(under_way.chosen, column)
+            unpadded = self._gather_and_unpad_packed(everywhere, pad_size)
+            result[name] = torch.nested.nested_tensor_from_jagged(unpadded, ids.offsets())
+        if under_way.keeps_hidden:
+            rows = under_way.hidden.split(micro_batch["responses"].offsets().diff().tolist())
             result["teacher_hidden"] = torch.nested.as_nested_tensor([row.flatten() for row in rows], layout=torch.jagged)
         return result
 

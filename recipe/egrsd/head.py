@@ -1,80 +1,200 @@
-"""The model's head where it counts: log-prob and entropy of chosen positions in float32 chunks, without their logits in memory.
+"""The head where it counts: scores of chosen positions in float32, without their logits in memory, forward or backward.
 
-A teacher row is a long privileged prompt and a short response, and nobody asks for the prompt's logits. Inside the forward pass,
-where the head's weight is gathered, the head is given the response positions alone, so many at a time.
+A row is a long prompt and a short response, and nobody asks for the prompt's logits. Inside the forward pass, where the head's
+weight is gathered, the head is given the response positions alone and returns scores of so many at a time. Its backward pass
+makes the logits once more, a slice of the vocabulary at a time, so that each entry of the weight's gradient is written once.
 
 N  chosen positions      V  vocabulary      H  hidden size
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
-CHUNK_TOKENS = 512
-"""At a vocabulary of 151,936 one float32 tensor of a chunk takes 297 MiB; about three are alive at once."""
-
-
-@dataclass
-class HeadScores:
-    """What ``scored_in_chunks`` found; one entry for each call of the head."""
-
-    log_probs: list[Tensor] = field(default_factory=list)
-    """(N,) float32, nats."""
-    entropy: list[Tensor] = field(default_factory=list)
-    """(N,) float32, nats."""
-    hidden: list[Tensor] = field(default_factory=list)
-    """(N, H), what the head was given."""
-    last_logits: Tensor | None = None
-    """(V,) float32, of the last position, divided by the temperature."""
+CHUNK_LOGITS = 2**26
+"""Logits that exist at a time: 441 positions of a vocabulary of 151,936. A float32 tensor of them takes 256 MiB; up to four of
+them are alive at once. The size was chosen by benchmarks/head.py."""
 
 
-def score_chunk(logits: Tensor, labels: Tensor, *, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-prob of the labels and entropy of every row in float32, nats, also where autocast is on.
+class VocabularySum(Protocol):
+    """A score sum_v phi(log p(v)) of every position, beside the label's log-prob."""
 
-    verl runs the forward pass in which the head is called under ``torch.autocast(bfloat16)`` (transformer_impl.py:1565), which
-    casts the operands of some reductions behind one's back: an entropy would be off by 0.02 nat.
+    name: str
+    """Under which the engine returns it."""
+
+    def sums(self, log_p: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+        """(n, V) log-probs of these positions -> (n,) the scores, (n,) sum_v phi'(log p(v))."""
+
+    def slopes(self, log_p: Tensor, columns: slice) -> Tensor:
+        """(N, v) log-probs of these vocabulary entries -> (N, v) phi'(log p(v))."""
+
+
+class Entropy:
+    """phi = -p log p, nats."""
+
+    name = "entropy"
+
+    def sums(self, log_p: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+        # Not vecdot: that is a matrix product, which a GPU may be allowed to compute in TF32, and autocast casts to bfloat16.
+        entropy = -log_p.exp().mul_(log_p).sum(-1)
+        return entropy, entropy - 1
+
+    def slopes(self, log_p: Tensor, columns: slice) -> Tensor:
+        return log_p.exp().mul_(log_p + 1).neg_()
+
+
+def scaled_log_probs(logits: Tensor, *, temperature: float, normaliser: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """log softmax(logits / temperature) in float32, nats.
 
     Args:
-        logits: (N, V), any dtype, not scaled. -inf (a padded vocabulary) means probability 0.
+        logits: (n, v), any dtype; overwritten if float32. -inf (a padded vocabulary) means probability 0.
+        normaliser: (n, 1), if the v entries are a part of the vocabulary; None: they are all of it.
+
+    Returns:
+        (n, v) log-probs, finite, so that 0 * log 0 is 0; (n, 1) the normaliser.
+    """
+    scaled = logits.float().div_(temperature).clamp_(min=torch.finfo(torch.float32).min)
+    # Fewer passes over the vocabulary than log_softmax, and ten times closer to float64 on a CPU.
+    normaliser = scaled.logsumexp(-1, keepdim=True) if normaliser is None else normaliser
+    return scaled.sub_(normaliser), normaliser
+
+
+class _Scores(torch.autograd.Function):
+    """See ``head_scores``."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, labels, temperature, also, chunk_logits):
+        rows = max(1, chunk_logits // len(weight))
+        columns = 1 if also is None else 2
+        scores = torch.empty(len(hidden), columns, device=hidden.device)
+        normaliser, slope_sum = (torch.empty(len(hidden), 1, device=hidden.device) for _ in range(2))
+        with torch.autocast(hidden.device.type, enabled=False):
+            for start in range(0, len(hidden), rows):
+                chunk = slice(start, start + rows)
+                log_p, normaliser[chunk] = scaled_log_probs(linear(hidden[chunk], weight, bias), temperature=temperature)
+                scores[chunk, :1] = log_p.gather(-1, labels[chunk, None])
+                if also is not None:
+                    scores[chunk, 1], slope_sum[chunk, 0] = also.sums(log_p, chunk)
+                del log_p  # or it is alive while the next chunk is made
+        ctx.save_for_backward(hidden, weight, bias, labels, normaliser, slope_sum)
+        ctx.settings = temperature, also, chunk_logits
+        return scores
+
+    @staticmethod
+    def backward(ctx, gradient):
+        """d score / d logit(v) = phi'(v) - p(v) sum_u phi'(u); the label's log-prob has phi' = 1 there and 0 elsewhere."""
+        hidden, weight, bias, labels, normaliser, slope_sum = ctx.saved_tensors
+        temperature, also, chunk_logits = ctx.settings
+        wanted = ctx.needs_input_grad[:3]
+        to_hidden = torch.zeros(hidden.shape, device=hidden.device)
+        to_weight, to_bias = (torch.empty_like(of) if want else None for of, want in zip((weight, bias), wanted[1:], strict=True))
+        of_label, of_also = gradient[:, :1] / temperature, gradient[:, 1:] / temperature
+        pull = -of_label if also is None else -of_label - of_also * slope_sum
+        width = max(1, chunk_logits // max(1, len(hidden)))
+        with torch.autocast(hidden.device.type, enabled=False):
+            for start in range(0, len(weight), width):
+                part = slice(start, start + width)
+                logits = linear(hidden, weight[part], None if bias is None else bias[part])
+                log_p, _ = scaled_log_probs(logits, temperature=temperature, normaliser=normaliser)
+                del logits
+                slopes = None if also is None else also.slopes(log_p, part).mul_(of_also)
+                change = log_p.exp_().mul_(pull)
+                if slopes is not None:
+                    change += slopes
+                del log_p, slopes
+                here = ((labels >= start) & (labels < start + width)).nonzero()[:, 0]
+                change[here, labels[here] - start] += of_label[here, 0]
+                if to_bias is not None:
+                    to_bias[part] = change.sum(0)
+                change = change.to(hidden.dtype)
+                if wanted[0]:
+                    to_hidden += change @ weight[part]
+                if to_weight is not None:
+                    torch.mm(change.T, hidden, out=to_weight[part])
+        return to_hidden.to(hidden.dtype) if wanted[0] else None, to_weight, to_bias, None, None, None, None
+
+
+def product_dtype(hidden: Tensor) -> torch.dtype:
+    """In which a head multiplies: autocast's, where it is on (a LayerNorm under it returns float32)."""
+    device = hidden.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+
+
+def head_scores(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    *,
+    temperature: float,
+    also: VocabularySum | None = None,
+    chunk_logits: int = CHUNK_LOGITS,
+) -> Tensor:
+    """Log-prob of the labels, and another score of the same distribution, with gradients, float32 also under autocast.
+
+    Only the product with the weight has the model's dtype; verl runs the forward pass under ``torch.autocast(bfloat16)``
+    (transformer_impl.py:1565), which would cast more than that.
+
+    Args:
+        hidden: (N, H), what the head is given.
+        weight: (V, H); its gradient is computed if it requires one.
+        bias: (V,) or None.
         labels: (N,) int64.
         temperature: what the float32 logits are divided by.
+        also: the second column; None for none.
+        chunk_logits: that exist at a time; changes memory and time, not the result.
+
+    Returns:
+        (N, 1) or (N, 2) float32, nats.
     """
-    with torch.autocast(logits.device.type, enabled=False):
-        scaled = (logits.float() / temperature).clamp_(min=torch.finfo(torch.float32).min)  # 0 * log 0 is 0, not NaN
-        # Fewer passes over the vocabulary than log_softmax, and ten times closer to float64 on a CPU.
-        log_p = scaled.sub_(scaled.logsumexp(-1, keepdim=True))
-        log_probs = log_p.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-        # Not vecdot: that is a matrix product, which a GPU may be allowed to compute in TF32.
-        return log_probs, -log_p.exp().mul_(log_p).sum(-1)
+    hidden, weight, bias = (of if of is None else of.to(product_dtype(hidden)) for of in (hidden, weight, bias))
+    return _Scores.apply(hidden, weight, bias, labels, temperature, also, chunk_logits)
 
 
-def require_heads_logits(model: nn.Module, ids: Tensor) -> None:
-    """Asks one forward pass whether the model's logits are what its head returns, to the bit.
+def require_plain_head(model: nn.Module, ids: Tensor) -> None:
+    """Asks one forward pass whether the model's logits are its head's weight times its hidden states, and nothing more.
 
     Args:
         model: a causal language model.
         ids: (1, S) token ids.
 
     Raises:
-        TypeError: if the model softcaps or scales them: a score made in the head would be another distribution's.
+        TypeError: if anything else becomes of them: a score made here would be another distribution's.
     """
-    returned = []
-    handle = model.get_output_embeddings().register_forward_hook(lambda *call: returned.append(call[-1]))
+    name, head, seen = type(model).__name__, model.get_output_embeddings(), []
+    if type(head).forward is not nn.Linear.forward:  # by its class: an adapter starts at zero, so that numbers do not show it
+        raise TypeError(
+            f"the head of {name} is a {type(head).__name__}, and EGRSD scores responses with the weight of an nn.Linear; leave "
+            "lm_head out of actor_rollout_ref.model.target_modules, or use a model with a plain head."
+        )
+    handle = head.register_forward_hook(lambda _, given, returned: seen.append((returned, _product(head, *given))))
     try:
         with torch.no_grad():
             positions = torch.arange(ids.size(1), device=ids.device)[None]
             logits = model(input_ids=ids, position_ids=positions, use_cache=False).logits
     finally:
         handle.remove()
-    if not torch.allclose(logits.float(), returned[0].float(), rtol=0, atol=0, equal_nan=True):
-        distance = (logits.float() - returned[0].float()).abs().max().item()
+    ((returned, product),) = seen
+    if not torch.allclose(logits.float(), returned.float(), rtol=0, atol=0, equal_nan=True):
+        distance = (logits.float() - returned.float()).abs().max().item()
         raise TypeError(
-            f"{type(model).__name__} changes the logits of its head (a softcap or a scale: by up to {distance:.3g}), and EGRSD "
-            "scores responses in the head; use a model that does not."
+            f"{name} changes the logits of its head (a softcap or a scale: by up to {distance:.3g}), and EGRSD scores responses "
+            "in the head; use a model that does not."
         )
+    distance = distance_of_products(product.float(), returned.float(), dtype=returned.dtype)
+    if distance > 1:
+        raise TypeError(
+            f"the head of {name} returns other logits than its weight times its hidden states ({distance:.3g} times what "
+            "rounding may do), and EGRSD scores responses with that product; use a model with a plain head."
+        )
+
+
+def _product(head: nn.Module, hidden: Tensor) -> Tensor:
+    return linear(*(of if of is None else of.to(product_dtype(hidden)) for of in (hidden, head.weight, head.bias)))
 
 
 def distance_of_products(ours: Tensor, theirs: Tensor, *, dtype: torch.dtype) -> float:
@@ -84,51 +204,28 @@ def distance_of_products(ours: Tensor, theirs: Tensor, *, dtype: torch.dtype) ->
     1/128 of a bfloat16. A product in float32 is allowed 1e-5.
 
     Args:
-        ours: (V,) float32.
-        theirs: (V,) float32.
+        ours: float32.
+        theirs: float32, of the same shape.
         dtype: in which both were rounded.
 
     Returns:
-        0 where they are equal, at most 1 where only rounding lies between them.
+        0 where they are equal, at most 1 where only rounding lies between them; NaN where one of them is not finite.
     """
     allowed = max(torch.finfo(dtype).eps, 1e-5)
     return ((ours - theirs).norm() / theirs.norm() / allowed).item()
 
 
 @contextmanager
-def scored_in_chunks(
-    head: nn.Module,
-    choose: Callable[[Tensor], tuple[Tensor, Tensor]],
-    *,
-    temperature: float,
-    chunk_tokens: int = CHUNK_TOKENS,
-) -> Iterator[HeadScores]:
-    """While it lasts, a forward pass through ``head`` computes scores instead of logits; the pass returns logits of width 0.
+def scoring_head(head: nn.Module, score: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """While it lasts, a forward pass through ``head`` returns ``score(hidden states)`` instead of logits.
+
+    The scores leave the head as its output, which FSDP2 watches: it gathers the weight again when their gradient arrives.
 
     Args:
         head: the model's output embedding; its weight is whole when the model calls it, also under FSDP.
-        choose: (B, S, H) hidden states -> (N, H) of the chosen positions, (N,) token ids to score there.
-        temperature: of the scores.
-        chunk_tokens: positions at a time; changes memory, not the result.
     """
-    scores, logits_of = HeadScores(), head.forward
-
-    def forward(hidden: Tensor) -> Tensor:
-        chosen, labels = choose(hidden)
-        parts, dtype = [torch.empty(2, 0, device=hidden.device)], hidden.dtype
-        for chunk, targets in zip(chosen.split(chunk_tokens), labels.split(chunk_tokens), strict=True):
-            logits = logits_of(chunk)
-            parts.append(torch.stack(score_chunk(logits, targets, temperature=temperature)))
-            dtype = logits.dtype
-            scores.last_logits = logits[-1].float() / temperature if len(logits) else None
-        log_probs, entropy = torch.cat(parts, 1)
-        scores.log_probs.append(log_probs)
-        scores.entropy.append(entropy)
-        scores.hidden.append(chosen.to(dtype))  # in the dtype that the head's product had, also under autocast
-        return hidden.new_empty(*hidden.shape[:-1], 0)
-
-    head.forward = forward
+    head.forward = score
     try:
-        yield scores
+        yield
     finally:
         del head.forward  # the class's own shows again

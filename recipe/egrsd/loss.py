@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from tensordict import TensorDict
 from torch import Tensor
 from verl.trainer.ppo.core_algos import agg_loss
@@ -16,7 +15,6 @@ from verl.utils.metric import AggregationType, Metric
 from verl.workers.utils.losses import ppo_loss
 from verl.workers.utils.padding import no_padding_2_padding, response_to_nested
 
-from recipe.egrsd.divergence import chunked_divergence
 from recipe.egrsd.metrics import token_sums, weight_metrics
 from recipe.egrsd.schema import EgrsdConfig
 from recipe.egrsd.weights import entropy_gate, lookahead_entropy, mixed_weight, ratio_weight
@@ -98,22 +96,12 @@ def egrsd_loss(
 
 
 def divergence_loss(
-    config: Any,
-    egrsd: EgrsdConfig,
-    model_output: dict | None = None,
-    data: TensorDict | None = None,
-    dp_group: Any = None,
-    *,
-    student_logits: Tensor | None = None,
-    teacher_head: Tensor | None = None,
-) -> tuple[Tensor, dict] | dict[str, Tensor]:
+    config: Any, egrsd: EgrsdConfig, model_output: dict, data: TensorDict, dp_group: Any = None
+) -> tuple[Tensor, dict]:
     """Mean divergence of teacher and student over the response tokens, aggregated by verl's agg_loss; no reward, no advantage.
 
-    verl calls it twice for a micro-batch: with ``student_logits``, (1, tokens, V), while they exist, for what is computed
-    from them ({"divergence": (1, tokens)}), then with ``model_output``, which holds that, for the loss.
+    Arguments as of ``egrsd_loss``; ``model_output`` holds ``divergence``, too, jagged over prompt + response.
     """
-    if student_logits is not None:
-        return {"divergence": _row_divergences(egrsd, data, student_logits.squeeze(0), teacher_head).unsqueeze(0)}
     student = no_padding_2_padding(model_output["log_probs"], data).detach()
     divergence = no_padding_2_padding(model_output["divergence"], data)
     mask = data["response_mask"].to_padded_tensor(0).bool()
@@ -123,20 +111,6 @@ def divergence_loss(
     loss = agg_loss(divergence, mask, loss_agg_mode=config.loss_agg_mode, **config.global_batch_info)
     teacher = data["teacher_log_probs"].to_padded_tensor(0.0)
     return loss, _logged(student, teacher, {"divergence_mean": divergence.detach()}, data, mask)
-
-
-def _row_divergences(egrsd: EgrsdConfig, data: TensorDict, logits: Tensor, teacher_head: Tensor) -> Tensor:
-    """(tokens,) over prompt + response of all rows; 0 where the prompt is. logits: (tokens, V)."""
-    knobs = {"temperature": float(data["temperature"]), "kind": egrsd.divergence, "clip": egrsd.divergence_clip}
-    lengths = [data[name].offsets().diff().tolist() for name in ("input_ids", "responses")]
-    rows = []
-    for row, length, response, hidden in zip(
-        logits.split(lengths[0]), *lengths, data["teacher_hidden"].unbind(), strict=True
-    ):
-        # A position's logits belong to the token behind it.
-        divergence = chunked_divergence(row[length - response - 1 : -1], hidden.view(response, -1), teacher_head, **knobs)
-        rows.append(F.pad(divergence, (length - response - 1, 1)))
-    return torch.cat(rows)
 
 
 def _logged(

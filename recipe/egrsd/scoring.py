@@ -71,7 +71,7 @@ def scoring_batch(
         calculate_entropy=True,
         compute_loss=False,
         temperature=temperature,
-        egrsd_scores_responses=True,
+        egrsd_in_chunks=True,
         egrsd_keeps_hidden=keep_hidden,
     )
     if sharing:

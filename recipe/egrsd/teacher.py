@@ -1,7 +1,7 @@
 """Which weights teach, and how they follow the student."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +47,17 @@ class Teacher:
         response_mask: Tensor,
         *,
         temperature: float,
-        keep_hidden: bool,
+        divergence: Mapping[str, Any] | None,
         names: Sequence[str],
     ) -> Scores:
-        """Arguments as of the function ``score``."""
+        """Arguments as of the function ``score``; divergence: its kind and clip, if the update will need the teacher's head."""
         scores = score(
             self.engine, prompt_ids, responses, response_mask,
             num_ranks=self.num_ranks, max_shared_tokens=self.max_shared_tokens, adapter_off=self.adapter_off,
-            temperature=temperature, keep_hidden=keep_hidden, names=names,
+            temperature=temperature, keep_hidden=divergence is not None, names=names,
         )  # fmt: skip
-        if keep_hidden:
-            self.workers.hold_teacher_head(temperature)
+        if divergence is not None:
+            self.workers.hold_teacher_head(**divergence)
         return scores
 
     def score_student(

@@ -109,7 +109,15 @@ class EgrsdMixin(PPOTrainer):
         return batch
 
     def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
-        return super()._compute_old_log_prob(batch, metrics) if self.student_scores_needed else batch
+        return super()._compute_old_log_prob(self._in_chunks(batch), metrics) if self.student_scores_needed else batch
+
+    def _compute_ref_log_prob(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        return super()._compute_ref_log_prob(self._in_chunks(batch), metrics)
+
+    def _in_chunks(self, batch: KVBatchMeta) -> KVBatchMeta:
+        """Asks the engine for scores without logits, in whatever pass is next; score_student=always is verl's way to the bit."""
+        batch.extra_info["egrsd_in_chunks"] = self.egrsd.score_student == "auto" or self.egrsd.divergence is not None
+        return batch
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         with marked_timer("teacher", self.timing_raw):
@@ -128,7 +136,7 @@ class EgrsdMixin(PPOTrainer):
             data["responses"],
             data["response_mask"],
             temperature=self.config.actor_rollout_ref.rollout.temperature,
-            keep_hidden=self.egrsd.divergence is not None,
+            divergence=self.egrsd.divergence and {"kind": self.egrsd.divergence, "clip": self.egrsd.divergence_clip},
             names=batch.keys,
         )
         hidden = {} if scores.hidden is None else {"teacher_hidden": scores.hidden}
@@ -168,9 +176,7 @@ class EgrsdMixin(PPOTrainer):
             self._save_tokens(batch, mixing)
         # These reach every micro-batch, as the temperature does.
         batch.extra_info |= {"egrsd_entropy_scale": self.entropy_scale, "egrsd_mixing": mixing}
-        # Where verl's own scoring pass is kept, or a loss reads all logits, so is verl's way through the head.
-        batch.extra_info["egrsd_head_on_responses"] = not (self.student_scores_needed or self.egrsd.divergence)
-        batch = super()._update_actor(batch, metrics)
+        batch = super()._update_actor(self._in_chunks(batch), metrics)
         prefix = f"actor/{SUM_PREFIX}"
         sums = {name.removeprefix(prefix): metrics.pop(name) for name in list(metrics) if name.startswith(prefix)}
         means = token_means(sums) | {"egrsd/mixing": mixing}

@@ -7,6 +7,7 @@ is verl's reference model; with LoRA it is a float32 copy of the adapter alone, 
 import os
 from collections.abc import Iterable
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,8 +18,8 @@ from torch.distributed.tensor import DTensor
 from verl.single_controller.base.decorator import Dispatch, make_nd_compute_dataproto_dispatch_fn, register
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
+from recipe.egrsd.divergence import Divergence
 from recipe.egrsd.engine import EgrsdEngine
-from recipe.egrsd.head import distance_of_products
 
 
 def local_shards(module: nn.Module, *, trainable_only: bool) -> list[Tensor]:
@@ -39,9 +40,6 @@ def move_towards(teacher: Iterable[Tensor], student: Iterable[Tensor], *, decay:
 class EgrsdWorker(ActorRolloutRefWorker):
     """verl's worker on our engine, plus the methods that a moving teacher needs; a frozen or live one needs none of them."""
 
-    head_is_plain = False
-    """Whether the gathered head was seen to give the logits that the model's own gave."""
-
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def init_model(self):
         super().init_model()
@@ -51,7 +49,7 @@ class EgrsdWorker(ActorRolloutRefWorker):
                     f"verl chose {type(part.engine).__name__}, which rounds logits to bfloat16; is VERL_ENGINE_DEVICE or "
                     "VERL_ENGINE_VENDOR set in the workers' environment? Unset it."
                 )
-            part.engine.require_heads_logits()
+            part.engine.require_plain_head()
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def init_teacher(self) -> int:
@@ -75,34 +73,19 @@ class EgrsdWorker(ActorRolloutRefWorker):
         return output.cpu() if output is not None else None
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
-    def hold_teacher_head(self, temperature: float) -> None:
-        """Gathers the head of the model that scored last, at that temperature: (V, H) on every rank, for a divergence.
-
-        Raises:
-            TypeError: if what the head returned was not its weight times its hidden states; asked once a run.
-        """
+    def hold_teacher_head(self, **knobs) -> None:
+        """Gathers the head of the model that scored last, (V, H) on every rank, for a divergence; knobs: its kind and clip."""
         engine = (self.ref or self.actor).engine
-        hidden, logits = engine.scores.hidden[-1][-1], engine.scores.last_logits
-        output_layer = engine.module.get_output_embeddings()
-        weight = output_layer.weight.detach().to(hidden.device)
+        weight, hidden = engine.module.get_output_embeddings().weight.detach(), engine.under_way.hidden
+        weight = weight.to(hidden.device)
         head = (weight.full_tensor() if isinstance(weight, DTensor) else weight.clone()).to(hidden.dtype)
-        if not self.head_is_plain:
-            recomputed = (hidden @ head.T).float() / temperature
-            distance = distance_of_products(recomputed, logits, dtype=head.dtype)
-            if not distance <= 1 or getattr(output_layer, "bias", None) is not None:
-                raise TypeError(
-                    f"{type(engine.module).__name__} returns other logits than its head's weight times its hidden states "
-                    f"({distance:.3g} times what rounding may do, or a bias), so algorithm.egrsd.divergence cannot be computed "
-                    "in chunks; use a model with a plain head, or divergence=null."
-                )
-            self.head_is_plain = True
-        self.actor.engine.teacher_head = head
+        self.actor.engine.divergence = partial(Divergence, weight=head, **knobs)
 
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="actor"))
     def update_actor(self, data: TensorDict) -> TensorDict:
         """verl's, after which nothing of the teacher stays on the device while vLLM is awake."""
         output = super().update_actor(data)
-        self.actor.engine.teacher_head = None
+        self.actor.engine.divergence = None
         return output
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
