@@ -12,7 +12,6 @@ and its backward pass writes their gradient over them (flash_attn/ops/triton/cro
 import argparse
 import weakref
 from contextlib import contextmanager
-from functools import partial
 from types import SimpleNamespace
 
 import torch
@@ -23,9 +22,9 @@ from torch.utils._pytree import tree_leaves
 from verl.utils import tensordict_utils as tu
 from verl.workers.engine.fsdp import transformer_impl
 
+from recipe.egrsd.divergence import Divergence
 from recipe.egrsd.engine import EgrsdEngine
-from recipe.egrsd.head import scored_in_chunks
-from recipe.egrsd.loss import divergence_loss
+from recipe.egrsd.head import Entropy, head_scores
 
 VOCABULARY, HIDDEN = 151_936, 4  # Qwen3's vocabulary; a head so narrow that it does not count
 SMALL_BLOCK = 2**20
@@ -93,36 +92,29 @@ def flash_attention():
 def _inputs(tokens: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     torch.manual_seed(0)
     weight = torch.randn(VOCABULARY, HIDDEN, dtype=dtype).requires_grad_()
-    return torch.randn(tokens, HIDDEN, dtype=dtype), weight, torch.randint(VOCABULARY, (tokens,))
+    return torch.randn(tokens, HIDDEN, dtype=dtype).requires_grad_(), weight, torch.randint(VOCABULARY, (tokens,))
 
 
-def _through_the_engine(
-    tokens: int, dtype: torch.dtype, *, entropy: bool = False, divergence: str | None = None
-) -> Tensor:
-    """(tokens,) log-probs, or divergences, of a packed row; nothing but autograd holds what the forward pass made."""
+def _by_verl(tokens: int, dtype: torch.dtype, *, entropy: bool = False) -> Tensor:
+    """(tokens,) log-probs of a packed row from all logits; nothing but autograd holds what the forward pass made."""
     hidden, weight, labels = _inputs(tokens, dtype)
     engine = object.__new__(EgrsdEngine)
-    engine.scores, engine.chosen, engine.use_ulysses_sp, engine.module = None, None, False, None
+    engine.use_ulysses_sp, engine.module = False, None
     chunks = {"entropy_from_logits_with_chunking": True, "entropy_from_logits_chunk_size": 2048}
     engine.engine_config = SimpleNamespace(entropy_checkpointing=False, **chunks)
     engine.compute_entropy_from_logits = transformer_impl.verl_F.entropy_from_logits_with_chunking
-    row, loss = torch.nested.as_nested_tensor([labels], layout=torch.jagged), None
+    row = torch.nested.as_nested_tensor([labels], layout=torch.jagged)
     batch = TensorDict({"input_ids": row}, batch_size=1)
     tu.assign_non_tensor(batch, use_remove_padding=True, calculate_entropy=entropy, temperature=TEMPERATURE)
-    if divergence:
-        batch["responses"] = torch.nested.as_nested_tensor([labels[1:]], layout=torch.jagged)
-        batch["teacher_hidden"] = torch.nested.as_nested_tensor([hidden[1:].flatten()], layout=torch.jagged)
-        engine.teacher_head = weight.detach()
-        loss = partial(divergence_loss, None, SimpleNamespace(divergence=divergence, divergence_clip=0.05))
     arguments = {"input_ids_rmpad_rolled": labels, "temperature_rmpad": torch.full((tokens,), TEMPERATURE), "pad_size": 0}
     output = SimpleNamespace(logits=(hidden @ weight.T)[None])
-    return engine.prepare_model_outputs(output, arguments, batch, loss)["divergence" if divergence else "log_probs"].values()
+    return engine.prepare_model_outputs(output, arguments, batch, None)["log_probs"].values()
 
 
-def trained(tokens: int, dtype: torch.dtype = torch.bfloat16, divergence: str | None = None) -> float:
-    """The student's update."""
+def trained_by_verl(tokens: int, dtype: torch.dtype = torch.bfloat16) -> float:
+    """The student's update with score_student=always."""
     with Peak() as peak:
-        _through_the_engine(tokens, dtype, divergence=divergence).sum().backward()
+        _by_verl(tokens, dtype).sum().backward()
     return peak.reserved / tokens / VOCABULARY
 
 
@@ -130,18 +122,25 @@ def trained(tokens: int, dtype: torch.dtype = torch.bfloat16, divergence: str | 
 def scored_by_verl(tokens: int) -> float:
     """verl's old_log_prob pass, of so few tokens that its entropy takes one chunk."""
     with Peak() as peak:
-        _through_the_engine(tokens, torch.bfloat16, entropy=True)
+        _by_verl(tokens, torch.bfloat16, entropy=True)
     return peak.reserved / tokens / VOCABULARY
 
 
-@torch.no_grad()
-def scored_by_head(tokens: int) -> float:
-    """The teacher's pass, two chunks of so many tokens; a logit of one chunk."""
-    hidden, weight, labels = _inputs(2 * tokens, torch.bfloat16)
-    head = torch.nn.Linear(HIDDEN, VOCABULARY, bias=False, dtype=torch.bfloat16)
-    head.weight = torch.nn.Parameter(weight)
-    with Peak() as peak, scored_in_chunks(head, lambda given: (given, labels), temperature=TEMPERATURE, chunk_tokens=tokens):
-        head(hidden)
+def in_chunks(tokens: int, *, also: str | None = None, backward: bool = True, chunks: int = 2) -> float:
+    """The head's own way: bytes of each of the logits that exist at a time, of so many chunks of so many tokens.
+
+    Args:
+        also: entropy, or a divergence by its kind.
+    """
+    hidden, weight, labels = _inputs(chunks * tokens, torch.bfloat16)
+    beside = Entropy() if also == "entropy" else None
+    if also and beside is None:
+        beside = Divergence(hidden.detach(), weight.detach(), temperature=TEMPERATURE, kind=also, clip=0.05)
+    with Peak() as peak, torch.set_grad_enabled(backward):
+        knobs = {"temperature": TEMPERATURE, "also": beside, "chunk_logits": tokens * VOCABULARY}
+        scores = head_scores(hidden, weight, None, labels, **knobs)
+        if backward:
+            scores.sum().backward()
     return peak.reserved / tokens / VOCABULARY
 
 
@@ -151,12 +150,15 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128)
     tokens = parser.parse_args().tokens
     with flash_attention():
-        print(f"trained, flash-attn's cross entropy (stand-in)  {trained(tokens):5.2f}")
-    print(f"trained, verl's torch functions                 {trained(tokens):5.2f}")
-    print(f"trained, the same, float32 model                {trained(tokens, torch.float32):5.2f}")
-    print(f"trained, opsd's divergence                      {trained(tokens, divergence='forward_kl'):5.2f}")
-    print(f"verl's scoring pass                             {scored_by_verl(tokens):5.2f}")
-    print(f"a chunk of head.py                              {scored_by_head(tokens):5.2f}")
+        print(f"trained by verl, flash-attn's cross entropy (stand-in)  {trained_by_verl(tokens):5.2f}")
+    print(f"trained by verl, its torch functions                    {trained_by_verl(tokens):5.2f}")
+    print(f"the same, float32 model                                 {trained_by_verl(tokens, torch.float32):5.2f}")
+    print(f"verl's scoring pass                                     {scored_by_verl(tokens):5.2f}")
+    print(f"a chunk of head.py, scored (log-prob and entropy)       {in_chunks(tokens, also='entropy', backward=False):5.2f}")
+    for chunks in (2, 8):
+        print(f"a chunk of head.py, trained, {chunks} chunks                   {in_chunks(tokens, chunks=chunks):5.2f}")
+    for kind in ("forward_kl", "reverse_kl"):
+        print(f"a chunk of head.py, trained on {kind:26s}{in_chunks(tokens, also=kind):5.2f}")
 
 
 if __name__ == "__main__":

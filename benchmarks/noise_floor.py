@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from recipe.egrsd.head import score_chunk
+from recipe.egrsd.head import Entropy, head_scores
 
 TEMPERATURE = 1.1
 BINS = (0.0, 0.1, 0.5, 1.0, 2.0, 4.0, 20.0)
@@ -37,9 +37,9 @@ def scores(hidden: Tensor, weight: Tensor, rows: Tensor, *, float32_product: boo
     parts = []
     for row, ids in zip(hidden, rows, strict=True):
         states = row[:-1].float() if float32_product else row[:-1]
-        parts.append(torch.stack(score_chunk(states @ weight.to(states.dtype).T, ids[1:], temperature=TEMPERATURE)))
-    log_probs, entropy = torch.cat(parts, 1)
-    return log_probs, entropy
+        weights = weight.to(states.dtype)
+        parts.append(head_scores(states, weights, None, ids[1:], temperature=TEMPERATURE, also=Entropy()))
+    return torch.cat(parts).unbind(1)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ its time is the shorter of two passes, its memory the growth of the process's pe
 head.
 
     no head     the body alone, and the head's matrix product on the response alone, timed apart: what cannot be avoided
-    recipe      head.scored_in_chunks: response rows, float32, 512 at a time
+    recipe      head.head_scores: response rows, float32, in chunks
     all logits  logits of all rows in float32, log_softmax, entropy
     verl        verl's torch functions on the logits of all rows: logprobs_from_logits, entropy_from_logits_with_chunking
     trl         TRL's selective_log_softmax_and_entropy on the response's logits; if trl is installed
@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from recipe.egrsd.head import scored_in_chunks
+from recipe.egrsd.head import Entropy, head_scores, scoring_head
 
 SHAPES = {
     "vocab_size": 151_936, "hidden_size": 1024, "intermediate_size": 3072, "num_attention_heads": 16, "num_key_value_heads": 8,
@@ -47,14 +47,14 @@ def product(model: Qwen3ForCausalLM, ids: torch.Tensor, response: int) -> None:
 
 
 def recipe(model: Qwen3ForCausalLM, ids: torch.Tensor, response: int) -> tuple[torch.Tensor, torch.Tensor]:
-    labels = ids[:, -response:].flatten()
+    labels, weight = ids[:, -response:].flatten(), model.lm_head.weight
 
-    def choose(hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return hidden[:, -response - 1 : -1].flatten(0, 1), labels
+    def score(hidden: torch.Tensor) -> torch.Tensor:
+        chosen = hidden[:, -response - 1 : -1].flatten(0, 1)
+        return head_scores(chosen, weight, None, labels, temperature=TEMPERATURE, also=Entropy())
 
-    with scored_in_chunks(model.lm_head, choose, temperature=TEMPERATURE) as scores:
-        model(input_ids=ids, use_cache=False)
-    return scores.log_probs[0], scores.entropy[0]
+    with scoring_head(model.lm_head, score):
+        return model(input_ids=ids, use_cache=False).logits.unbind(-1)
 
 
 def all_logits(model: Qwen3ForCausalLM, ids: torch.Tensor, response: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,8 +6,7 @@
 #   ALGORITHM=egrsd STEPS=100 examples/run_qwen3_0_6b_one_gpu.sh           # all variables: run_qwen3_fsdp.sh
 #
 # Not run by us (no GPU). What the doctor estimates for a GPU and (host) for the machine, terms of 1 GiB and more:
-#   training, T = 4,096: 15 GiB (weights 2.4, logits without flash-attn's cross entropy 11.6)
-#   training, T = 4,096: 9 GiB (weights 2.4, logits with flash-attn's cross entropy 5.8)
+#   training, T = 4,096: 4 GiB (weights 2.4)
 #   teacher's scoring, T = 8,192: 4 GiB (weights 2.4)
 #   token view, T = 8,192: 4 GiB (weights 2.4)
 #   sampling: 12 GiB (vLLM 9.6, weights 2.4)

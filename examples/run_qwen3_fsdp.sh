@@ -70,10 +70,7 @@ SAVE_TOKENS_EVERY=${SAVE_TOKENS_EVERY:-25}  # steps between two token views of t
 
 # ---- machines. What the doctor estimates for 8B with its adapter, 8 GPUs of 80 GB, for a GPU and (host) for the node, where
 # vLLM sleeps while the trainer works; terms of 1 GiB and more. A test compares. DOCTOR=1 says it for your own settings.
-#   training, T = 8,192: 34 GiB (weights 3.9, gathered layers 3.0, layers' inputs 2.2, activations of a layer 1.4,
-#     logits without flash-attn's cross entropy 23.2)
-#   training, T = 8,192: 22 GiB (weights 3.9, gathered layers 3.0, layers' inputs 2.2, activations of a layer 1.4,
-#     logits with flash-attn's cross entropy 11.6)
+#   training, T = 8,192: 12 GiB (weights 3.9, gathered layers 3.0, layers' inputs 2.2, activations of a layer 1.4)
 #   teacher's scoring, T = 20,000: 8 GiB (weights 3.9, gathered layers 3.0)
 #   token view, T = 6,144: 8 GiB (weights 3.9, gathered layers 3.0)
 #   sampling: 44 GiB (vLLM 40.0, weights 3.9)

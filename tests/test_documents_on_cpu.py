@@ -17,8 +17,8 @@ from recipe.egrsd.metrics import ALARM_STEPS, ALARMS, METRICS, START_STEPS
 RECIPE = ROOT / "recipe" / "egrsd"
 # A module may import those of the layers before its own; verl and ray start behind the third.
 LAYERS = [
-    {"strict", "reward"},
-    {"weights", "divergence", "head", "advantage", "privileged", "metrics", "schema", "checkpoint", "rows"}
+    {"strict", "reward", "head"},
+    {"weights", "divergence", "advantage", "privileged", "metrics", "schema", "checkpoint", "rows"}
     | {"shared_prompt", "verl_keys", "receiver"},
     {"validation", "data", "report", "alarms", "machine", "models"},
     {"loss", "dataset", "scoring", "engine", "rollout", "progress", "nodes", "slots", "prepare_data"},

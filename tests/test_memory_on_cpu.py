@@ -12,7 +12,6 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Co
 
 from benchmarks import logit_memory
 from recipe.egrsd import machine
-from recipe.egrsd.divergence import CHUNK_TOKENS
 from recipe.egrsd.doctor import host, memory
 from recipe.egrsd.doctor.case import Case, Level
 from recipe.egrsd.doctor.shapes import shapes
@@ -23,22 +22,26 @@ TOKENS = 64  # of a measured pass: the head's weight then adds up to 0.2 byte a 
 SMALL = {"vocab_size": 500, "hidden_size": 128, "intermediate_size": 320, "num_attention_heads": 4, "num_key_value_heads": 2}
 
 
-def test_a_trained_logit():
+def test_a_logit_of_the_head_however_many_chunks():
+    """Forward and backward: what exists does not grow with the tokens."""
+    for chunks in (2, 6):
+        assert logit_memory.in_chunks(TOKENS, chunks=chunks) == pytest.approx(memory.CHUNK_LOGIT, abs=0.4)
+    scored = logit_memory.in_chunks(TOKENS, also="entropy", backward=False)
+    assert scored == pytest.approx(memory.CHUNK_LOGIT, abs=0.4)
+
+
+@pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl"])
+def test_a_logit_of_a_divergence(kind):
+    assert logit_memory.in_chunks(TOKENS, also=kind) == pytest.approx(memory.DIVERGENCE_LOGIT, abs=0.4)
+
+
+def test_a_logit_by_verls_functions():
     with logit_memory.flash_attention():
-        assert logit_memory.trained(TOKENS) == pytest.approx(memory.TRAINED_LOGIT[True], abs=0.3)
-    assert logit_memory.trained(TOKENS) == pytest.approx(memory.TRAINED_LOGIT[False], abs=0.4)
-    assert logit_memory.trained(TOKENS, torch.float32) == pytest.approx(memory.TRAINED_LOGIT[False], abs=0.5)
-
-
-def test_a_logit_trained_on_a_divergence():
-    chunk = memory.DIVERGENCE_CHUNK_LOGIT * CHUNK_TOKENS / 160
-    assert logit_memory.trained(160, divergence="forward_kl") == pytest.approx(memory.DIVERGENCE_LOGIT + chunk, abs=0.5)
-
-
-def test_a_scored_logit():
+        assert logit_memory.trained_by_verl(TOKENS) == pytest.approx(memory.TRAINED_LOGIT[True], abs=0.3)
+    assert logit_memory.trained_by_verl(TOKENS) == pytest.approx(memory.TRAINED_LOGIT[False], abs=0.4)
+    assert logit_memory.trained_by_verl(TOKENS, torch.float32) == pytest.approx(memory.TRAINED_LOGIT[False], abs=0.5)
     chunk_of_entropy = memory.VERL_SCORED_LOGIT + memory.VERL_ENTROPY_LOGIT
     assert logit_memory.scored_by_verl(TOKENS) == pytest.approx(chunk_of_entropy, abs=0.3)
-    assert logit_memory.scored_by_head(TOKENS) == pytest.approx(memory.SCORED_LOGIT, abs=0.5)
 
 
 def verls_model(config, **own) -> SimpleNamespace:
@@ -122,6 +125,10 @@ def test_an_update_by_hand(qwen3_8b, monkeypatch):
         "layers' inputs": 2 * 8192 * 4096 * 36,
         "activations of a layer": layer * 8192,
     }
+    chunked = {"logits": 8 * 2**26, "hidden states and their gradient at the head": 8 * 8192 * 4096, "sdpa's mask": 5 * 8192**2}
+    monkeypatch.setattr(machine, "find_spec", lambda package: None)
+    found = estimates(qwen3_8b())["training"]
+    assert found == pytest.approx({name: size / GIB for name, size in (expected | chunked).items()}, rel=1e-9)
     for flash in (True, False):
         for module in (memory, machine):
             monkeypatch.setattr(module, "find_spec", lambda package, flash=flash: flash or None)
@@ -129,7 +136,7 @@ def test_an_update_by_hand(qwen3_8b, monkeypatch):
             own = {"logits with flash-attn's cross entropy": 10 * 8192 * 151936}
         else:
             own = {"logits without flash-attn's cross entropy": 20 * 8192 * 151936, "sdpa's mask": 5 * 8192**2}
-        found = estimates(qwen3_8b())["training"]
+        found = estimates(qwen3_8b("algorithm.egrsd.score_student=always"))["training"]
         assert found == pytest.approx({name: size / GIB for name, size in (expected | own).items()}, rel=1e-9)
     everything = estimates(qwen3_8b(enable_gradient_checkpointing=False))["training"]
     assert everything["activations of all layers"] == pytest.approx(36 * layer * 8192 / GIB)
@@ -146,11 +153,11 @@ def test_the_lines_of_the_doctor(qwen3_8b, monkeypatch):
     letters, training, teacher, sampling = (finding.text for finding in memory.check(built))
     assert letters.startswith("estimates, GiB a GPU. P = 8,365,323,264 parameters, A = 174,587,904 of them trained, E = 1,630,")
     assert training == (
-        "training, T = 8,192: about 34.4 of 80 (weights 3.9 = 4 B·P/8, Adam 0.2 = 8 B·A/8, gathered layers 3.0 = 2 B·E, "
+        "training, T = 8,192: about 11.9 of 80 (weights 3.9 = 4 B·P/8, Adam 0.2 = 8 B·A/8, gathered layers 3.0 = 2 B·E, "
         "gradients 0.1 = 4 B·A/8, layers' inputs 2.2 = 2 B·T·H·L, activations of a layer 1.4 = 188416 B·T, "
-        "logits without flash-attn's cross entropy 23.2 = 20 B·T·V, sdpa's mask 0.3 = 5 B·T²)"
+        "logits 0.5 = 8 B·C, hidden states and their gradient at the head 0.2 = 8 B·T·H, sdpa's mask 0.3 = 5 B·T²)"
     )
-    assert teacher.startswith("teacher's scoring, T = 5,120: about 7.9 of 80 (weights 3.9 = 4 B·P/8, ")  # 4 rows of 256 + 1,024
+    assert teacher.startswith("teacher's scoring, T = 5,120: about 7.7 of 80 (weights 3.9 = 4 B·P/8, ")  # 4 rows of 256 + 1,024
     assert sampling == "sampling: about 44.1 of 80 (vLLM 40.0 = 0.5 of 80, weights 3.9 = 4 B·P/8, Adam 0.2 = 8 B·A/8)"
     starting, node, _ = (finding.text for finding in host.memory(built))
     assert starting == (  # 4 workers, 3 others, 8 ranks
@@ -167,10 +174,12 @@ def test_checkpointing_off_never_looks_cheaper(case):  # noqa: F811
 
 
 def test_who_scores_the_student(qwen3_8b):
-    """Nobody; our head, a chunk at a time; or verl's whole head."""
+    """Nobody; our head, a chunk at a time, for a token view or several updates; or verl's whole head."""
     assert {"verl's scoring of the student", "token view"}.isdisjoint(estimates(qwen3_8b()))
     ours = estimates(qwen3_8b("algorithm.egrsd.save_tokens_every=25"))["token view"]
-    assert ours["logits"] == pytest.approx(10 * 512 * 151936 / GIB)
+    assert ours["logits"] == pytest.approx(8 * 2**26 / GIB)
+    several = estimates(qwen3_8b("actor_rollout_ref.actor.ppo_mini_batch_size=16"))
+    assert several["old_log_prob"]["logits"] == pytest.approx(8 * 2**26 / GIB)
     verls = estimates(qwen3_8b("algorithm.egrsd.score_student=always", "algorithm.egrsd.save_tokens_every=25"))
     assert "token view" not in verls
     verls = verls["verl's scoring of the student"]

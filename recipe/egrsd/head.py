@@ -171,14 +171,18 @@ def require_plain_head(model: nn.Module, ids: Tensor) -> None:
             f"the head of {name} is a {type(head).__name__}, and EGRSD scores responses with the weight of an nn.Linear; leave "
             "lm_head out of actor_rollout_ref.model.target_modules, or use a model with a plain head."
         )
-    handle = head.register_forward_hook(lambda _, given, returned: seen.append((returned, _product(head, *given))))
+    hooks = [  # FSDP gathers the weight in front of the first and lets go of it before the second
+        head.register_forward_pre_hook(lambda _, given: seen.append(_product(head, *given))),
+        head.register_forward_hook(lambda _, given, returned: seen.append(returned)),
+    ]
     try:
         with torch.no_grad():
             positions = torch.arange(ids.size(1), device=ids.device)[None]
             logits = model(input_ids=ids, position_ids=positions, use_cache=False).logits
     finally:
-        handle.remove()
-    ((returned, product),) = seen
+        for hook in hooks:
+            hook.remove()
+    product, returned = seen
     if not torch.allclose(logits.float(), returned.float(), rtol=0, atol=0, equal_nan=True):
         distance = (logits.float() - returned.float()).abs().max().item()
         raise TypeError(

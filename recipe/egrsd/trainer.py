@@ -194,9 +194,8 @@ class EgrsdMixin(PPOTrainer):
         if self.student_scores_needed:
             scored = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["old_log_probs"])["old_log_probs"]
         else:  # kept out of the batch: the loss would train on old_log_probs that it finds there, and looking must change nothing
-            prompts, texts = data["prompts"].unbind(), (data["responses"], data["response_mask"])
-            temperature = self.config.actor_rollout_ref.rollout.temperature
-            scored = self.teacher.score_student(prompts, *texts, temperature=temperature, names=keys)
+            rows = data["prompts"].unbind(), data["responses"], data["response_mask"]
+            scored = self.teacher.score_student(*rows, temperature=self.config.actor_rollout_ref.rollout.temperature, names=keys)
         data["student_log_probs"] = scored
         settings = {"egrsd": self.egrsd, "entropy_scale": self.entropy_scale, "mixing": mixing}
         folder = Path(self.config.trainer.default_local_dir) / "tokens"

@@ -12,23 +12,23 @@ from typing import Any
 
 from verl.utils.torch_dtypes import PrecisionType
 
-from recipe.egrsd import cpu, divergence, machine, schema
+from recipe.egrsd import cpu, machine, schema
 from recipe.egrsd.doctor.case import Case, Finding, Level, graded
 from recipe.egrsd.doctor.shapes import Shapes, shapes
-from recipe.egrsd.head import CHUNK_TOKENS
+from recipe.egrsd.head import CHUNK_LOGITS
 from recipe.egrsd.tokens import SAVED_RESPONSES
 
 GIB = 2**30
 TIGHT = 0.85  # share of a memory from which such an estimate is a warning
-# Bytes of one logit at the peak of a pass, by benchmarks/logit_memory.py. Trained, by whether verl finds flash-attn's cross
-# entropy (utils/torch_functional.py:38): the model's bfloat16, engine.py's float32 and its gradient; or five of float32, one
-# of them in blocks that CUDA's allocator lends to nothing else. Scored by verl (transformer_impl.py:1397): bfloat16 and
-# float32, and beside them the entropy of so many tokens at a time. Scored by head.py: bfloat16, two of float32, of a chunk.
-# Trained on a divergence: float32 and its gradient, and what divergence.py recomputes of a chunk.
+# Bytes of one logit at the peak of a pass, by benchmarks/logit_memory.py. In the head (head.py), of those that exist at a time:
+# bfloat16, float32 and a copy on the way to the normaliser; for a divergence both models' float32, shares and slopes, too.
+CHUNK_LOGIT, DIVERGENCE_LOGIT = 8, 24
+# By verl's own functions, of all logits (score_student=always). Trained, by whether verl finds flash-attn's cross entropy
+# (utils/torch_functional.py:38): the model's bfloat16, engine.py's float32 and its gradient; or five of float32, one of them in
+# blocks that CUDA's allocator lends to nothing else. Scored (transformer_impl.py:1397): bfloat16 and float32, and beside them the
+# entropy of so many tokens at a time.
 TRAINED_LOGIT = {True: 10, False: 20}
-DIVERGENCE_LOGIT, DIVERGENCE_CHUNK_LOGIT = 8, 21
 VERL_SCORED_LOGIT, VERL_ENTROPY_LOGIT, VERL_ENTROPY_TOKENS = 6, 6, 2048
-SCORED_LOGIT = 10
 
 
 class Term:
@@ -74,8 +74,8 @@ def check(case: Case) -> Iterator[Finding]:
     yield Finding(
         Level.GREEN,
         f"estimates, GiB{'' if cpu.enabled() else ' a GPU'}. {trained}, {gathered}, V = {size.vocabulary:,} vocabulary, "
-        f"H = {size.hidden:,}, L = {size.layers} layers, T tokens of a micro-batch, C <= {CHUNK_TOKENS} of them whose logits "
-        "exist at a time",
+        f"H = {size.hidden:,}, L = {size.layers} layers, T tokens of a micro-batch, C <= {CHUNK_LOGITS:,} logits that exist "
+        "at a time",
     )
     if not cpu.enabled():
         for phase, terms in phases(case, size).items():
@@ -94,17 +94,18 @@ def phases(case: Case, size: Shapes) -> dict[str, list[Term]]:
     found = {f"training, T = {tokens:,}": [*resting, *training, *mask(case.longest_student_prompt, tokens)]}
     scorer = parts["ref" if schema.uses_reference(config) else "rollout"]
     tokens = micro_batch_tokens(config, scorer, "log_prob", case.longest_teacher_prompt)
-    scoring = [_scored_logits(size, tokens), *mask(case.longest_teacher_prompt, tokens)]
+    scoring = [_chunk(size, tokens, CHUNK_LOGIT), *mask(case.longest_teacher_prompt, tokens)]
     found[f"teacher's scoring, T = {tokens:,}"] = resting + scoring
     students = case.longest_student_prompt
-    if schema.student_scores_needed(config):
+    if egrsd.score_student == "always":
         tokens = micro_batch_tokens(config, parts.rollout, "log_prob", students)
         logits = Term("logits", VERL_SCORED_LOGIT, "T·V", tokens, size.vocabulary)
         entropy = Term("their entropy", VERL_ENTROPY_LOGIT, "T·V", min(tokens, VERL_ENTROPY_TOKENS), size.vocabulary)
         found[f"verl's scoring of the student, T = {tokens:,}"] = [*resting, logits, entropy, *mask(students, tokens)]
-    elif egrsd.save_tokens_every:
-        tokens = micro_batch_tokens(config, parts.rollout, "log_prob", students, SAVED_RESPONSES)
-        found[f"token view, T = {tokens:,}"] = [*resting, _scored_logits(size, tokens), *mask(students, tokens)]
+    elif schema.student_scores_needed(config) or egrsd.save_tokens_every:
+        name, rows = ("old_log_prob", None) if schema.student_scores_needed(config) else ("token view", SAVED_RESPONSES)
+        tokens = micro_batch_tokens(config, parts.rollout, "log_prob", students, rows)
+        found[f"{name}, T = {tokens:,}"] = [*resting, _chunk(size, tokens, CHUNK_LOGIT), *mask(students, tokens)]
     if not cpu.enabled():
         found["sampling"] = [_vllm(case), *_kept(config, weights, adam)]
     return found
@@ -151,22 +152,21 @@ def _mask(config: Any, prompt: int, tokens: int) -> list[Term]:
 
 
 def _trained_logits(case: Case, size: Shapes, tokens: int) -> list[Term]:
-    egrsd = case.config.algorithm.egrsd
+    config, egrsd = case.config, case.config.algorithm.egrsd
+    at_head = Term("hidden states and their gradient at the head", 4 + 2 * compute_width(config), "T·H", tokens, size.hidden)
     if egrsd.divergence:
-        chunk = min(tokens, divergence.CHUNK_TOKENS)
-        return [
-            Term("logits", DIVERGENCE_LOGIT, "T·V", tokens, size.vocabulary),
-            Term("divergence of a chunk", DIVERGENCE_CHUNK_LOGIT, f"{chunk}·V", chunk, size.vocabulary),
-            Term("teacher's head", compute_width(case.config), "V·H", size.vocabulary, size.hidden),
-        ]
+        head = Term("teacher's head", compute_width(config), "V·H", size.vocabulary, size.hidden)
+        return [_chunk(size, tokens, DIVERGENCE_LOGIT), at_head, head]
+    if egrsd.score_student == "auto":
+        return [_chunk(size, tokens, CHUNK_LOGIT), at_head]
     flash = find_spec("flash_attn") is not None
     name = f"logits {'with' if flash else 'without'} flash-attn's cross entropy"
     return [Term(name, TRAINED_LOGIT[flash], "T·V", tokens, size.vocabulary)]
 
 
-def _scored_logits(size: Shapes, tokens: int) -> Term:
-    """By head.py."""
-    return Term("logits", SCORED_LOGIT, "C·V", min(tokens, CHUNK_TOKENS), size.vocabulary)
+def _chunk(size: Shapes, tokens: int, width: int) -> Term:
+    """What head.py has at a time."""
+    return Term("logits", width, "C", min(tokens * size.vocabulary, CHUNK_LOGITS))
 
 
 def _vllm(case: Case) -> Term:
