@@ -194,4 +194,4 @@ def test_a_script_from_the_data_to_the_report(leg, prepared, tmp_path):
     assert run(words, log=log, timeout=200).well, log.read_text()[-6000:]
     assert all(path.stat().st_size > 10_000 for path in [page, *tmp_path.glob("report_*.png")])
     assert len(list(tmp_path.glob("report_*.png"))) > 0
-    assert BENCHMARK in page.read_text() and "egrsd/teacher_entropy_mean" in page.read_text()
+    assert BENCHMARK in page.read_text() and "predictive entropy, mean over response tokens" in page.read_text()
