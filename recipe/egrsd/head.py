@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 CHUNK_LOGITS = 2**26
-"""Logits that exist at a time: 441 positions of a vocabulary of 151,936. A float32 tensor of them takes 256 MiB; up to four of
-them are alive at once. The size was chosen by benchmarks/head.py."""
+"""Logits that exist at a time: 441 positions of a vocabulary of 151,936. A float32 tensor of them takes 256 MiB; two are alive at
+once, six for a divergence (benchmarks/logit_memory.py). Time per chunk size was not measured on a GPU."""
 
 
 class VocabularySum(Protocol):
