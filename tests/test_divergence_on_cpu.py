@@ -126,7 +126,9 @@ def whole_batch_loss(model, teacher, batch: dict, *, kind: str, clip: float | No
 
         with torch.no_grad():
             taught = logits_of(teacher, batch["teacher_prompt_ids"][row])
-        divergence = token_divergence(logits_of(model, batch["prompts"][row]), taught, kind=kind, clip=clip)
+        student, taught = logits_of(model, batch["prompts"][row]).log_softmax(-1), taught.log_softmax(-1)
+        left, right = (taught, student) if kind == "forward_kl" else (student, taught)
+        divergence = (left.exp() * (left - right)).clamp(max=torch.inf if clip is None else clip).sum(-1)  # torch's own gradient
         total, tokens = total + divergence.sum(), tokens + len(response)
     return total / tokens
 
