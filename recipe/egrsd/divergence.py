@@ -42,23 +42,27 @@ class Divergence:
     Args:
         hidden: (N, H), what the teacher's head was given.
         weight: (V, H), its weight, in the dtype of the student's product: both models' logits are rounded alike.
+        bias: (V,), its bias, or None.
         temperature: what the teacher's logits are divided by, in float32.
         kind, clip: as of ``shares``.
     """
 
     name = "divergence"
 
-    def __init__(self, hidden: Tensor, weight: Tensor, *, temperature: float, kind: str, clip: float | None):
+    def __init__(
+        self, hidden: Tensor, weight: Tensor, bias: Tensor | None = None, *, temperature: float, kind: str, clip: float | None
+    ):
         self.hidden, self.weight, self.temperature = hidden.detach(), weight.detach(), temperature
+        self.bias = bias if bias is None else bias.detach()
         self.knobs = {"kind": kind, "clip": clip}
         self.normaliser = torch.empty(len(hidden), 1, device=hidden.device)
 
     def sums(self, log_p: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
-        logits = linear(self.hidden[rows], self.weight)
+        logits = linear(self.hidden[rows], self.weight, self.bias)
         teacher, self.normaliser[rows] = scaled_log_probs(logits, temperature=self.temperature)
         return tuple(part(log_p, teacher, **self.knobs).sum(-1) for part in (shares, slopes))
 
     def slopes(self, log_p: Tensor, columns: slice) -> Tensor:
-        logits = linear(self.hidden, self.weight[columns])
+        logits = linear(self.hidden, self.weight[columns], None if self.bias is None else self.bias[columns])
         teacher, _ = scaled_log_probs(logits, temperature=self.temperature, normaliser=self.normaliser)
         return slopes(log_p, teacher, **self.knobs)

@@ -74,18 +74,23 @@ class EgrsdWorker(ActorRolloutRefWorker):
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def hold_teacher_head(self, **knobs) -> None:
-        """Gathers the head of the model that scored last, (V, H) on every rank, for a divergence; knobs: its kind and clip."""
+        """Gathers the head of the model that scored last, whole on every rank, for a divergence; knobs: its kind and clip."""
         engine = (self.ref or self.actor).engine
-        weight, hidden = engine.module.get_output_embeddings().weight.detach(), engine.under_way.hidden
-        weight = weight.to(hidden.device)
-        head = (weight.full_tensor() if isinstance(weight, DTensor) else weight.clone()).to(hidden.dtype)
-        self.actor.engine.divergence = partial(Divergence, weight=head, **knobs)
+        head, hidden = engine.module.get_output_embeddings(), engine.under_way.hidden
+
+        def gathered(part: Tensor | None) -> Tensor | None:
+            if part is None:
+                return None
+            part = part.detach().to(hidden.device)
+            return (part.full_tensor() if isinstance(part, DTensor) else part.clone()).to(hidden.dtype)
+
+        self.actor.engine.divergence = partial(Divergence, weight=gathered(head.weight), bias=gathered(head.bias), **knobs)
 
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="actor"))
     def update_actor(self, data: TensorDict) -> TensorDict:
         """verl's, after which nothing of the teacher stays on the device while vLLM is awake."""
         output = super().update_actor(data)
-        self.actor.engine.divergence = None
+        self.actor.engine.divergence = self.actor.engine.under_way = None
         return output
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
