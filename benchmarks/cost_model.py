@@ -53,7 +53,8 @@ MODELS = [
     Model("Qwen3-8B", 36, 4096, 12_288, 32, 8, 128, 151_936, tied=False),
 ]
 CONTEXTS, GROUPS, GPUS = (4096, 8192, 20_000), (1, 8), (1, 8, 32, 64)  # privileged prompt + response; rollouts of a prompt
-PASSES_OF_UPDATE = 4  # forward, backward (2), recomputation under gradient checkpointing
+PASSES_OF_UPDATE = 4  # forward, backward (2), recomputation: of the layers under gradient checkpointing, of our head by head.py
+PASSES_OF_VERLS_HEAD = 3  # its logits stay in memory
 
 
 def teacher_tokens(*, privileged: int, response: int, group: int) -> tuple[float, int]:
@@ -70,7 +71,7 @@ def stages(model: Model, *, rows: int, prompt: int, privileged: int, response: i
     teacher = model.body_flops(privileged + response) * tokens / (privileged + response) + model.head_flops(response)
     return {
         "old_log_prob": rows * forward,
-        "update, verl": rows * PASSES_OF_UPDATE * forward,
+        "update, verl": rows * (PASSES_OF_UPDATE * model.body_flops(length) + PASSES_OF_VERLS_HEAD * model.head_flops(length)),
         "teacher": rows * teacher,
         "update": rows * PASSES_OF_UPDATE * (model.body_flops(length) + model.head_flops(response)),
     }

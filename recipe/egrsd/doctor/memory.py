@@ -22,7 +22,7 @@ GIB = 2**30
 TIGHT = 0.85  # share of a memory from which such an estimate is a warning
 # Bytes of one logit at the peak of a pass, by benchmarks/logit_memory.py. In the head (head.py), of those that exist at a time:
 # bfloat16, float32 and a copy on the way to the normaliser; for a divergence both models' float32, shares and slopes, too.
-CHUNK_LOGIT, DIVERGENCE_LOGIT = 8, 24
+CHUNK_LOGIT, DIVERGENCE_LOGIT = 10, 24
 # By verl's own functions, of all logits (score_student=always). Trained, by whether verl finds flash-attn's cross entropy
 # (utils/torch_functional.py:38): the model's bfloat16, engine.py's float32 and its gradient; or five of float32, one of them in
 # blocks that CUDA's allocator lends to nothing else. Scored (transformer_impl.py:1397): bfloat16 and float32, and beside them the
