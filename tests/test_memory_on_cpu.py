@@ -157,7 +157,7 @@ def test_the_lines_of_the_doctor(qwen3_8b, monkeypatch):
         "gradients 0.1 = 4 B·A/8, layers' inputs 2.2 = 2 B·T·H·L, activations of a layer 1.4 = 188416 B·T, "
         "logits 0.6 = 10 B·C, hidden states and their gradient at the head 0.2 = 8 B·T·H, sdpa's mask 0.3 = 5 B·T²)"
     )
-    assert teacher.startswith("teacher's scoring, T = 5,120: about 7.9 of 80 (weights 3.9 = 4 B·P/8, ")  # 4 rows of 256 + 1,024
+    assert teacher.startswith("teacher's scoring, T = 5,120: about 7.8 of 80 (weights 3.9 = 4 B·P/8, ")  # 4 rows of 256 + 1,024
     assert sampling == "sampling: about 44.1 of 80 (vLLM 40.0 = 0.5 of 80, weights 3.9 = 4 B·P/8, Adam 0.2 = 8 B·A/8)"
     starting, node, _ = (finding.text for finding in host.memory(built))
     assert starting == (  # 4 workers, 3 others, 8 ranks
