@@ -16,7 +16,7 @@ VERL ?=
 VERLS = 0.9.0 0.9.1
 # of gpu-check: the one named, or the one that README's line has installed into
 GPU_PYTHON := $(if $(filter file,$(origin PYTHON)),$(if $(filter cpu,$(VERL_PLATFORM)),$(VENV)/bin/python,python),$(PYTHON))
-MATRIX = tests/test_end_to_end_on_cpu.py tests/test_command_line_on_cpu.py tests/test_guards_on_cpu.py
+MATRIX = tests/training/test_end_to_end_on_cpu.py tests/config/test_command_line_on_cpu.py tests/config/test_guards_on_cpu.py
 SEED ?= 0
 TASK ?= addition
 ALGORITHM ?= cl_egrsd
@@ -50,7 +50,7 @@ compare: $(VENV)/ok
 	PYTHON=$(VENV)/bin/python examples/tiny_cpu/compare.sh
 
 rehearsal: $(VENV)/ok
-	$(VENV)/bin/python -m pytest tests/test_rehearsal_on_cpu.py -m "long or not long" $(ARGS)
+	$(VENV)/bin/python -m pytest tests/examples/test_rehearsal_on_cpu.py -m "long or not long" $(ARGS)
 
 gpu-check: $(if $(filter cpu,$(VERL_PLATFORM)),$(VENV)/ok)
 	$(GPU_PYTHON) -m examples.gpu_check $(ARGS)

@@ -53,7 +53,7 @@ MODELS = [
     Model("Qwen3-8B", 36, 4096, 12_288, 32, 8, 128, 151_936, tied=False),
 ]
 CONTEXTS, GROUPS, GPUS = (4096, 8192, 20_000), (1, 8), (1, 8, 32, 64)  # privileged prompt + response; rollouts of a prompt
-PASSES_OF_UPDATE = 4  # forward, backward (2), recomputation: of the layers under gradient checkpointing, of our head by head.py
+PASSES_OF_UPDATE = 4  # forward, backward (2), recomputation: of the layers under gradient checkpointing, of our head by engine/head.py
 PASSES_OF_VERLS_HEAD = 3  # its logits stay in memory
 
 

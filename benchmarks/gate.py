@@ -12,7 +12,7 @@ import time
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from recipe.egrsd.weights import entropy_gate, entropy_scale, lookahead_entropy, ratio_weight
+from recipe.egrsd.method.weights import entropy_gate, entropy_scale, lookahead_entropy, ratio_weight
 
 ROWS, TOKENS, SAMPLE = 32, 20_000, (4, 512)
 

@@ -1,6 +1,6 @@
 """Memory of each process of a whole run on a CPU: the constants of recipe/egrsd/doctor/host.py.
 
-    PYTHONPATH=.:tests python benchmarks/host_memory.py
+    PYTHONPATH=.:tests/support python benchmarks/host_memory.py
 
 Looks once a second at every process that the run has started; a page that several share is divided by their number (PSS).
 Prints the largest sum of each kind of process and of all, GiB.

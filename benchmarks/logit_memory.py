@@ -22,9 +22,10 @@ from torch.utils._pytree import tree_leaves
 from verl.utils import tensordict_utils as tu
 from verl.workers.engine.fsdp import transformer_impl
 
-from recipe.egrsd.divergence import Divergence
-from recipe.egrsd.engine import EgrsdEngine
-from recipe.egrsd.head import Entropy, head_scores
+from recipe.egrsd.engine.fsdp import EgrsdEngine
+from recipe.egrsd.engine.head import head_scores
+from recipe.egrsd.method.divergence import Divergence
+from recipe.egrsd.method.vocabulary import Entropy
 
 VOCABULARY, HIDDEN = 151_936, 4  # Qwen3's vocabulary; a head so narrow that it does not count
 SMALL_BLOCK = 2**20
@@ -157,11 +158,11 @@ def main() -> None:
     print(f"trained by verl, its torch functions                    {trained_by_verl(tokens):5.2f}")
     print(f"the same, float32 model                                 {trained_by_verl(tokens, torch.float32):5.2f}")
     print(f"verl's scoring pass                                     {scored_by_verl(tokens):5.2f}")
-    print(f"a chunk of head.py, scored (log-prob and entropy)       {in_chunks(tokens, also='entropy', backward=False):5.2f}")
+    print(f"a chunk of engine/head.py, scored (log-prob and entropy)       {in_chunks(tokens, also='entropy', backward=False):5.2f}")
     for chunks in (2, 8):
-        print(f"a chunk of head.py, trained, {chunks} chunks                   {in_chunks(tokens, chunks=chunks):5.2f}")
+        print(f"a chunk of engine/head.py, trained, {chunks} chunks                   {in_chunks(tokens, chunks=chunks):5.2f}")
     for kind in ("forward_kl", "reverse_kl"):
-        print(f"a chunk of head.py, trained on {kind:26s}{in_chunks(tokens, also=kind):5.2f}")
+        print(f"a chunk of engine/head.py, trained on {kind:26s}{in_chunks(tokens, also=kind):5.2f}")
 
 
 if __name__ == "__main__":

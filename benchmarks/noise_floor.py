@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from recipe.egrsd.head import Entropy, head_scores
+from recipe.egrsd.engine.head import head_scores
+from recipe.egrsd.method.vocabulary import Entropy
 
 TEMPERATURE = 1.1
 BINS = (0.0, 0.1, 0.5, 1.0, 2.0, 4.0, 20.0)

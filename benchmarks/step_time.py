@@ -1,11 +1,11 @@
 """A training step of EGRSD and CL-EGRSD against one of verl's own GRPO, through the real main_ppo on this machine's CPU.
 
-    PYTHONPATH=.:tests python benchmarks/step_time.py [--steps 4] [--out results.json]
+    PYTHONPATH=.:tests/support python benchmarks/step_time.py [--steps 4] [--out results.json]
 
 For each shape a run that is not timed makes the rollouts, and all methods train on them, none having generated anything
 itself. A model of 20 million parameters with random weights, student prompts of 64 tokens, privileged ones of 256. What is
 compared is all between rollout and weight sync: verl's timing_s of old_log_prob, adv (which holds the teacher) and
-update_actor. The first step warms up and is left out. GRPO is verl's trainer, engine and loss (tests/plain_grpo.py).
+update_actor. The first step warms up and is left out. GRPO is verl's trainer, engine and loss (tests/support/plain_grpo.py).
 """
 
 import argparse
@@ -22,8 +22,8 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from examples.tiny_cpu import model as tiny
 from examples.tiny_cpu.task import INSTRUCTION
-from recipe.egrsd.privileged import prompt_ids, teacher_messages
-from recipe.egrsd.scoring import scoring_order
+from recipe.egrsd.privilege.prompts import prompt_ids, teacher_messages
+from recipe.egrsd.teacher.scoring import scoring_order
 
 VOCABULARY = 32_000
 PROMPT, PRIVILEGED, ROWS = 64, 256, 8

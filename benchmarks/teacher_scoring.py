@@ -25,7 +25,8 @@ from pathlib import Path
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from recipe.egrsd.head import Entropy, head_scores, scoring_head
+from recipe.egrsd.engine.head import head_scores, scoring_head
+from recipe.egrsd.method.vocabulary import Entropy
 
 SHAPES = {
     "vocab_size": 151_936, "hidden_size": 1024, "intermediate_size": 3072, "num_attention_heads": 16, "num_key_value_heads": 8,

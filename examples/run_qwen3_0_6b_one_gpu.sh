@@ -12,7 +12,7 @@
 #   sampling: 12 GiB (vLLM 9.6, weights 2.4)
 #   host, starting: 9 GiB (tied weights, whole on every rank 2.4, processes 4.8, vLLM's processes 1.6)
 #   host, training: 8 GiB (sleeping vLLM's weights 1.2, processes 4.8, vLLM's processes 1.6)
-# It holds 5 of Ray's CPUs (recipe/egrsd/slots.py).
+# It holds 5 of Ray's CPUs (recipe/egrsd/machines/slots.py).
 set -euo pipefail
 
 export MODEL=${MODEL:-Qwen/Qwen3-0.6B}

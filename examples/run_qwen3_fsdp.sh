@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# EGRSD on a Qwen3 with the paper's settings (recipe/egrsd/paper.json; a test compares the two key by key). The one home of all
+# EGRSD on a Qwen3 with the paper's settings (recipe/egrsd/config/paper.json; a test compares the two key by key). The one home of all
 # settings: run_qwen3_4b_fsdp.sh, run_qwen3_8b_fsdp.sh and run_qwen3_0_6b_one_gpu.sh only say in what they differ.
 #
 #   ALGORITHM=cl_egrsd examples/run_qwen3_4b_fsdp.sh                       # any variable below, in front
@@ -10,7 +10,7 @@
 #
 # A run that was stopped continues from its last checkpoint: give the same command again.
 # flash-attn is optional (README, Attention): the log names what a run takes, "EGRSD: attn_implementation=...".
-# Not run by us: we had no GPU. Composed and validated by tests/test_run_scripts_on_cpu.py; memory figures below are estimates.
+# Not run by us: we had no GPU. Composed and validated by tests/examples/test_run_scripts_on_cpu.py; memory figures below are estimates.
 set -euo pipefail
 
 # ---- what

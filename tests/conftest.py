@@ -9,21 +9,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from runs import COIN_REWARD, Run, good, replaying, run, write_inputs
-
-# Plain gradient descent: Adam would turn a rounding error in a gradient near 0 into a step of full size.
-DESCENT = [
-    "actor_rollout_ref.actor.optim.optimizer=SGD", "actor_rollout_ref.actor.optim.lr=0.3",
-    "actor_rollout_ref.actor.optim.weight_decay=0",
-    "actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model]",
-]  # fmt: skip
-PADDED = [
-    "actor_rollout_ref.model.use_remove_padding=False", "actor_rollout_ref.actor.use_dynamic_bsz=False",
-    "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=2", "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=4",
-    "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=1",
-]  # fmt: skip
-LORA = ["actor_rollout_ref.model.lora_rank=8", "actor_rollout_ref.model.lora_alpha=16"]
-
+from runs import COIN_REWARD, DESCENT, LORA, PADDED, Run, good, replaying, run, write_inputs
 
 # make test starts processes in the background, where a shell ignores Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)

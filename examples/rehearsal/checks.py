@@ -1,6 +1,6 @@
 """What a run must have logged, whatever the machine: pure functions from metrics to findings.
 
-tests/test_gpu_check_on_cpu.py makes each of them fail. Metrics are by step, as examples/tiny_cpu/training.py reads them.
+tests/examples/test_gpu_check_on_cpu.py makes each of them fail. Metrics are by step, as examples/tiny_cpu/training.py reads them.
 """
 
 import math
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from recipe.egrsd.metrics import INERT_NATS, METRICS
+from recipe.egrsd.watch.metrics import INERT_NATS, METRICS
 
 Metrics = Mapping[int, Mapping[str, float]]
 
@@ -48,7 +48,7 @@ def steps_logged(metrics: Metrics, *, first: int, last: int) -> Finding:
 
 
 def complete(metrics: Metrics, *, divergence: bool) -> Finding:
-    """Every metric of recipe/egrsd/metrics.py in every step, and finite."""
+    """Every metric of recipe/egrsd/watch/metrics.py in every step, and finite."""
     names = set(METRICS) - (OF_WEIGHTS if divergence else OF_DIVERGENCE)
     wrong = [
         f"{name} is {data.get(name, 'missing')} in step {step}"
@@ -60,7 +60,7 @@ def complete(metrics: Metrics, *, divergence: bool) -> Finding:
 
 
 def healthy(metrics: Metrics) -> Finding:
-    """Within the ranges of recipe/egrsd/metrics.py, but for NOT_JUDGED."""
+    """Within the ranges of recipe/egrsd/watch/metrics.py, but for NOT_JUDGED."""
     wrong = [
         f"{name} = {data[name]:.4g} in step {step}, healthy {low} … {high}"
         for step, data in _steps(metrics)

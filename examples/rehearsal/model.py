@@ -16,7 +16,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen3Config,
 from examples.rehearsal.problems import Problem, make_problems
 from examples.tiny_cpu.model import END_OF_TURN, THREADS, learned_tokenizer, save
 from examples.tiny_cpu.warm_start import optimizers, share_of_lr
-from recipe.egrsd.privileged import prompt_ids, teacher_messages
+from recipe.egrsd.privilege.prompts import prompt_ids, teacher_messages
 
 VOCABULARY = 151_936  # of every Qwen3; the tokenizer knows fewer, as Qwen's own does
 INSTRUCTION = r"Please reason step by step, and put your final answer within \boxed{}."

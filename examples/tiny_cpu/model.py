@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from examples.tiny_cpu.task import INSTRUCTION, TASKS, Problem, make_problems, reference_solution
-from recipe.egrsd.privileged import prompt_ids, teacher_messages
+from recipe.egrsd.privilege.prompts import prompt_ids, teacher_messages
 
 TEACHER_TEMPLATE = Path(__file__).with_name("teacher_prompt.jinja")
 CONCISE_TEMPLATE = Path(__file__).with_name("concise_prompt.jinja")

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from examples.tiny_cpu.evaluate import evaluate
 from examples.tiny_cpu.model import PROMPTS, THREADS
 from examples.tiny_cpu.task import TASKS, Problem, make_problems
-from recipe.egrsd.weights import entropy_gate, entropy_scale, lookahead_entropy
+from recipe.egrsd.method.weights import entropy_gate, entropy_scale, lookahead_entropy
 
 KINDS = ("fork", "pivot", "lock")
 GATES = {"gamma 0.3": (0.3, 0), "gamma 0.3, W 3": (0.3, 3), "gamma 1.0": (1.0, 0), "gamma 1.0, W 5": (1.0, 5)}

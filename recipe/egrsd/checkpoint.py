@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from recipe.egrsd.strict import shown
+from recipe.egrsd.config.strict import shown
 
 STATE_FILE = "egrsd.json"
 TRACKER = "latest_checkpointed_iteration.txt"  # verl's name (checkpoint_manager.py:255)

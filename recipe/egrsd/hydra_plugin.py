@@ -102,12 +102,12 @@ class AlgorithmSource(_WrappedSource):
         return "egrsd-algorithm"
 
     def edit(self, config) -> None:
-        from recipe.egrsd import validation  # only when a preset of ours is read
+        from recipe.egrsd.config import validation  # only when a preset of ours is read
 
         env_vars = OmegaConf.select(config, "ray_kwargs.ray_init.runtime_env.env_vars")
         if env_vars is None or MODULES_VARIABLE not in env_vars:
             return  # a preset on top of egrsd.yaml
-        import recipe.egrsd.schema  # noqa: F401  the resolver that egrsd.yaml names
+        import recipe.egrsd.config.schema  # noqa: F401  the resolver that egrsd.yaml names
 
         ours = env_vars[MODULES_VARIABLE].split(",")
         users = [name for name in os.environ.get(MODULES_VARIABLE, "").split(",") if name and name not in ours]
@@ -136,20 +136,22 @@ class Validation(Callback):
     """
 
     def on_run_start(self, config: DictConfig, **kwargs) -> None:
-        from recipe.egrsd import models
+        from recipe.egrsd.machines import models
 
         models.absolute_folders(config)  # here, because a job is given a copy before it starts
 
     def on_job_start(self, config: DictConfig, **kwargs) -> None:
         try:
-            from recipe.egrsd import checkpoint, machine, models, parts, slots, validation
+            from recipe.egrsd import checkpoint, parts
+            from recipe.egrsd.config import validation
+            from recipe.egrsd.machines import attention, models, slots
 
             if validation.allows_untested_verl() and (untested := validation.untested_verl()):
                 print(f"EGRSD: {untested}. It runs because {validation.ALLOW_UNTESTED_VERL}=1.", flush=True)
             egrsd = validation.validate(config)
             parts.check(config, egrsd)
             checkpoint.folder_to_resume(config.trainer, has_teacher=egrsd.teacher.moves)  # the trainer looks again
-            machine.refuse(config)  # the trainer asks every machine
+            attention.refuse(config)  # the trainer asks every machine
             slots.check_before_ray(config)
             validation.check_data_files(config.data)
             models.located(config)  # the trainer looks again, on its own machine

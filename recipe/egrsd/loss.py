@@ -4,7 +4,6 @@ presets opsd and crisp, pulls the student towards the teacher's distributions in
 B  responses of the micro-batch      T  response positions, right-padded
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,51 +14,13 @@ from verl.utils.metric import AggregationType, Metric
 from verl.workers.utils.losses import ppo_loss
 from verl.workers.utils.padding import no_padding_2_padding, response_to_nested
 
-from recipe.egrsd.metrics import token_sums, weight_metrics
-from recipe.egrsd.schema import EgrsdConfig
-from recipe.egrsd.weights import entropy_gate, lookahead_entropy, mixed_weight, ratio_weight
+from recipe.egrsd.config.schema import EgrsdConfig
+from recipe.egrsd.method.weights import token_weights
+from recipe.egrsd.watch.metrics import token_sums, weight_metrics
 
 SUM_PREFIX = "egrsd_sum/"
 ROLLOUT_DISTANCE_MEAN, ROLLOUT_DISTANCE_MAX = "rollout_probs_diff_mean", "rollout_probs_diff_max"
 """verl's names under training/ for what it computes from its old_log_prob pass (utils/debug/metrics.py:63)."""
-
-
-@dataclass(frozen=True)
-class TokenWeights:
-    """The weights of a micro-batch, each (B, T) float32 and detached."""
-
-    ratio: Tensor
-    gate: Tensor
-    gate_without_lookahead: Tensor
-    token: Tensor
-    """What the advantage is multiplied by."""
-
-
-def token_weights(
-    student_log_probs: Tensor,
-    teacher_log_probs: Tensor,
-    teacher_entropy: Tensor,
-    advantages: Tensor,
-    response_mask: Tensor,
-    *,
-    entropy_scale: float,
-    mixing: float,
-    egrsd: EgrsdConfig,
-) -> TokenWeights:
-    """Ratio weight and gate of every token; all inputs (B, T), log-probs and entropies in nats.
-
-    entropy_scale is the batch's, in nats, mixing the step's.
-    """
-    gate_knobs = {"scale": entropy_scale, "gamma": egrsd.gamma, "floor": egrsd.floor}
-    ratio = ratio_weight(student_log_probs, teacher_log_probs, advantages, clip_range=egrsd.clip_range)
-    calm = lookahead_entropy(teacher_entropy, response_mask, window=egrsd.window)
-    gate = entropy_gate(calm, **gate_knobs)
-    return TokenWeights(
-        ratio=ratio,
-        gate=gate,
-        gate_without_lookahead=entropy_gate(teacher_entropy, **gate_knobs),
-        token=mixed_weight(ratio, mixing=mixing) * gate,
-    )
 
 
 def egrsd_loss(
@@ -84,7 +45,7 @@ def egrsd_loss(
         data[field].to_padded_tensor(0.0) for field in ("advantages", "teacher_log_probs", "teacher_entropy")
     )
     scalars = {"entropy_scale": data["egrsd_entropy_scale"], "mixing": data["egrsd_mixing"]}
-    weights = token_weights(student, teacher, entropy, advantages, mask, **scalars, egrsd=egrsd)
+    weights = token_weights(student, teacher, entropy, advantages, mask, **scalars, **egrsd.weight_knobs)
     weighted = torch.where(mask, advantages * weights.token, advantages)
     data = data.copy()
     data["advantages"] = response_to_nested(weighted, data["response_mask"])

@@ -16,10 +16,10 @@ from verl.trainer.ppo.reward import get_custom_reward_fn, resolve_reward_manager
 from verl.utils.dataset.rl_dataset import get_dataset_class
 from verl.utils.import_utils import import_external_libs, load_class_from_fqn, load_extern_object
 
-from recipe.egrsd import privileged
-from recipe.egrsd.dataset import EgrsdDataset
-from recipe.egrsd.schema import EgrsdConfig
-from recipe.egrsd.strict import leaves, one_line, resolved, shown
+from recipe.egrsd.config.schema import EgrsdConfig
+from recipe.egrsd.config.strict import leaves, one_line, resolved, shown
+from recipe.egrsd.privilege import prompts
+from recipe.egrsd.privilege.dataset import EgrsdDataset
 
 OLD_REWARD_NODES = ("custom_reward_function", "reward_model", "sandbox_fusion")
 ROLLOUT = "actor_rollout_ref.rollout"
@@ -37,7 +37,7 @@ def check(config: DictConfig, egrsd: EgrsdConfig) -> None:
     if not issubclass(get_dataset_class(config.data), EgrsdDataset):
         raise ValueError(
             f"data.custom_cls.name={config.data.custom_cls.name} is no EgrsdDataset, which adds the teacher's prompts; derive it "
-            "from recipe.egrsd.dataset.EgrsdDataset (docs/modes.md)."
+            "from recipe.egrsd.privilege.dataset.EgrsdDataset (docs/modes.md)."
         )
     if egrsd.advantage == config.algorithm.adv_estimator:  # under which the trainer registers its own baseline
         key = f"algorithm.egrsd.advantage={egrsd.advantage}"
@@ -133,7 +133,7 @@ def _try_estimator(config: DictConfig) -> None:
 def _try_template(egrsd: EgrsdConfig) -> None:
     instruction = egrsd.teacher.instruction
     chat = [{"role": "user", "content": f"Problem. {instruction}"}]
-    privileged.teacher_messages(chat, "Solution.", instruction=instruction, template=egrsd.teacher.template)
+    prompts.teacher_messages(chat, "Solution.", instruction=instruction, template=egrsd.teacher.template)
 
 
 def _reward_manager(config: DictConfig, name: str) -> None:

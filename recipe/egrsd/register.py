@@ -5,7 +5,7 @@ It stays cheap by waiting: trainer and engine are registered when the process im
 
 import wrapt
 
-import recipe.egrsd.schema  # the resolver that egrsd.yaml names
+import recipe.egrsd.config.schema  # the resolver that egrsd.yaml names
 from recipe.egrsd import cpu
 
 
@@ -16,12 +16,12 @@ def _register_trainers(module) -> None:
 
 @wrapt.when_imported("verl.workers.rollout.base")
 def _register_rollout(module) -> None:
-    module._ROLLOUT_REGISTRY[("vllm", "async")] = "recipe.egrsd.rollout.WatchedServerAdapter"
+    module._ROLLOUT_REGISTRY[("vllm", "async")] = "recipe.egrsd.rollout.weight_sync.WatchedServerAdapter"
 
 
 @wrapt.when_imported("verl.workers.rollout.vllm_rollout.utils")
 def _watch_receiver(module) -> None:
-    from recipe.egrsd.receiver import saying_why
+    from recipe.egrsd.rollout.receiver import saying_why
 
     receiver = module.vLLMColocateWorkerExtension
     receiver.update_weights_from_ipc = saying_why(receiver.update_weights_from_ipc)
@@ -30,7 +30,7 @@ def _watch_receiver(module) -> None:
 @wrapt.when_imported("verl.workers.rollout.replica")
 def _register_server(module) -> None:
     def load() -> type:
-        from recipe.egrsd.server import OwnSocketReplica
+        from recipe.egrsd.rollout.server import OwnSocketReplica
 
         return OwnSocketReplica
 
@@ -39,7 +39,7 @@ def _register_server(module) -> None:
 
 @wrapt.when_imported("verl.workers.engine_workers")
 def _register_engine(module) -> None:
-    import recipe.egrsd.engine
+    import recipe.egrsd.engine.fsdp
 
     if cpu.enabled():
         import recipe.egrsd.cpu.engine  # noqa: F401  registers itself

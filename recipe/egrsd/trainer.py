@@ -15,16 +15,20 @@ from verl.trainer.ppo.v1 import PPOTrainer, PPOTrainerColocateAsync, PPOTrainerS
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.profiler import marked_timer
 
-from recipe.egrsd import checkpoint, cpu, dataset, machine, models, nodes, parts, schema, tokens, validation
-from recipe.egrsd.advantage import RunningBaseline, shaped_reward
-from recipe.egrsd.alarms import Alarms
+from recipe.egrsd import checkpoint, cpu, parts
+from recipe.egrsd.config import schema, validation
 from recipe.egrsd.loss import ROLLOUT_DISTANCE_MAX, ROLLOUT_DISTANCE_MEAN, SUM_PREFIX, divergence_loss, egrsd_loss
-from recipe.egrsd.metrics import reward_metrics, teacher_metrics, token_means
-from recipe.egrsd.rows import last_rows, teacher_prompts
-from recipe.egrsd.teacher import Teacher
-from recipe.egrsd.watchdog import Watchdog
-from recipe.egrsd.weights import entropy_scale
-from recipe.egrsd.worker import EgrsdWorker
+from recipe.egrsd.machines import attention, models, nodes
+from recipe.egrsd.method.advantage import RunningBaseline, shaped_reward
+from recipe.egrsd.method.weights import entropy_scale
+from recipe.egrsd.privilege import dataset
+from recipe.egrsd.privilege.rows import last_rows, teacher_prompts
+from recipe.egrsd.rollout.watchdog import Watchdog
+from recipe.egrsd.teacher.kinds import Teacher
+from recipe.egrsd.teacher.worker import EgrsdWorker
+from recipe.egrsd.watch import tokens
+from recipe.egrsd.watch.alarms import Alarms
+from recipe.egrsd.watch.metrics import reward_metrics, teacher_metrics, token_means
 
 
 class EgrsdMixin(PPOTrainer):
@@ -41,7 +45,7 @@ class EgrsdMixin(PPOTrainer):
         nodes.check(self.models)
         models.use_folders(config, self.models)
         print(*(f"EGRSD reads {model}." for model in self.models), sep="\n")
-        print(machine.settle(config, nodes.ask_gpu_nodes))
+        print(attention.settle(config, nodes.ask_gpu_nodes))
         self.baseline = RunningBaseline(warmup_steps=self.egrsd.warmup_steps)
         self.alarms = Alarms(self.egrsd)
         self.step_rewards = None

@@ -1,0 +1,9 @@
+"""Settings: the presets, the keys with their types and ranges, what is refused, the paper's own values.
+
+algorithm/     the presets, each a yaml: deltas over verl's config, the one home of every default
+schema.py      the keys, their meaning, type and range
+verl_keys.py   the types of verl's own keys that are read here
+strict.py      what a value may be, and the one line that is said of one that may not
+validation.py  every check across keys, before Ray starts
+paper.json     figures and settings as printed in the paper
+"""

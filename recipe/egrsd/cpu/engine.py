@@ -5,8 +5,8 @@ from verl.single_controller.base.decorator import Dispatch, register
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp import transformer_impl
 
-from recipe.egrsd.engine import VENDOR, EgrsdEngine
-from recipe.egrsd.worker import EgrsdWorker
+from recipe.egrsd.engine.fsdp import VENDOR, EgrsdEngine
+from recipe.egrsd.teacher.worker import EgrsdWorker
 
 
 @EngineRegistry.register(model_type="language_model", backend=["fsdp2"], device=["cpu"], vendor=VENDOR)

@@ -16,9 +16,9 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
+from recipe.egrsd.config.strict import one_line
 from recipe.egrsd.doctor import boundary, checks, host, memory, versions
 from recipe.egrsd.doctor.case import Case, Finding, Level, composed
-from recipe.egrsd.strict import one_line
 
 WORDS = {Level.GREEN: "ok", Level.YELLOW: "look", Level.RED: "STOP"}
 SHOWN_CHARS = 420  # of each end of a prompt on the screen

@@ -5,8 +5,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from recipe.egrsd import privileged
 from recipe.egrsd.doctor.case import Case, Finding, Level
+from recipe.egrsd.privilege import prompts
 
 TAIL_TOKENS = 8
 SHORT_RESPONSE = 4096
@@ -22,7 +22,7 @@ def check(case: Case) -> Iterator[Finding]:
     switches = student.get(SWITCH), config.algorithm.egrsd.teacher.enable_thinking
 
     def prompt(**kwargs: Any) -> list[int]:
-        return privileged.prompt_ids(tokenizer, case.rows[0]["raw_prompt"], **{**student, **kwargs})
+        return prompts.prompt_ids(tokenizer, case.rows[0]["raw_prompt"], **{**student, **kwargs})
 
     heard = prompt(**{SWITCH: False}) != prompt(**{SWITCH: True})  # the template knows the switch
     off = _think_state(ends[0]) == "closed" or (heard and switches[0] is False)

@@ -15,9 +15,9 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.device import auto_set_device
 
 import recipe.egrsd.hydra_plugin  # noqa: F401  opens the config group
-from recipe.egrsd import privileged
-from recipe.egrsd.dataset import check_rows
-from recipe.egrsd.strict import resolved
+from recipe.egrsd.config.strict import resolved
+from recipe.egrsd.privilege import prompts
+from recipe.egrsd.privilege.dataset import check_rows
 
 
 class Level(Enum):
@@ -92,7 +92,7 @@ class Case:
         check_rows(both[0])
         student = OmegaConf.to_container(data.apply_chat_template_kwargs)
         self.student_ids, self.validation_ids = (
-            [privileged.prompt_ids(self.tokenizer, messages, **student) for messages in rows.dataframe[rows.prompt_key]]
+            [prompts.prompt_ids(self.tokenizer, messages, **student) for messages in rows.dataframe[rows.prompt_key]]
             for rows in both
         )
         self.rows = both[0]

@@ -13,9 +13,12 @@ from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import validate_config
 from verl.utils.reward_score import default_compute_score
 
-from recipe.egrsd import checkpoint, machine, parts, privileged, schema, validation
+from recipe.egrsd import checkpoint, parts
+from recipe.egrsd.config import schema, validation
 from recipe.egrsd.doctor.case import Case, Finding, Level, graded
 from recipe.egrsd.doctor.versions import installed
+from recipe.egrsd.machines import attention
+from recipe.egrsd.privilege import prompts
 
 ANSWERS = 200
 """Rows whose solutions are given to the answer checker."""
@@ -27,7 +30,7 @@ def settings(case: Case) -> Iterator[Finding]:
     config = case.config
     egrsd = validation.validate(config)
     parts.check(config, egrsd)
-    machine.check_packs(config, machine.named_attention(config) or machine.VERLS_CHOICE)
+    attention.check_packs(config, attention.named_attention(config) or attention.VERLS_CHOICE)
     yield Finding(Level.GREEN, f"{_short(egrsd)}: no contradiction among the keys")
     unasked = config.actor_rollout_ref.model.lora_rank > 0 and installed("vllm") is None
     if unasked:  # validate_config imports it for an adapter's rank alone
@@ -105,7 +108,7 @@ def _privilege(case: Case) -> Iterator[Finding]:
     if same:
         yield Finding(Level.RED, f"{same:,} teacher prompts are the student's: the teacher is shown nothing")
     if egrsd.privilege in ("solution", "answer_only"):
-        text = privileged.shown_text(case.rows[0], privilege=egrsd.privilege, solution_key=egrsd.teacher.solution_key)
+        text = prompts.shown_text(case.rows[0], privilege=egrsd.privilege, solution_key=egrsd.teacher.solution_key)
         shown = case.tokenizer.decode(case.tokenizer.encode(text, add_special_tokens=False))
         if shown not in case.tokenizer.decode(case.teacher_ids[0]):
             said = f"row 0: the teacher's prompt does not hold the {egrsd.privilege}; does algorithm.egrsd.teacher.template="

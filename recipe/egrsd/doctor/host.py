@@ -11,10 +11,12 @@ from typing import Any
 import psutil
 import torch
 
-from recipe.egrsd import cpu, schema, slots
+from recipe.egrsd import cpu
+from recipe.egrsd.config import schema
 from recipe.egrsd.doctor.case import Case, Finding, Level, graded
 from recipe.egrsd.doctor.memory import GIB, Term, held, phases, shards, width_of
 from recipe.egrsd.doctor.shapes import Shapes, shapes
+from recipe.egrsd.machines import slots
 
 PROCESS, ENGINE = 0.6, 1.6
 """GiB of a process that has imported torch and verl, and of vLLM's three without weights and cache; measured on a CPU

@@ -12,19 +12,21 @@ from typing import Any
 
 from verl.utils.torch_dtypes import PrecisionType
 
-from recipe.egrsd import cpu, machine, schema
+from recipe.egrsd import cpu
+from recipe.egrsd.config import schema
 from recipe.egrsd.doctor.case import Case, Finding, Level, graded
 from recipe.egrsd.doctor.shapes import Shapes, shapes
-from recipe.egrsd.head import CHUNK_LOGITS
-from recipe.egrsd.tokens import SAVED_RESPONSES
+from recipe.egrsd.engine.head import CHUNK_LOGITS
+from recipe.egrsd.machines import attention
+from recipe.egrsd.watch.tokens import SAVED_RESPONSES
 
 GIB = 2**30
 TIGHT = 0.85  # share of a memory from which such an estimate is a warning
-# Bytes of one logit at the peak of a pass, by benchmarks/logit_memory.py. In the head (head.py), of those that exist at a time:
+# Bytes of one logit at the peak of a pass, by benchmarks/logit_memory.py. In the head (engine/head.py), of those that exist at a time:
 # bfloat16, float32 and a copy on the way to the normaliser; for a divergence both models' float32, shares and slopes, too.
 CHUNK_LOGIT, DIVERGENCE_LOGIT = 10, 24
 # By verl's own functions, of all logits (score_student=always). Trained, by whether verl finds flash-attn's cross entropy
-# (utils/torch_functional.py:38): the model's bfloat16, engine.py's float32 and its gradient; or five of float32, one of them in
+# (utils/torch_functional.py:38): the model's bfloat16, engine/fsdp.py's float32 and its gradient; or five of float32, one of them in
 # blocks that CUDA's allocator lends to nothing else. Scored (transformer_impl.py:1397): bfloat16 and float32, and beside them the
 # entropy of so many tokens at a time.
 TRAINED_LOGIT = {True: 10, False: 20}
@@ -146,9 +148,9 @@ def _activations(case: Case, size: Shapes, tokens: int) -> list[Term]:
 def _mask(config: Any, prompt: int, tokens: int) -> list[Term]:
     """sdpa's, where several rows share a pack."""
     packs = config.actor_rollout_ref.model.use_remove_padding and tokens > prompt + config.data.max_response_length
-    if not packs or machine.expected(config)[0] != machine.ALWAYS_THERE:
+    if not packs or attention.expected(config)[0] != attention.ALWAYS_THERE:
         return []
-    return [Term("sdpa's mask", machine.MASK_BYTES, "T²", tokens, tokens)]
+    return [Term("sdpa's mask", attention.MASK_BYTES, "T²", tokens, tokens)]
 
 
 def _trained_logits(case: Case, size: Shapes, tokens: int) -> list[Term]:
@@ -165,7 +167,7 @@ def _trained_logits(case: Case, size: Shapes, tokens: int) -> list[Term]:
 
 
 def _chunk(size: Shapes, tokens: int, width: int) -> Term:
-    """What head.py has at a time."""
+    """What engine/head.py has at a time."""
     return Term("logits", width, "C", min(tokens * size.vocabulary, CHUNK_LOGITS))
 
 

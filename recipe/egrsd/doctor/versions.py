@@ -8,8 +8,10 @@ import torch
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from recipe.egrsd import cpu, machine, validation
+from recipe.egrsd import cpu
+from recipe.egrsd.config import validation
 from recipe.egrsd.doctor.case import Case, Finding, Level, graded
+from recipe.egrsd.machines import attention
 
 PACKAGES = ("torch", "vllm", "transformers", "TransferQueue", "peft")
 FOR_SEVERAL_GPUS = "0.9.1"
@@ -53,15 +55,15 @@ def _verl(config: Any) -> Iterator[Finding]:
 
 def _attention(config: Any) -> Finding:
     """A PyTorch with CUDA is the environment that trains; one without may lack what needs a GPU."""
-    attention, missing = machine.expected(config)
+    chosen, missing = attention.expected(config)
     if not missing:
-        return Finding(Level.GREEN, f"attention: {attention}")
-    if attention == machine.named_attention(config):
-        said = f"attention: {attention} is named and not installed here ({missing}): {machine.LIBRARIES}"
+        return Finding(Level.GREEN, f"attention: {chosen}")
+    if chosen == attention.named_attention(config):
+        said = f"attention: {chosen} is named and not installed here ({missing}): {attention.LIBRARIES}"
         return Finding(graded(red=torch.version.cuda is not None, yellow=True), said)
-    _, tokens = machine.longest_pack(config)
-    price = f"; the mask of a pack of {tokens:,} tokens takes about {machine.mask_gib(tokens):.1f} GiB" if tokens else ""
-    said = f"attention: {attention} on machines with the packages of this one ({missing}){price}. Faster: {machine.LIBRARIES}"
+    _, tokens = attention.longest_pack(config)
+    price = f"; the mask of a pack of {tokens:,} tokens takes about {attention.mask_gib(tokens):.1f} GiB" if tokens else ""
+    said = f"attention: {chosen} on machines with the packages of this one ({missing}){price}. Faster: {attention.LIBRARIES}"
     return Finding(Level.YELLOW, said)
 
 

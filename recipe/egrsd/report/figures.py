@@ -12,11 +12,11 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from recipe.egrsd.metrics import METRICS, Meaning
 from recipe.egrsd.report.leakage import NGRAM, Share, StepAudit
 from recipe.egrsd.report.runs import Evaluation, Run
+from recipe.egrsd.watch.metrics import METRICS, Meaning
 
-PAPER = json.loads(Path(__file__).parents[1].joinpath("paper.json").read_text())
+PAPER = json.loads(Path(__file__).parents[1].joinpath("config", "paper.json").read_text())
 PAPER_MARKERS = {"none": "o", "sft": "v", "grpo": "s", "opsd": "D", "crisp": "P", "egrsd": "^", "cl_egrsd": "*"}
 PAPER_NAMES = {"none": "untrained", "egrsd": "EGRSD", "cl_egrsd": "CL-EGRSD"}
 # Okabe and Ito's colours that are told apart on white and on black, by eyes of every kind; the dashes repeat the message.

@@ -51,7 +51,7 @@ class StepAudit:
 
 
 def audit(rows: Sequence[Mapping[str, Any]], step: int) -> StepAudit:
-    """rows: those of tokens.py. Responses without a solution or too short for an n-gram take no part in the overlap."""
+    """rows: those of watch/tokens.py. Responses without a solution or too short for an n-gram take no part in the overlap."""
     solutions = {row["solution"] for row in rows if row["solution"]}
     own, others, longest, quotes = [], [], [], []
     for row in rows:

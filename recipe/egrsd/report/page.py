@@ -11,10 +11,10 @@ from typing import Any
 
 import jinja2
 
-from recipe.egrsd.metrics import METRICS
 from recipe.egrsd.report import figures
 from recipe.egrsd.report.leakage import NGRAM, StepAudit
 from recipe.egrsd.report.runs import Estimate, Run
+from recipe.egrsd.watch.metrics import METRICS
 
 HERE = Path(__file__).parent
 SHOWN_STEPS, SHOWN_RESPONSES, SHOWN_QUOTES = 8, 4, 10

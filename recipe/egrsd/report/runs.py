@@ -42,7 +42,7 @@ class Run:
     """Step -> what verl logged, numbers only."""
     evaluations: list[Evaluation]
     tokens: dict[int, list[dict[str, Any]]]
-    """Step -> rows of tokens.py."""
+    """Step -> rows of watch/tokens.py."""
     settings: dict[str, Any]
     """algorithm.egrsd, as far as the tokens know it."""
     remarks: list[str]

@@ -1,0 +1,223 @@
+"""The keys under ``algorithm.egrsd`` with their meaning, type and range. Defaults live in config/algorithm/."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from omegaconf import OmegaConf
+from pydantic import ValidationError
+from pydantic.dataclasses import dataclass
+
+from recipe.egrsd.config.strict import STRICT, Count, Number, complaint, container, shown
+
+TRAINER_MODES = {"egrsd_sync": "sync", "egrsd_colocate_async": "colocate_async"}
+TEACHER_KINDS = ("frozen", "snapshot", "ema", "live")
+MOVING_KINDS = ("snapshot", "ema")
+DIVERGENCES = ("forward_kl", "reverse_kl")
+PRIVILEGES = ("solution", "answer_only", "shuffled", "wrong", "concise", "none")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class TeacherConfig:
+    """algorithm.egrsd.teacher"""
+
+    kind: str
+    """Which weights teach. frozen: the initial ones; snapshot: the student's, copied every sync_every steps; ema: their moving
+    average; live: the student's own."""
+    sync_every: Count | None
+    """Steps between two copies, >= 1; for snapshot only."""
+    ema_decay: Number | None
+    """Share of the old teacher in the new one, in (0, 1); for ema only."""
+    enable_thinking: bool
+    """Chat-template switch of the teacher's prompt."""
+    solution_key: str
+    """Key of extra_info that holds the reference solution, a string."""
+    instruction: str
+    """What every student prompt ends with; empty if they share no ending."""
+    template: str | None
+    """Jinja file that replaces privilege/teacher_prompt.jinja."""
+    max_prompt_length: Count
+    """Longest privileged prompt, tokens."""
+
+    @property
+    def moves(self) -> bool:
+        """True if the teacher has weights of its own that follow the student."""
+        return self.kind in MOVING_KINDS
+
+    def __post_init__(self) -> None:
+        _require(self.kind in TEACHER_KINDS, "teacher.kind", self.kind, f"is not available; choose from {TEACHER_KINDS}")
+        _require(self.max_prompt_length > 0, "teacher.max_prompt_length", self.max_prompt_length, "must be positive")
+        for key, kind, ok, reason in (
+            ("sync_every", "snapshot", lambda steps: steps >= 1, "must be a number of steps >= 1 (paper: 20, 50)"),
+            ("ema_decay", "ema", lambda decay: 0 < decay < 1, "must lie between 0 and 1 (paper: 0.99)"),
+        ):
+            value = getattr(self, key)
+            if self.kind == kind:
+                said = f"{reason}, which algorithm.egrsd.teacher.kind={kind} needs"
+                _require(value is not None and ok(value), f"teacher.{key}", value, said)
+            else:
+                _require(value is None, f"teacher.{key}", value, f"means nothing to teacher.kind={self.kind}; leave it null")
+        found = self.template is None or os.path.isfile(self.template)
+        _require(found, "teacher.template", self.template, "is not a file; name a jinja file, or null for the built-in one")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class EgrsdConfig:
+    """algorithm.egrsd"""
+
+    gamma: Number
+    """Slope of the entropy gate, >= 0."""
+    window: Count
+    """Lookahead, tokens, >= 0."""
+    floor: Number
+    """Smallest gate value, in [0, 1]."""
+    min_entropy_scale: Number
+    """Lower bound of the gate's denominator, nats, > 0."""
+    clip_range: Number
+    """Half-width of the ratio weight's clip, in [0, 1)."""
+    mixing: Number
+    """RLSD's lambda: a token's weight is 1 - mixing + mixing * ratio weight, in [0, 1]."""
+    mixing_decay_steps: Count | None
+    """Steps over which mixing falls linearly to 0; None keeps it."""
+    advantage: str
+    """running, or the name of a verl advantage estimator."""
+    length_bonus: Number
+    """Extra reward of a correct answer of length 0, >= 0."""
+    warmup_steps: Count
+    """Steps before the running statistics whiten, >= 0."""
+    divergence: str | None
+    """forward_kl or reverse_kl: the loss is this divergence of teacher and student instead, and rewards are only watched."""
+    divergence_clip: Number | None
+    """Upper bound of one vocabulary entry's share of the divergence, nats, > 0; None for none."""
+    privilege: str
+    """What the teacher is shown beyond the problem (privilege/prompts.py)."""
+    score_student: str
+    """auto: verl's old_log_prob pass runs only where something needs it; always: it always runs."""
+    save_tokens_every: Count | None
+    """Steps, >= 1, between two files of responses with all that was decided about each token (watch/tokens.py); None for none."""
+    teacher: TeacherConfig
+
+    def __post_init__(self) -> None:
+        _require(self.gamma >= 0, "gamma", self.gamma, "would trust the teacher most where it is least certain; use gamma >= 0")
+        _require(self.window >= 0, "window", self.window, "would look at past tokens; use window >= 0")
+        _require(0 <= self.floor <= 1, "floor", self.floor, "must lie in [0, 1]")
+        _require(self.min_entropy_scale > 0, "min_entropy_scale", self.min_entropy_scale, "must be positive (nats)")
+        _require(0 <= self.clip_range < 1, "clip_range", self.clip_range, "must lie in [0, 1), or a weight could be negative")
+        _require(0 <= self.mixing <= 1, "mixing", self.mixing, "must lie in [0, 1]")
+        steps = self.mixing_decay_steps
+        _require(steps is None or steps >= 1, "mixing_decay_steps", steps, "must be a number of steps >= 1, or null")
+        _require(self.length_bonus >= 0, "length_bonus", self.length_bonus, "would punish short answers; use >= 0")
+        _require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "must be >= 0")
+        _require(self.score_student in ("auto", "always"), "score_student", self.score_student, "must be auto or always")
+        every = self.save_tokens_every
+        _require(every is None or every >= 1, "save_tokens_every", every, "must be a number of steps >= 1, or null")
+        _require(self.privilege in PRIVILEGES, "privilege", self.privilege, f"is not available; choose from {PRIVILEGES}")
+        self._check_divergence()
+
+    def _check_divergence(self) -> None:
+        kind, clip = self.divergence, self.divergence_clip
+        _require(kind in (None, *DIVERGENCES), "divergence", kind, f"is not available; choose from {DIVERGENCES}, or null")
+        _require(clip is None or kind is not None, "divergence_clip", clip, "means nothing to divergence=null; leave it null")
+        _require(clip is None or clip > 0, "divergence_clip", clip, "must be positive (nats), or null")
+        for key in ("gamma", "window", "clip_range", "length_bonus") if kind else ():
+            value = getattr(self, key)
+            _require(value == 0, key, value, f"means nothing to divergence={kind}: no weights, no reward; set it to 0")
+
+    @property
+    def weight_knobs(self) -> dict[str, float]:
+        """What method.weights.token_weights is told beside the batch."""
+        return {key: getattr(self, key) for key in ("clip_range", "window", "gamma", "floor")}
+
+    def mixing_at(self, step: int) -> float:
+        """The mixing of a step, which counts from 1."""
+        if self.mixing_decay_steps is None:
+            return self.mixing
+        return self.mixing * max(0.0, 1.0 - (step - 1) / self.mixing_decay_steps)
+
+
+def read(node: Mapping[str, Any]) -> EgrsdConfig:
+    """The ``algorithm.egrsd`` node as dataclasses; ValueError names an unknown, missing or refused key, and why."""
+    values = container(node)
+    if isinstance(values, dict):
+        values = {**values, "teacher": read_teacher(values.get("teacher", {}))}
+    return _build(EgrsdConfig, values, "algorithm.egrsd")
+
+
+def read_teacher(node: Mapping[str, Any]) -> TeacherConfig:
+    """The same for ``algorithm.egrsd.teacher``."""
+    return _build(TeacherConfig, container(node), "algorithm.egrsd.teacher")
+
+
+def student_scores_needed(config: Any) -> str:
+    """Why verl's old_log_prob pass must run; empty if one update a batch makes it the training pass over again."""
+    actor, algorithm = config.actor_rollout_ref.actor, config.algorithm
+    correction = algorithm.get("rollout_correction") or {}
+    updates = config.data.train_batch_size // actor.ppo_mini_batch_size * actor.ppo_epochs
+    reasons = {
+        "algorithm.egrsd.score_student=always": algorithm.egrsd.score_student == "always",
+        f"a batch makes {updates} updates": updates > 1,
+        "algorithm.use_kl_in_reward=true": algorithm.use_kl_in_reward,
+        "algorithm.rollout_correction is on": correction.get("rollout_is") or correction.get("rollout_rs"),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+def scoring_engine(config: Any) -> tuple[str, Any, int]:
+    """The engine that scores teacher rows: key of its limits, the node they stand in, its sequence-parallel ranks."""
+    parts, reference = config.actor_rollout_ref, uses_reference(config)
+    key = "ref" if reference else "rollout"
+    ranks = sequence_parallel_ranks(parts["ref" if reference else "actor"])
+    return f"actor_rollout_ref.{key}.log_prob", parts[key], ranks
+
+
+def sequence_parallel_ranks(part: Any) -> int:
+    """Ranks that split a row of ``actor_rollout_ref.actor`` or ``ref``; verl takes either key, the first one if both are set."""
+    ranks = part.get("ulysses_sequence_parallel_size", 1)
+    return ranks if ranks > 1 else part.fsdp_config.ulysses_sequence_parallel_size
+
+
+def max_shared_tokens(config: Any) -> int:
+    """Tokens of a scoring micro-batch in which the responses of a group share their prompt; 0 if they cannot."""
+    _, engine, ranks = scoring_engine(config)
+    return engine.log_prob_max_token_len_per_gpu if engine.log_prob_use_dynamic_bsz and ranks == 1 else 0
+
+
+def uses_reference(config: Any) -> bool:
+    """True if the teacher is verl's reference model: a full-parameter run whose teacher is not the student itself."""
+    return not uses_lora(config) and config.algorithm.egrsd.teacher.kind != "live"
+
+
+def uses_lora(config: Any) -> bool:
+    """True if the actor trains an adapter: the frozen teacher is then the actor with the adapter off (trainer_base.py:234)."""
+    model = config.actor_rollout_ref.model
+    return (model.get("lora") or {}).get("rank", 0) > 0 or model.get("lora_rank", 0) > 0 or bool(model.lora_adapter_path)
+
+
+def sends_adapter(config: Any) -> bool:
+    """True if vLLM reads the base itself and is sent the adapter alone, so that an adapter is not merged for it."""
+    return uses_lora(config) and not (config.actor_rollout_ref.model.get("lora") or {}).get("merge", False)
+
+
+# egrsd.yaml: ${egrsd_for_adapter:<value with an adapter>,<value without>}
+OmegaConf.register_new_resolver(
+    "egrsd_for_adapter", lambda value, other, *, _root_: value if sends_adapter(_root_) else other, replace=True
+)
+
+
+def _build(cls: type, values: Any, path: str) -> Any:
+    names = [field.name for field in fields(cls)]
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{path}={shown(values)} is {type(values).__name__}; it holds the keys {names}.")
+    for problem, keys in (("unknown", values.keys() - set(names)), ("missing", set(names) - values.keys())):
+        if keys:
+            raise ValueError(f"{path} has {problem} key(s) {sorted(map(shown, keys))}; the keys are {names}.")
+    try:
+        return cls(**values)
+    except ValidationError as error:
+        raise ValueError(complaint(error, path)) from None
+
+
+def _require(ok: bool, key: str, value: Any, reason: str) -> None:
+    if not ok:
+        raise ValueError(f"algorithm.egrsd.{key}={shown(value)} {reason}.")

@@ -1,0 +1,7 @@
+"""The mathematics of the papers on plain tensors: torch, and nothing of ours outside this folder.
+
+weights.py     ratio weight, lookahead, scale, gate: the idea of EGRSD
+advantage.py   shaped reward, running baseline
+divergence.py  teacher against student over the whole vocabulary: what opsd and crisp train on
+vocabulary.py  float32 log-probs, and scores that read a whole distribution
+"""

@@ -1,0 +1,185 @@
+"""The idea of the paper: how much of a rollout's advantage each of its tokens receives (arXiv 2605.13255, sections 3 and 4).
+
+    token advantage = advantage * ratio_weight * entropy_gate
+
+B  responses      T  response positions
+
+Every tensor is float32; log-probabilities and entropies are in nats. Masks are bool, True = a token the model sampled
+and trains on; what lies under False is never read and may be NaN. Every result is detached: weights are data, no gradient
+flows through them. A dtype other than float32 (bool for masks) raises TypeError, because a bfloat16 entropy is off by up
+to 0.1 nat, which is the size of the signal.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TokenWeights:
+    """The weights of a micro-batch, each (B, T) float32 and detached."""
+
+    ratio: Tensor
+    gate: Tensor
+    gate_without_lookahead: Tensor
+    token: Tensor
+    """What the advantage is multiplied by."""
+
+
+def token_weights(
+    student_log_probs: Tensor,
+    teacher_log_probs: Tensor,
+    teacher_entropy: Tensor,
+    advantages: Tensor,
+    response_mask: Tensor,
+    *,
+    entropy_scale: float,
+    mixing: float,
+    clip_range: float,
+    window: int,
+    gamma: float,
+    floor: float,
+) -> TokenWeights:
+    """Ratio weight, gate and their product for every token: paper Eq. 3, 5 and 8, in the order of Alg. 1.
+
+    Args:
+        student_log_probs, teacher_log_probs: (B, T) of the sampled tokens, nats.
+        teacher_entropy: (B, T) nats.
+        advantages: (B, T); only the sign is read.
+        response_mask: (B, T) bool.
+        entropy_scale: the batch's, nats.
+        mixing: the step's.
+        clip_range, window, gamma, floor: as of the functions below.
+    """
+    gate_knobs = {"scale": entropy_scale, "gamma": gamma, "floor": floor}
+    ratio = ratio_weight(student_log_probs, teacher_log_probs, advantages, clip_range=clip_range)
+    gate = entropy_gate(lookahead_entropy(teacher_entropy, response_mask, window=window), **gate_knobs)
+    return TokenWeights(
+        ratio=ratio,
+        gate=gate,
+        gate_without_lookahead=entropy_gate(teacher_entropy, **gate_knobs),
+        token=mixed_weight(ratio, mixing=mixing) * gate,
+    )
+
+
+def ratio_weight(
+    student_log_probs: Tensor, teacher_log_probs: Tensor, advantages: Tensor, *, clip_range: float = 0.2
+) -> Tensor:
+    """Magnitude w = clip(exp(sign(A) * (log p_T - log p_S)), 1 - clip_range, 1 + clip_range); paper Eq. 3, Alg. 1 line 9.
+
+    Above 1 where the teacher agrees with the direction of the update more than the student does. sign(0) = 0 gives w = 1.
+
+    Args:
+        student_log_probs: (B, T) log-probability of each sampled token under the prompt alone.
+        teacher_log_probs: (B, T) the same tokens under the privileged prompt.
+        advantages: (B, T); only the sign is read.
+        clip_range: half-width of the clip around 1; 0 makes every weight exactly 1.
+
+    Returns:
+        (B, T) weights in [1 - clip_range, 1 + clip_range].
+    """
+    _require_float32(student_log_probs=student_log_probs, teacher_log_probs=teacher_log_probs, advantages=advantages)
+    _require_shape(student_log_probs, teacher_log_probs=teacher_log_probs, advantages=advantages)
+    log_ratio = (teacher_log_probs - student_log_probs).detach()
+    return (advantages.detach().sign() * log_ratio).exp().clamp(1.0 - clip_range, 1.0 + clip_range)
+
+
+def mixed_weight(weight: Tensor, *, mixing: float) -> Tensor:
+    """1 - mixing + mixing * weight, as RLSD mixes its ratio weight with 1 (arXiv 2604.03128, Alg. 1); EGRSD has mixing = 1.
+
+    Args:
+        weight: (B, T) of ratio_weight.
+        mixing: 1 returns the weight unchanged, 0 returns 1.
+
+    Returns:
+        (B, T) float32.
+    """
+    _require_float32(weight=weight)
+    return (1.0 - mixing) + mixing * weight.detach()
+
+
+def lookahead_entropy(entropy: Tensor, response_mask: Tensor, *, window: int) -> Tensor:
+    """Smallest entropy over the positions t ... t + window of the same response; paper Eq. 8 (CL-EGRSD).
+
+    A position where the teacher hesitates only for a moment (a pivot) borrows the confidence of the tokens behind it; one
+    that opens a real fork does not. Masked positions are skipped and the window ends with the response.
+
+    Args:
+        entropy: (B, T) teacher entropy, nats.
+        response_mask: (B, T) bool.
+        window: number of later positions to look at; 0 returns the entropy unchanged (EGRSD).
+
+    Returns:
+        (B, T) nats. Masked positions keep their input value.
+
+    Raises:
+        ValueError: if window is negative.
+    """
+    _require_float32(entropy=entropy)
+    _require_bool(response_mask)
+    _require_shape(entropy, response_mask=response_mask)
+    if window < 0:
+        raise ValueError(f"window={window} would look at past tokens; use window >= 0 (0 is EGRSD, no lookahead).")
+    entropy = entropy.detach()
+    window = min(window, entropy.size(-1) - 1)
+    if window <= 0:
+        return entropy
+    # A minimum is a maximum of the negatives; -inf never wins it. One pooling kernel, so no (T x window) tensor exists.
+    negated = (-entropy).masked_fill(~response_mask, -torch.inf)
+    smallest = -F.max_pool1d(F.pad(negated, (0, window), value=-torch.inf).unsqueeze(1), window + 1, stride=1).squeeze(1)
+    return torch.where(response_mask, smallest, entropy)
+
+
+def entropy_scale(entropy: Tensor, response_mask: Tensor, *, min_nats: float = 1.0) -> Tensor:
+    """Denominator of the gate: max(largest entropy under the mask, min_nats); paper Eq. 5 and Alg. 1 line 13.
+
+    Taken over the raw entropies, before any lookahead (Eq. 8), and over the whole batch, so that it does not depend on the
+    number of ranks or micro-batches.
+
+    Args:
+        entropy: (B, T) teacher entropy, nats.
+        response_mask: (B, T) bool.
+        min_nats: lower bound; keeps a batch of near-certain teachers from being gated by its own noise.
+
+    Returns:
+        scalar, nats; min_nats for an empty mask.
+    """
+    _require_float32(entropy=entropy)
+    _require_bool(response_mask)
+    _require_shape(entropy, response_mask=response_mask)
+    return torch.cat([entropy.detach()[response_mask], entropy.new_tensor([min_nats])]).max()
+
+
+def entropy_gate(entropy: Tensor, scale: Tensor | float, *, gamma: float, floor: float = 0.1) -> Tensor:
+    """Confidence gate g = clip(1 - gamma * entropy / scale, floor, 1); paper Eq. 5.
+
+    Args:
+        entropy: (B, T) teacher entropy, nats, after lookahead_entropy.
+        scale: scalar of entropy_scale, nats, > 0.
+        gamma: slope; 0 switches the gate off (exactly 1 for every finite entropy).
+        floor: smallest gate value.
+
+    Returns:
+        (B, T) in [floor, 1].
+    """
+    _require_float32(entropy=entropy)
+    return (1.0 - gamma * entropy / scale).detach().clamp(floor, 1.0)
+
+
+def _require_float32(**tensors: Tensor) -> None:
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32:
+            raise TypeError(f"{name} is {tensor.dtype}; the weights are computed in float32 only: upcast the logits first.")
+
+
+def _require_bool(response_mask: Tensor) -> None:
+    if response_mask.dtype != torch.bool:
+        raise TypeError(f"response_mask is {response_mask.dtype}, expected torch.bool (True = a sampled token): use .bool().")
+
+
+def _require_shape(expected: Tensor, **tensors: Tensor) -> None:
+    for name, tensor in tensors.items():
+        if tensor.shape != expected.shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(expected.shape)}: it would broadcast.")

@@ -1,0 +1,1 @@
+"""From published data sets to verl's parquet rows: ``python -m recipe.egrsd.prepare_data``."""

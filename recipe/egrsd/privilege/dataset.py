@@ -1,0 +1,121 @@
+"""verl's RLHFDataset plus one column, ``teacher_prompt_ids``: the privileged prompt, templated and tokenised.
+
+Training rows that cannot teach are refused when the data set is built. Validation rows need no solution and get no column.
+"""
+
+import sys
+from collections import Counter
+from types import ModuleType
+
+from omegaconf import ListConfig
+from verl.utils.dataset.rl_dataset import RLHFDataset
+
+from recipe.egrsd.config import schema, validation
+from recipe.egrsd.privilege import prompts
+
+SHOWN_ROWS = 5
+
+
+class EgrsdDataset(RLHFDataset):
+    """Adds ``teacher_prompt_ids`` (list of int) to every training row.
+
+    Raises:
+        ValueError: at construction, naming row numbers and reasons, if a row has no usable solution or its teacher prompt
+            exceeds algorithm.egrsd.teacher.max_prompt_length. With data.filter_overlong_prompts=true such rows are dropped
+            and counted instead.
+    """
+
+    def __init_subclass__(cls, **kwargs):
+        """verl loads a file of the user's own without naming it in sys.modules, where map's processes look for its classes."""
+        super().__init_subclass__(**kwargs)
+        setattr(sys.modules.setdefault(cls.__module__, ModuleType(cls.__module__)), cls.__name__, cls)
+
+    def __init__(self, data_files, tokenizer, config, processor=None, max_samples=-1):
+        validation.check_entry(config.egrsd)
+        self.teacher = schema.read_teacher(config.egrsd.teacher)
+        self.privilege = config.egrsd.privilege
+        self.is_train = _paths(data_files) == _paths(config.train_files)
+        super().__init__(data_files, tokenizer, config, processor=processor, max_samples=max_samples)
+
+    def maybe_filter_out_long_prompts(self, dataframe=None):
+        """verl's hook at the end of reading the files; the teacher's prompt is added before verl looks at the student's."""
+        if self.is_train:
+            dataframe = self._add_teacher_prompts(dataframe)
+        return super().maybe_filter_out_long_prompts(dataframe)
+
+    def _add_teacher_prompts(self, dataframe):
+        if self.privilege in ("shuffled", "wrong"):
+            self.all_texts = [self._own_text(row) for row in dataframe]
+        # No cache: its fingerprint would not notice an edited template.
+        dataframe = dataframe.map(
+            self._teacher_prompt,
+            with_indices=True,
+            num_proc=self.num_workers,
+            load_from_cache_file=False,
+            desc="Tokenising teacher prompts",
+        )
+        refusals = [(row, reason) for row, reason in enumerate(dataframe["egrsd_refusal"]) if reason]
+        if refusals and not self.filter_overlong_prompts:
+            raise ValueError(_describe(refusals, len(dataframe)))
+        if refusals:
+            print(f"EGRSD dropped {len(refusals)} of {len(dataframe)} training rows: {dict(Counter(r for _, r in refusals))}")
+            refused = {row for row, _ in refusals}
+            dataframe = dataframe.select([row for row in range(len(dataframe)) if row not in refused])
+        return dataframe.remove_columns("egrsd_refusal")
+
+    def _teacher_prompt(self, row: dict, index: int) -> dict:
+        """One row -> its teacher prompt, or the reason why it has none."""
+        try:
+            return {"teacher_prompt_ids": self._teacher_prompt_ids(row, index), "egrsd_refusal": ""}
+        except prompts.RowError as error:
+            return {"teacher_prompt_ids": [], "egrsd_refusal": str(error)}
+
+    def _own_text(self, row: dict) -> str:
+        """What the row has to show, or nothing if it cannot be used: then it is refused in its own turn."""
+        try:
+            return prompts.shown_text(row, privilege=self.privilege, solution_key=self.teacher.solution_key)
+        except prompts.RowError:
+            return ""
+
+    def _teacher_prompt_ids(self, row: dict, index: int) -> list[int]:
+        text = prompts.shown_text(row, privilege=self.privilege, solution_key=self.teacher.solution_key)
+        if self.privilege in ("shuffled", "wrong"):
+            text = prompts.another_text(self.all_texts, index)
+        prompts.refuse_control_tokens(self.tokenizer, text, where=f"extra_info.{self.teacher.solution_key}")
+        messages = prompts.user_chat(row.get(self.prompt_key))
+        if self.privilege != "none":
+            default = prompts.CONCISE_TEMPLATE if self.privilege == "concise" else prompts.DEFAULT_TEMPLATE
+            messages = prompts.teacher_messages(
+                messages, text, instruction=self.teacher.instruction, template=self.teacher.template or default
+            )
+        chat_template = {**self.apply_chat_template_kwargs, "enable_thinking": self.teacher.enable_thinking}
+        if self.tool_schemas:  # the student's agent loop is told of them, too (tool_agent_loop.py:157)
+            chosen = (row.get("extra_info") or {}).get("tool_selection")
+            chat_template["tools"] = [tool for tool in self.tool_schemas if not chosen or tool["function"]["name"] in chosen]
+        ids = prompts.prompt_ids(self.tokenizer, messages, **chat_template)
+        if len(ids) > self.teacher.max_prompt_length:
+            limit = f"algorithm.egrsd.teacher.max_prompt_length={self.teacher.max_prompt_length}"
+            raise prompts.RowError(f"the teacher prompt has more than {limit} tokens")
+        return ids
+
+
+def check_rows(rows: RLHFDataset) -> None:
+    """ValueError if training rows have come without the teacher's prompts: a class of the user's own may drop the column."""
+    if len(rows) and "teacher_prompt_ids" not in rows[0]:
+        raise ValueError(
+            f"the rows of data.custom_cls.name={type(rows).__name__} have no teacher_prompt_ids, so that the teacher has "
+            "nothing to read; call super() in what it overrides of EgrsdDataset."
+        )
+
+
+def _paths(files) -> list[str]:
+    return list(files) if isinstance(files, list | ListConfig) else [files]
+
+
+def _describe(refusals: list[tuple[int, str]], total: int) -> str:
+    rows = "\n".join(f"  row {row}: {reason}" for row, reason in refusals[:SHOWN_ROWS])
+    more = f"\n  ... and {len(refusals) - SHOWN_ROWS} more" if len(refusals) > SHOWN_ROWS else ""
+    return (
+        f"EGRSD cannot use {len(refusals)} of {total} training rows:\n{rows}{more}\n"
+        "Mend the rows, or set data.filter_overlong_prompts=true to drop and count them."
+    )

@@ -1,0 +1,97 @@
+"""Which weights teach, and how they follow the student."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from recipe.egrsd.config.schema import TeacherConfig
+from recipe.egrsd.teacher.scoring import Scores, nested, score
+
+
+class Teacher:
+    """Which weights teach, and how they follow the student.
+
+    | kind     | full parameters                    | LoRA                                 |
+    | frozen   | verl's reference model             | the actor with its adapter off       |
+    | snapshot | the reference model, moved         | a copy of the adapter, in float32    |
+    | ema      | the same                           | the same                             |
+    | live     | the actor                          | the actor                            |
+
+    Args:
+        settings: algorithm.egrsd.teacher.
+        workers: verl's actor worker group, whose student still has its initial weights.
+        uses_lora: whether the student is an adapter.
+        max_shared_tokens: of ``scoring_order``'s max_tokens.
+    """
+
+    def __init__(self, settings: TeacherConfig, workers: Any, *, uses_lora: bool, max_shared_tokens: int = 0):
+        self.settings, self.workers, self.max_shared_tokens = settings, workers, max_shared_tokens
+        self.num_ranks = max(workers._query_dispatch_info("actor")) + 1  # as verl asks (trainer_base.py:1613)
+        self.adapter_off = uses_lora and settings.kind == "frozen"
+        if settings.kind == "live" or self.adapter_off:
+            self.engine = workers.compute_log_prob
+        elif uses_lora:
+            self.engine = workers.compute_teacher_log_prob
+        else:
+            self.engine = workers.compute_ref_log_prob
+        if self.settings.moves:
+            print(f"EGRSD keeps a {settings.kind} teacher of {workers.init_teacher()[0]:,} parameters on each rank.")
+
+    def score(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        responses: Tensor,
+        response_mask: Tensor,
+        *,
+        temperature: float,
+        divergence: Mapping[str, Any] | None,
+        names: Sequence[str],
+    ) -> Scores:
+        """Arguments as of the function ``score``; divergence: its kind and clip, if the update will need the teacher's head."""
+        scores = score(
+            self.engine, prompt_ids, responses, response_mask,
+            num_ranks=self.num_ranks, max_shared_tokens=self.max_shared_tokens, adapter_off=self.adapter_off,
+            temperature=temperature, keep_hidden=divergence is not None, names=names,
+        )  # fmt: skip
+        if divergence is not None:
+            self.workers.hold_teacher_head(**divergence)
+        return scores
+
+    def score_student(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        responses: Tensor,
+        response_mask: Tensor,
+        *,
+        temperature: float,
+        names: Sequence[str],
+    ) -> Tensor:
+        """(B, jagged) float32 log-probs under the student's own prompts, for whoever looks on: nothing trains on them."""
+        count = len(names)
+        more = -count % self.num_ranks  # ranks take equal shares, so that the first rows may be scored once more
+        rows = [*range(count), *itertools.islice(itertools.cycle(range(count)), more)]
+        scores = score(
+            self.workers.compute_log_prob,
+            [prompt_ids[row] for row in rows],
+            *(nested([column.unbind()[row] for row in rows]) for column in (responses, response_mask)),
+            num_ranks=self.num_ranks, temperature=temperature, names=[names[row] for row in rows], row_by_row=True,
+        )  # fmt: skip
+        return nested(scores.log_probs.unbind()[:count])
+
+    def follow(self, step: int) -> None:
+        """Called after the student's update of that step, which counts from 1."""
+        if self.settings.kind == "ema":
+            self.workers.update_teacher(self.settings.ema_decay)
+        elif self.settings.kind == "snapshot" and step % self.settings.sync_every == 0:
+            self.workers.update_teacher(0.0)
+
+    def save(self, folder: Path) -> None:
+        if self.settings.moves:
+            self.workers.save_teacher(str(folder))
+
+    def load(self, folder: Path) -> None:
+        if self.settings.moves:
+            self.workers.load_teacher(str(folder))

@@ -1,0 +1,201 @@
+"""A pass that scores responses: log-prob and entropy of every token, by whichever engine is asked.
+
+Rows are ``prompt + response``. verl's engines return per-token outputs aligned with the row's end, so another prompt in front of
+the same response needs no other alignment (workers/utils/padding.py:194).
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+from verl.utils import tensordict_utils as tu
+from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions
+from verl.workers.utils.padding import response_from_nested
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model says about B responses, each field (B, jagged) over the response."""
+
+    log_probs: Tensor
+    """float32, nats."""
+    entropy: Tensor
+    """float32, nats, over the whole vocabulary."""
+    hidden: Tensor | None
+    """What the head was given, flattened to T * H for each response; for a divergence only."""
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """Every ``group_size`` consecutive rows have one prompt; a micro-batch holds whole groups."""
+
+    group_size: int
+    rows_of_micro_batch: int
+
+
+def scoring_batch(
+    prompt_ids: Sequence[Sequence[int]],
+    responses: Sequence[Tensor],
+    response_mask: Sequence[Tensor],
+    *,
+    temperature: float,
+    sharing: Sharing | None = None,
+    keep_hidden: bool = False,
+) -> TensorDict:
+    """Rows for verl's compute_log_prob / compute_ref_log_prob.
+
+    Args:
+        prompt_ids: B privileged prompts, token ids.
+        responses: B responses, (T,) int64 token ids, prompt excluded.
+        response_mask: B masks, the student's; the engine needs a loss mask even where it computes no loss.
+        temperature: of the rollout; student and teacher are compared at the temperature the student is trained at.
+        sharing: how rows share their prompts, which are then read once (engine/shared_prompt.py); None if they don't.
+        keep_hidden: also return what the head was given (engine/fsdp.py), flattened to T * H for each response.
+    """
+    prompts = [torch.as_tensor(ids, dtype=torch.int64) for ids in prompt_ids]
+    rows = [torch.cat([prompt, response]) for prompt, response in zip(prompts, responses, strict=True)]
+    columns = {
+        "prompts": prompts,
+        "responses": responses,
+        "response_mask": response_mask,
+        "loss_mask": response_mask,
+        "input_ids": rows,
+        "position_ids": [torch.arange(len(row)) for row in rows],
+    }
+    batch = TensorDict({name: nested(column) for name, column in columns.items()}, batch_size=len(rows))
+    tu.assign_non_tensor(
+        batch,
+        calculate_entropy=True,
+        compute_loss=False,
+        temperature=temperature,
+        egrsd_in_chunks=True,
+        egrsd_keeps_hidden=keep_hidden,
+    )
+    if sharing:
+        tu.assign_non_tensor(batch, use_dynamic_bsz=False, micro_batch_size_per_gpu=sharing.rows_of_micro_batch)
+        tu.assign_non_tensor(batch, egrsd_shared_by=sharing.group_size)
+    return batch
+
+
+def scoring_order(
+    prompt_ids: Sequence[Sequence[int]], response_lengths: Sequence[int], *, num_ranks: int, max_tokens: int = 0
+) -> tuple[list[int], Sharing | None]:
+    """Which rows the ranks take, one rank's equal share after the other, so that all have about as much to compute.
+
+    verl has balanced the batch by the student's rows; privileged prompts differ much more in length. The rows of a rank come
+    longest first, so that micro-batches of a fixed number of padded rows hold rows of about one length.
+
+    Args:
+        prompt_ids: B privileged prompts.
+        response_lengths: B numbers of tokens.
+        num_ranks: divides B.
+        max_tokens: of a micro-batch whose rows share prompts; 0 for no sharing.
+
+    Returns:
+        The numbers of the rows in their new order; and how they share their prompts, where that pays: it takes two passes
+        through the weights instead of one, so it must save half of the tokens.
+    """
+    by_prompt = defaultdict(list)
+    for row, ids in enumerate(prompt_ids):
+        by_prompt[tuple(ids)].append(row)
+    alone = [len(ids) + length for ids, length in zip(prompt_ids, response_lengths, strict=True)]
+    shared = [len(ids) + sum(response_lengths[row] for row in rows) for ids, rows in by_prompt.items()]
+    groups, work, sharing = [[row] for row in range(len(alone))], alone, None
+    sizes = {len(rows) for rows in by_prompt.values()}
+    if 2 * sum(shared) <= sum(alone) and len(sizes) == 1 and len(shared) % num_ranks == 0 and max(shared) <= max_tokens:
+        groups, work, (group_size,) = list(by_prompt.values()), shared, sizes
+        per_rank = len(shared) // num_ranks
+        fitting = max(n for n in range(1, per_rank + 1) if per_rank % n == 0 and n * max(shared) <= max_tokens)
+        sharing = Sharing(group_size=group_size, rows_of_micro_batch=fitting * group_size)
+    work = calculate_workload(torch.tensor(work)).tolist()
+    order = []
+    for share in get_seqlen_balanced_partitions(work, k_partitions=num_ranks, equal_size=True):
+        order += [row for group in sorted(share, key=work.__getitem__, reverse=True) for row in groups[group]]
+    return order, sharing
+
+
+def score(
+    engine: Callable[[TensorDict], TensorDict],
+    prompt_ids: Sequence[Sequence[int]],
+    responses: Tensor,
+    response_mask: Tensor,
+    *,
+    num_ranks: int,
+    temperature: float,
+    names: Sequence[str],
+    max_shared_tokens: int = 0,
+    adapter_off: bool = False,
+    keep_hidden: bool = False,
+    row_by_row: bool = False,
+) -> Scores:
+    """Scores B responses under B prompts, a multiple of ``num_ranks``.
+
+    Args:
+        engine: a scoring method of verl's worker group.
+        prompt_ids, temperature, keep_hidden: as of ``scoring_batch``.
+        responses, response_mask: (B, jagged).
+        num_ranks, max_shared_tokens: as of ``scoring_order``.
+        adapter_off: score with the base model.
+        row_by_row: micro-batches of one row, for a B that the run's micro-batches of a fixed size may not divide.
+        names: B sample names for error messages.
+    """
+    lengths = responses.offsets().diff().tolist()
+    order, sharing = scoring_order(prompt_ids, lengths, num_ranks=num_ranks, max_tokens=max_shared_tokens)
+    prompts, rows, masks, names = (
+        [column[row] for row in order] for column in (prompt_ids, responses.unbind(), response_mask.unbind(), names)
+    )
+    batch = scoring_batch(prompts, rows, masks, temperature=temperature, sharing=sharing, keep_hidden=keep_hidden)
+    if adapter_off:
+        tu.assign_non_tensor(batch, no_lora_adapter=True)
+    if row_by_row:
+        tu.assign_non_tensor(batch, use_dynamic_bsz=False, micro_batch_size_per_gpu=1)
+    output = engine(batch)
+    found = (*checked(output, batch["response_mask"], names=names), output.get("teacher_hidden"))
+    return Scores(*(None if column is None else _in_order(column, order) for column in found))
+
+
+def checked(output: TensorDict, response_mask: Tensor, *, names: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """What an engine returned, aligned with the response.
+
+    Args:
+        output: ``log_probs`` and ``entropy``, jagged over prompt + response.
+        response_mask: (B, jagged).
+        names: B sample names for error messages.
+
+    Raises:
+        TypeError: if the engine computed either in another dtype than float32.
+        ValueError: if a value under the response mask is not finite; names the sample.
+    """
+    aligned = {}
+    for name in ("log_probs", "entropy"):
+        if output[name].dtype != torch.float32:
+            raise TypeError(
+                f"the engine returned the teacher's {name} in {output[name].dtype}; EGRSD needs float32. Was engine/fsdp.py "
+                "registered?"
+            )
+        aligned[name] = response_from_nested(output[name], response_mask)
+        _refuse_non_finite(name, aligned[name], response_mask, names)
+    return aligned["log_probs"], aligned["entropy"]
+
+
+def _refuse_non_finite(name: str, values: Tensor, mask: Tensor, names: Sequence[str]) -> None:
+    bad = ~values.values().isfinite() & mask.values().bool()
+    if bad.any():
+        token = int(bad.nonzero()[0])
+        row = int((values.offsets() <= token).sum()) - 1
+        raise ValueError(
+            f"the teacher's {name} is {values.values()[token].item()} for sample {names[row]} at response token "
+            f"{token - int(values.offsets()[row])}; the teacher's weights or the logits are broken."
+        )
+
+
+def _in_order(column: Tensor, order: Sequence[int]) -> Tensor:
+    """(B, jagged) rows back at the numbers that ``order`` took them from."""
+    return nested([row for _, row in sorted(zip(order, column.unbind(), strict=True), key=lambda pair: pair[0])])
+
+
+def nested(rows: Sequence[Tensor]) -> Tensor:
+    return torch.nested.as_nested_tensor(list(rows), layout=torch.jagged)

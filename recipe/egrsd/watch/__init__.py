@@ -1,0 +1,6 @@
+"""What a run says about itself.
+
+metrics.py  every metric: meaning, unit, healthy range; the thresholds of the alarms
+alarms.py   says once in the log that training has gone wrong, with numbers and advice
+tokens.py   every so many steps, responses with all that was decided about each token, as parquet
+"""

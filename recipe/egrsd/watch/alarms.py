@@ -1,0 +1,80 @@
+"""Says once, in the log of the run, that training has gone wrong: what is seen, with numbers, and what to do about it.
+
+The thresholds are metrics.ALARMS. Nothing here stops a run or changes it.
+"""
+
+from collections.abc import Mapping
+
+from recipe.egrsd.config.schema import EgrsdConfig
+from recipe.egrsd.watch.metrics import ALARM_STEPS, ALARMS, START_STEPS, Alarm
+
+
+def switched_off(egrsd: EgrsdConfig) -> set[str]:
+    """Names of the alarms that would speak of what the settings switch off or intend."""
+    off = set()
+    if egrsd.gamma == 0 or egrsd.floor == 1:
+        off |= {"gate at its floor"}
+    if egrsd.clip_range == 0 or egrsd.mixing == 0:
+        off |= {"ratio clip saturated"}
+    if egrsd.privilege == "none":
+        off |= {"privilege inert"}
+    if egrsd.divergence:  # rewards are only watched
+        off |= {"all correct", "all wrong"}
+    return off
+
+
+class Alarms:
+    """Fed with the metrics of each step, in order.
+
+    A run that is resumed knows how it began: it would else take a student that is already going wrong for a healthy start. What
+    was said before is said again, because the resumed run has a log of its own.
+
+    Args:
+        egrsd: the settings of the run.
+    """
+
+    def __init__(self, egrsd: EgrsdConfig):
+        self.watched = {name: alarm for name, alarm in ALARMS.items() if name not in switched_off(egrsd)}
+        self.steps_in_a_row = dict.fromkeys(self.watched, 0)
+        self.first_values: dict[str, list[float]] = {name: [] for name, alarm in self.watched.items() if alarm.of_start}
+
+    def check(self, metrics: Mapping[str, float]) -> list[str]:
+        """The sentences that are new with this step. A metric that is not logged raises no alarm."""
+        warnings = []
+        for name, alarm in list(self.watched.items()):
+            if any(metric not in metrics for metric in alarm.metrics):
+                continue
+            value = sum(float(metrics[metric]) for metric in alarm.metrics)
+            limit = self._limit(name, alarm, value)
+            reached = limit is not None and (value >= limit if alarm.rises else value <= limit)
+            self.steps_in_a_row[name] = self.steps_in_a_row[name] + 1 if reached else 0
+            if self.steps_in_a_row[name] == ALARM_STEPS:
+                del self.watched[name]
+                warnings.append(_sentence(name, alarm, value, limit))
+        return warnings
+
+    def state_dict(self) -> dict[str, list[float]]:
+        """The values of the first steps, as JSON."""
+        return self.first_values
+
+    def load_state_dict(self, state: Mapping[str, list[float]]) -> None:
+        self.first_values.update(state)
+
+    def _limit(self, name: str, alarm: Alarm, value: float) -> float | None:
+        """The threshold, once there is one: a multiple of the start needs START_STEPS values."""
+        if not alarm.of_start:
+            return alarm.threshold
+        first = self.first_values[name]
+        if len(first) < START_STEPS:
+            first.append(value)
+            return None
+        return alarm.threshold * sum(first) / START_STEPS
+
+
+def _sentence(name: str, alarm: Alarm, value: float, limit: float) -> str:
+    side = "at least" if alarm.rises else "at most"
+    start = f" = {alarm.threshold:g} times the mean of the first {START_STEPS} steps" if alarm.of_start else ""
+    return (
+        f"EGRSD alarm, {name}: {' + '.join(alarm.metrics)} = {value:.4g}, {side} {limit:.4g}{start}, for {ALARM_STEPS} steps. "
+        f"{alarm.advice} (Said once; the metrics go on.)"
+    )

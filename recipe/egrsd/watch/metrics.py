@@ -1,0 +1,193 @@
+"""Every ``egrsd/...`` metric: its meaning, unit and healthy range, and the code that computes it; the thresholds of alarms.py.
+docs/metrics.md shows METRICS and ALARMS.
+
+B  responses      T  response positions. Padding samples carry an empty mask and never count.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Meaning(NamedTuple):
+    text: str
+    unit: str
+    low: float | None = None
+    """Lower end of the healthy range; None: unbounded."""
+    high: float | None = None
+
+
+INERT_NATS = 0.02
+"""Mean |log p_T - log p_S| that rounding alone can reach in bfloat16 (docs/design.md, Numbers); it moves a weight by 2 %."""
+
+METRICS: dict[str, Meaning] = {
+    "egrsd/teacher_entropy_mean": Meaning("teacher's predictive entropy, mean over response tokens", "nats", 0.0, 2.0),
+    "egrsd/teacher_entropy_max": Meaning("largest teacher entropy of the batch", "nats", 0.0),
+    "egrsd/entropy_scale": Meaning("denominator of the gate: max(teacher_entropy_max, min_entropy_scale)", "nats", 1.0),
+    "egrsd/gate_mean": Meaning("entropy gate, mean over tokens; 1 = the teacher is trusted fully", "1", 0.5, 1.0),
+    "egrsd/gate_floor_frac": Meaning("share of tokens whose gate sits on its floor", "share", 0.0, 0.1),
+    "egrsd/lookahead_restored_mean": Meaning("gate with lookahead minus gate without; 0 for EGRSD", "1", 0.0, 0.3),
+    "egrsd/log_ratio_mean": Meaning("log p_T - log p_S, mean over tokens; 0 = the privilege is inert", "nats", -0.5, 0.5),
+    "egrsd/log_ratio_abs_mean": Meaning("|log p_T - log p_S|, mean over tokens", "nats", INERT_NATS, 1.0),
+    "egrsd/ratio_weight_mean": Meaning("ratio weight, mean over tokens", "1", 0.9, 1.1),
+    "egrsd/ratio_clip_low_frac": Meaning("share of tokens whose ratio weight is clipped from below", "share", 0.0, 0.3),
+    "egrsd/ratio_clip_high_frac": Meaning("share of tokens whose ratio weight is clipped from above", "share", 0.0, 0.3),
+    "egrsd/token_weight_mean": Meaning("ratio weight (mixed with 1) times gate, mean over tokens", "1", 0.5, 1.2),
+    "egrsd/mixing": Meaning("share of the ratio weight in a token's weight; 1 for EGRSD, falls to 0 for RLSD", "1", 0.0, 1.0),
+    "egrsd/student_surprise_mean": Meaning(
+        "-log p_S of the sampled tokens, mean: an estimate of the student's entropy that costs nothing", "nats", 0.02, 2.0
+    ),
+    "egrsd/divergence_mean": Meaning(
+        "divergence of teacher and student, mean over tokens; algorithm.egrsd.divergence only", "nats", 0.0, 1.0
+    ),
+    "egrsd/first_token_log_ratio": Meaning(
+        "log p_T - log p_S at the first response token; far below 0 where the thinking switches differ", "nats", -20.0, 5.0
+    ),
+    "egrsd/reward_mean": Meaning("shaped reward, mean over responses", "reward", 0.05, 1.45),
+    "egrsd/reward_std": Meaning("shaped reward, population std over responses; 0 = nothing to learn from", "reward", 0.05),
+    "egrsd/baseline_mean": Meaning("running mean of all shaped rewards seen before this step", "reward"),
+    "egrsd/baseline_std": Meaning("running population std of all shaped rewards seen before this step", "reward", 0.05),
+    "egrsd/correct_frac": Meaning("share of responses with a reward above 0", "share", 0.05, 0.95),
+    "egrsd/truncated_frac": Meaning("share of responses as long as data.max_response_length", "share", 0.0, 0.5),
+    "egrsd/teacher_prompt_length_mean": Meaning("privileged prompt, mean over rows", "tokens"),
+    "egrsd/teacher_prompt_length_max": Meaning("longest privileged prompt of the batch", "tokens"),
+}
+
+
+class Alarm(NamedTuple):
+    metrics: tuple[str, ...]
+    """Their sum is watched."""
+    rises: bool
+    """Whether high values are the bad ones. The threshold itself counts as bad."""
+    threshold: float
+    advice: str
+    of_start: bool = False
+    """Whether the threshold is a multiple of the mean over the first START_STEPS steps."""
+
+
+START_STEPS = 10
+ALARM_STEPS = 3
+"""Steps in a row before an alarm is given: one batch of 32 may be all wrong by chance."""
+
+ALARMS: dict[str, Alarm] = {
+    "entropy explosion": Alarm(
+        ("egrsd/student_surprise_mean",),
+        True,
+        3.0,
+        "The student is turning random: lower actor_rollout_ref.actor.optim.lr and go back to an earlier checkpoint. If its "
+        "prompt and the teacher's differ in their thinking switch, compare them with python -m recipe.egrsd.doctor.",
+        of_start=True,
+    ),
+    "length collapse": Alarm(
+        ("response_length/mean",),
+        False,
+        0.5,
+        "Responses lose their reasoning: compare accuracy on held-out problems before and after, set "
+        "algorithm.egrsd.length_bonus=0, and look at the thinking switches (docs/caveats.md).",
+        of_start=True,
+    ),
+    "gate at its floor": Alarm(
+        ("egrsd/gate_floor_frac",),
+        True,
+        0.5,
+        "Most tokens have the same, smallest gate, so the teacher's entropy tells nothing apart: lower algorithm.egrsd.gamma.",
+    ),
+    "ratio clip saturated": Alarm(
+        ("egrsd/ratio_clip_low_frac", "egrsd/ratio_clip_high_frac"),
+        True,
+        0.5,
+        "Most ratio weights are a bound, so only the sign of log p_T - log p_S is left: look whether both prompts end alike "
+        "(python -m recipe.egrsd.doctor), whether the student has drifted far from its teacher, or raise "
+        "algorithm.egrsd.clip_range.",
+    ),
+    "privilege inert": Alarm(
+        ("egrsd/log_ratio_abs_mean",),
+        False,
+        INERT_NATS,
+        "The teacher says what the student says, so the solution changes nothing: look at the teacher's prompt "
+        "(python -m recipe.egrsd.doctor), algorithm.egrsd.teacher.template and solution_key.",
+    ),
+    "all correct": Alarm(
+        ("egrsd/correct_frac",),
+        True,
+        1.0,
+        "The problems are too easy to learn from: take harder ones.",
+    ),
+    "all wrong": Alarm(
+        ("egrsd/correct_frac",),
+        False,
+        0.0,
+        "Nothing is rewarded: look whether responses are cut before the answer (egrsd/truncated_frac), whether the prompts ask "
+        "for \\boxed{}, whether the ground truths are readable (python -m recipe.egrsd.doctor), or take easier problems.",
+    ),
+    "truncation": Alarm(
+        ("egrsd/truncated_frac",),
+        True,
+        0.5,
+        "Cut responses earn nothing, however good: raise data.max_response_length, or switch the student's thinking off "
+        "(+data.apply_chat_template_kwargs.enable_thinking=false).",
+    ),
+}
+
+
+def weight_metrics(weights: Any, *, clip_range: float, floor: float) -> dict[str, Tensor]:
+    """What is logged of a micro-batch's method.weights.TokenWeights, each (B, T)."""
+    return {
+        "gate_mean": weights.gate,
+        "gate_floor_frac": weights.gate <= floor,
+        "lookahead_restored_mean": weights.gate - weights.gate_without_lookahead,
+        "ratio_weight_mean": weights.ratio,
+        "ratio_clip_low_frac": weights.ratio <= 1.0 - clip_range,
+        "ratio_clip_high_frac": weights.ratio >= 1.0 + clip_range,
+        "token_weight_mean": weights.token,
+    }
+
+
+def token_sums(log_ratio: Tensor, per_token: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
+    """Sums over the tokens of a micro-batch; token_means turns their totals over micro-batches and ranks into means.
+
+    Sums, because a mean of means would depend on how the batch was split.
+
+    Args:
+        log_ratio: (B, T) log p_T - log p_S, nats.
+        per_token: more values, each (B, T).
+        mask: (B, T) bool.
+    """
+    first = mask & (mask.cumsum(-1) == 1)
+    per_token = {"log_ratio_mean": log_ratio, "log_ratio_abs_mean": log_ratio.abs(), **per_token}
+    sums = {name: torch.where(mask, value.float(), 0.0).sum() for name, value in per_token.items()}
+    sums["first_token_log_ratio"] = torch.where(first, log_ratio, 0.0).sum()
+    return {**sums, "num_tokens": mask.sum().float(), "num_responses": first.sum().float()}
+
+
+def token_means(sums: Mapping[str, float]) -> dict[str, float]:
+    """Metrics of a step from the totals of token_sums over all micro-batches and ranks."""
+    counts = {"first_token_log_ratio": "num_responses"}
+    means = {name: total / max(sums[counts.get(name, "num_tokens")], 1.0) for name, total in sums.items()}
+    return {f"egrsd/{name}": mean for name, mean in means.items() if not name.startswith("num_")}
+
+
+def teacher_metrics(entropy: Tensor, mask: Tensor, scale: Tensor, prompt_lengths: Tensor) -> dict[str, float]:
+    """entropy, mask: (B, T); scale: scalar, nats; prompt_lengths: (real rows,) tokens."""
+    tokens = entropy[mask]
+    return {
+        "egrsd/teacher_entropy_mean": tokens.mean().item() if tokens.numel() else 0.0,
+        "egrsd/teacher_entropy_max": tokens.max().item() if tokens.numel() else 0.0,
+        "egrsd/entropy_scale": scale.item(),
+        "egrsd/teacher_prompt_length_mean": prompt_lengths.float().mean().item(),
+        "egrsd/teacher_prompt_length_max": prompt_lengths.max().item(),
+    }
+
+
+def reward_metrics(rewards: Tensor, truncated: Tensor, *, baseline_mean: float, baseline_std: float) -> dict[str, float]:
+    """rewards: (real rows,) after shaping; truncated: (real rows,) bool."""
+    return {
+        "egrsd/reward_mean": rewards.mean().item(),
+        "egrsd/reward_std": rewards.std(correction=0).item(),
+        "egrsd/baseline_mean": baseline_mean,
+        "egrsd/baseline_std": baseline_std,
+        "egrsd/correct_frac": (rewards > 0).float().mean().item(),
+        "egrsd/truncated_frac": truncated.float().mean().item(),
+    }

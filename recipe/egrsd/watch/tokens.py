@@ -1,0 +1,152 @@
+"""A look inside the weights: real responses with all that was decided about each of their tokens, one parquet file a step.
+
+``python -m recipe.egrsd.report`` shows them. B  responses      T  response positions, right-padded
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from recipe.egrsd.config.schema import EgrsdConfig
+from recipe.egrsd.method.weights import lookahead_entropy, token_weights
+
+SAVED_RESPONSES = 16
+"""Of a step; at 1,024 tokens they take about 1 MB."""
+FIELDS = (
+    "uid", "extra_info", "prompts", "teacher_prompt_ids", "responses", "response_mask", "rm_scores", "teacher_log_probs",
+    "teacher_entropy", "advantages",
+)  # fmt: skip
+"""What is read from TransferQueue."""
+KINDS = ("mid", "lock", "fork", "pivot")
+HIGH, LOW = 0.17, 0.01
+"""Of the entropy scale; the paper's bounds (figure A5)."""
+MARKING_WINDOW = 3
+"""Tokens that the kinds look ahead in a run whose gate does not."""
+UNFINISHED_CHARACTER, CHARACTER_BYTES = "\ufffd", 4
+
+
+def is_due(step: int, every: int | None) -> bool:
+    """step counts from 1; the first is always shown, so that a run can be looked into at once."""
+    return every is not None and (step == 1 or step % every == 0)
+
+
+def chosen(keys: Sequence[str], real: Sequence[bool]) -> list[str]:
+    """Which samples are saved: real ones, in the order of their random names, as verl has sorted the batch by length."""
+    return sorted(key for key, is_real in zip(keys, real, strict=True) if is_real)[:SAVED_RESPONSES]
+
+
+def save(folder: Path, data: TensorDict, *, step: int, **settings: Any) -> Path:
+    """Writes ``<folder>/step_<step>.parquet``, whole or not at all; data and settings as for ``table``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step_{step}.parquet"
+    partial = path.with_name(path.name + ".partial")
+    pq.write_table(table(data, step=step, **settings), partial)
+    os.replace(partial, path)
+    return path
+
+
+def table(
+    data: TensorDict, *, step: int, tokenizer: Any, egrsd: EgrsdConfig, entropy_scale: float, mixing: float
+) -> pa.Table:
+    """One row for each response, one list entry for each of its tokens; the settings travel as metadata.
+
+    The student's log-probs are those of the policy before the step's update: what the loss sees, too, as long as a batch is
+    trained on once. A run with a divergence has no weights, so that its columns gate ... token_weight are 1.
+
+    Args:
+        data: the samples, with FIELDS and ``student_log_probs``.
+        entropy_scale: the batch's, nats.
+        mixing: the step's.
+    """
+    prompts, privileged = data["prompts"].unbind(), data["teacher_prompt_ids"]
+    solutions = [(info or {}).get(egrsd.teacher.solution_key) for info in list(data["extra_info"])]
+    responses = [ids.tolist() for ids in data["responses"].unbind()]
+    rows = {
+        "step": [step] * len(responses),
+        "uid": [str(uid) for uid in list(data["uid"])],
+        "prompt": [tokenizer.decode(ids.tolist()) for ids in prompts],
+        "teacher_prompt": [tokenizer.decode(list(ids)) for ids in list(privileged)],
+        "solution": pa.array([text if isinstance(text, str) else None for text in solutions], pa.string()),
+        "reward": data["rm_scores"].to_padded_tensor(0.0).sum(-1).tolist(),
+        "entropy_scale": [entropy_scale] * len(responses),
+        "mixing": [mixing] * len(responses),
+        "tokens": [token_strings(tokenizer, ids) for ids in responses],
+        "token_ids": responses,
+    }
+    for name, values in _per_token(data, egrsd, entropy_scale, mixing).items():
+        rows[name] = [row[: len(ids)].numpy() for row, ids in zip(values, responses, strict=True)]
+    rows["kind"] = [[KINDS[kind] for kind in kinds] for kinds in rows["kind"]]
+    return pa.table(rows).replace_schema_metadata({"egrsd": json.dumps(asdict(egrsd))})
+
+
+def _per_token(data: TensorDict, egrsd: EgrsdConfig, entropy_scale: float, mixing: float) -> dict[str, Tensor]:
+    """Each (B, T), by the functions that the loss calls."""
+    mask = data["response_mask"].to_padded_tensor(0).bool()
+    student, teacher, entropy, advantages = (
+        data[name].to_padded_tensor(0.0) for name in ("student_log_probs", "teacher_log_probs", "teacher_entropy", "advantages")
+    )
+    scalars = {"entropy_scale": entropy_scale, "mixing": mixing}
+    weights = token_weights(student, teacher, entropy, advantages, mask, **scalars, **egrsd.weight_knobs)
+    return {
+        "mask": mask,
+        "student_log_probs": student,
+        "teacher_log_probs": teacher,
+        "teacher_entropy": entropy,
+        "lookahead_entropy": lookahead_entropy(entropy, mask, window=egrsd.window),
+        "gate": weights.gate,
+        "gate_without_lookahead": weights.gate_without_lookahead,
+        "ratio_weight": weights.ratio,
+        "token_weight": weights.token,
+        "advantage": advantages,
+        "kind": token_kinds(entropy, mask, entropy_scale=entropy_scale, window=egrsd.window or MARKING_WINDOW),
+    }
+
+
+def token_kinds(entropy: Tensor, response_mask: Tensor, *, entropy_scale: float, window: int) -> Tensor:
+    """The paper's regimes, as indices of KINDS.
+
+    lock   the teacher is certain now
+    fork   it is uncertain now and at each of the next ``window`` tokens
+    pivot  it is uncertain now and certain at one of them: what the lookahead is for
+    mid    anything else
+
+    Args:
+        entropy: (B, T) teacher entropy, nats.
+        response_mask: (B, T) bool.
+        entropy_scale: nats.
+        window: tokens.
+
+    Returns:
+        (B, T) int64.
+    """
+    ahead = lookahead_entropy(entropy, response_mask, window=window) / entropy_scale
+    now = entropy / entropy_scale
+    kinds = torch.zeros_like(now, dtype=torch.int64)
+    kinds[now <= LOW] = KINDS.index("lock")
+    kinds[(now >= HIGH) & (ahead >= HIGH)] = KINDS.index("fork")
+    kinds[(now >= HIGH) & (ahead <= LOW)] = KINDS.index("pivot")
+    return kinds
+
+
+def token_strings(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """The text of each token. A character whose bytes span tokens stands at its last one, the others are empty."""
+    strings, held = [], []
+    for token in ids:
+        held.append(token)
+        text = tokenizer.decode(held)
+        finished = not text.endswith(UNFINISHED_CHARACTER) or len(held) == CHARACTER_BYTES
+        strings.append(text if finished else "")
+        if finished:
+            held = []
+    if held:
+        strings[-1] = tokenizer.decode(held)
+    return strings

@@ -1,0 +1,237 @@
+"""examples/gpu_check.py and the checks it shares with the rehearsal: each check passes on good numbers and fails on bad ones."""
+
+import math
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from rich.console import Console
+from runs import ROOT
+
+from examples import gpu_check
+from examples.rehearsal import checks
+from examples.rehearsal.checks import Finding
+from examples.rehearsal.scripts import run
+from examples.rehearsal.table import machine, table
+from recipe.egrsd.watch.metrics import METRICS
+
+GOOD = {
+    **{name: 0.3 for name in METRICS if name not in checks.OF_DIVERGENCE},
+    "egrsd/teacher_entropy_mean": 0.3, "egrsd/teacher_entropy_max": 2.7, "egrsd/entropy_scale": 2.7,
+    "egrsd/gate_mean": 0.97, "egrsd/gate_floor_frac": 0.0, "egrsd/ratio_weight_mean": 1.01, "egrsd/token_weight_mean": 0.98,
+    "egrsd/reward_mean": 0.0,  # not judged
+    "timing_s/gen": 1.0, "timing_s/teacher": 0.5, "timing_s/update_actor": 1.0, "timing_s/update_weights": 0.2,
+    "timing_s/step": 3.0, "timing_s/old_log_prob": 0.5,
+    "training/rollout_probs_diff_max": 0.01, "actor/perf/max_memory_reserved_gb": 11.0,
+}  # fmt: skip
+CHECKS = {
+    "steps": lambda m: checks.steps_logged(m, first=1, last=2),
+    "complete": lambda m: checks.complete(m, divergence=False),
+    "healthy": checks.healthy,
+    "entropies": lambda m: checks.possible_entropies(m, vocabulary=151_936),
+    "unrounded": checks.unrounded,
+    "timed": checks.timed,
+    "rollout": lambda m: checks.near_rollout(m, bound=0.05),
+    "privileged": checks.privileged,
+    "memory": lambda m: checks.within_memory(m, gib=24),
+    "cost": lambda m: checks.cost(m, two_steps()),
+    "baseline": lambda m: checks.resumed(m, step=2, baseline=0.3),
+}
+NAN = math.nan
+
+
+def two_steps(**changed: float) -> dict[int, dict[str, float]]:
+    """Two good steps; what is named differs in the second, None: it was not logged. A name is that of a metric behind its /."""
+    second = dict(GOOD)
+    for name, value in changed.items():
+        (full,) = (key for key in GOOD if key.split("/")[-1] == name)
+        second[full] = value
+    return {0: {"val-core/acc": 0.5}, 1: GOOD, 2: {name: value for name, value in second.items() if value is not None}}
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_good_numbers_pass(name):
+    assert CHECKS[name](two_steps()).ok
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_no_step_at_all_fails(name):
+    assert not CHECKS[name]({}).ok
+    assert not CHECKS[name]({0: {"val-core/acc": 0.5}}).ok
+
+
+BAD = [
+    ("complete", {"gate_mean": None}, "egrsd/gate_mean is missing in step 2"),
+    ("complete", {"log_ratio_mean": NAN}, "egrsd/log_ratio_mean is nan in step 2"),
+    ("healthy", {"gate_mean": 0.4}, "egrsd/gate_mean = 0.4 in step 2, healthy 0.5 … 1.0"),
+    ("healthy", {"log_ratio_abs_mean": NAN}, "egrsd/log_ratio_abs_mean = nan in step 2, healthy 0.02 … 1.0"),
+    ("entropies", {"teacher_entropy_max": 12.0}, "mean 0.3, largest 12, scale 2.7 in step 2"),
+    ("entropies", {"teacher_entropy_mean": 0.0}, "mean 0, largest"),
+    ("entropies", {"entropy_scale": 1.0}, "scale 1 in step 2"),
+    ("entropies", {"teacher_entropy_max": None}, "largest nan"),
+    ("unrounded", {"teacher_entropy_max": 5.03125}, "egrsd/teacher_entropy_max = 5.03125 in step 2"),
+    ("timed", {"teacher": None}, "'teacher': nan"),
+    ("timed", {"update_actor": 0.0}, "'update_actor': 0.0"),
+    ("timed", {"step": 2.6}, "'step': 2.6"),
+    ("rollout", {"rollout_probs_diff_max": 0.06}, "0.06"),
+    ("rollout", {"rollout_probs_diff_max": None}, "nan"),
+    ("privileged", {"log_ratio_abs_mean": 0.009}, "0.009 nats"),
+    ("privileged", {"log_ratio_abs_mean": None}, "nan nats"),
+    ("memory", {"max_memory_reserved_gb": 24.5}, "24.5 GiB"),
+    ("memory", {"max_memory_reserved_gb": 0.0}, "0.0 … 11.0 GiB"),
+    ("cost", {"teacher": None}, "nan s / 1.50 s"),
+    ("baseline", {"baseline_mean": 0.0}, "0"),
+    ("baseline", {"baseline_mean": None}, "nan"),
+]
+
+
+@pytest.mark.parametrize(("name", "changed", "said"), BAD)
+def test_one_bad_number_fails_and_is_named(name, changed, said):
+    finding = CHECKS[name](two_steps(**changed))
+    assert not finding.ok and said in finding.measured
+
+
+def test_the_fastest_steps_are_compared():
+    slow = {step: {**data, "timing_s/teacher": 2.1} for step, data in two_steps().items() if step}
+    finding = checks.cost(slow, two_steps())
+    assert not finding.ok and finding.measured == "3.10 s / 1.50 s = 2.07"
+    assert checks.cost(two_steps(teacher=2.1), two_steps()).measured == "1.50 s / 1.50 s = 1.00"
+    assert not checks.cost(two_steps(), {1: {}}).ok
+
+
+def test_memory_on_a_cpu_is_logged_as_0():
+    assert not checks.within_memory(two_steps(), gib=0).ok and not checks.within_memory({}, gib=0).ok
+    assert checks.within_memory({1: {"actor/perf/max_memory_reserved_gb": 0.0}}, gib=0).ok
+
+
+def test_missing_and_surplus_steps_fail():
+    steps = two_steps()
+    assert not checks.steps_logged({1: GOOD}, first=1, last=2).ok
+    assert not checks.steps_logged(steps, first=2, last=2).ok
+    assert checks.steps_logged(steps, first=1, last=3) == Finding("steps", "1 2", "1 2 3", False)
+
+
+def test_the_null_test_wants_rounding_alone():
+    assert not checks.inert(two_steps()).ok
+    still = {name: 0.01 for name in GOOD}
+    assert checks.inert({1: still}).ok and not checks.inert({1: {}}).ok and not checks.inert({}).ok
+
+
+@pytest.mark.parametrize(("value", "rounded"), [(5.125, True), (5.03125, True), (2.7, False), (5.125001, False), (-0.375, True)])
+def test_bfloat16_numbers_are_told_from_others(value, rounded):
+    """5.125 = 101.001b needs 3 of bfloat16's 7 bits behind the leading one; 2.7 in float32 is 0x402CCCCD."""
+    assert checks.on_bfloat16_grid(value) is rounded
+    assert (torch.tensor(value).bfloat16().float() == torch.tensor(value)).item() is rounded
+
+
+def test_parameters_must_move_by_about_the_learning_rate():
+    before = {"lora_A": torch.zeros(3), "q_proj": torch.ones(3)}
+
+    def moved(**steps: float) -> bool:
+        after = {name: tensor + steps.get(name, 0.0) for name, tensor in before.items()}
+        return checks.moved(before, after, lr=1e-2, adapter=True).ok
+
+    assert moved(lora_A=0.01)
+    assert not moved() and not moved(lora_A=1e-6) and not moved(lora_A=0.1)
+    assert not moved(lora_A=0.01, q_proj=0.01)  # the base of an adapter stays
+    assert checks.moved(before, {name: tensor + 0.01 for name, tensor in before.items()}, lr=1e-2, adapter=False).ok
+    assert not checks.moved({}, {}, lr=1e-2, adapter=False).ok
+    surplus = {"lora_A": before["lora_A"] + 0.01, "q_proj": before["q_proj"], "k_proj": before["q_proj"]}
+    assert not checks.moved(before, surplus, lr=1e-2, adapter=True).ok
+
+
+def test_an_evaluation_must_hold_every_problem_graded():
+    def results(**changed) -> dict:
+        good = {"problems": 6, "accuracy": {"value": 0.5}, "tokens_mean": {"value": 12.0}, "ungraded": {"crashed": 0}}
+        return {"benchmarks": {"aime24": good | changed}}
+
+    expected = {"benchmark": "aime24", "problems": 6}
+    assert checks.evaluated(results(), **expected).ok
+    for bad in ({"problems": 5}, {"ungraded": {"crashed": 1}}, {"tokens_mean": {"value": 0.0}}, {"accuracy": {"value": NAN}}):
+        assert not checks.evaluated(results(**bad), **expected).ok
+    assert not checks.evaluated({}, **expected).ok
+
+
+# ---------------------------------------------------------------- the program
+
+
+def broken(_) -> list[Finding]:
+    raise gpu_check.Failed("exit code 1 after 3 s")
+
+
+def passing(_) -> list[Finding]:
+    return [Finding("files", "three", "three", True)]
+
+
+def test_a_phase_that_fails_hides_no_other(tmp_path):
+    session, console = gpu_check.Session(tmp_path, "model"), Console(record=True, width=120)
+    gpu_check.examine(session, {"lora": broken, "data": passing}, console)
+    console.print(table(session.findings))
+    text = console.export_text()
+    assert "lora … 0 s, failed: runs" in text and "data … 0 s, passed" in text
+    assert re.search(r"lora .* runs .* Failed: exit code 1 after 3 s .* FAIL", text) and re.search(r"data .* pass ", text)
+    assert [finding.ok for _, finding in session.findings] == [False, True]
+
+
+def test_a_machine_without_its_tools_is_described_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("VERL_PLATFORM", raising=False)
+    lines = machine()
+    assert any(re.match(r"GPU unknown \(nvidia-smi: .*No such file", line) for line in lines)
+    assert lines[-1].startswith("commit unknown (git") and any(line.startswith("verl 0.9") for line in lines)
+    with pytest.raises(gpu_check.Failed, match="the GPU's memory is unknown"):
+        _ = gpu_check.Session(tmp_path, "model").gib
+
+
+def test_a_program_that_fails_or_hangs_is_a_failed_phase(tmp_path):
+    session = gpu_check.Session(tmp_path, "model")
+    log = tmp_path / "log"
+    for code, timeout, said in (("print('why'); exit(3)", 30, "exit code 3"), ("import time; time.sleep(60)", 1, "out of time")):
+        ended = run([sys.executable, "-c", code], log=log, timeout=timeout)
+        with pytest.raises(gpu_check.Failed, match=said):
+            session.must(ended, log)
+    assert "why" in log.read_text()
+
+
+def test_what_outlives_a_killed_run_is_ended_and_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("examples.rehearsal.scripts.GRACE_SECONDS", 1)
+    marker = tmp_path / "started"
+    code = f"import subprocess, time; subprocess.Popen(['sleep', '61']); open({str(marker)!r}, 'w'); time.sleep(60)"
+    ended = run([sys.executable, "-c", code], log=tmp_path / "log", timeout=30, kill_when=marker.exists)
+    assert (ended.returncode, ended.outlived_by) == (-9, ["sleep 61"])
+    with pytest.raises(gpu_check.Failed, match="left behind: sleep 61"):
+        gpu_check.Session(tmp_path, "model").must(ended, tmp_path / "log")
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_the_whole_program_with_the_rehearsals_model(tmp_path):
+    words = ["make", "gpu-check", f"PYTHON={sys.executable}", f"ARGS=--out {tmp_path}"]
+    log = tmp_path / "output"
+    ended = run(words, log=log, timeout=1100, variables={"VERL_PLATFORM": "cpu"})
+    text = log.read_text()
+    assert ended.well, text[-6000:]
+    assert (tmp_path / "report.txt").read_text().count(" pass ") > 30 and "FAIL" not in text
+    for line in ("verl 0", "no GPU: VERL_PLATFORM=cpu", "commit "):
+        assert line in (tmp_path / "report.txt").read_text()
+
+
+def test_make_takes_the_python_that_trains():
+    def said(*words: str, **variables: str) -> str:
+        ours = ("PYTHON", "VERL_PLATFORM", "MAKE", "MFLAGS")  # make test, too, is a make
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        return subprocess.check_output(["make", "-n", "gpu-check", *words], cwd=ROOT, env=kept | variables, text=True)
+
+    assert said() == "python -m examples.gpu_check \n"
+    assert said("PYTHON=/x/python", "ARGS=--only data") == "/x/python -m examples.gpu_check --only data\n"
+    assert said(VERL_PLATFORM="cpu").endswith(".venv/bin/python -m examples.gpu_check \n")
+
+
+def test_an_unknown_phase_is_refused():
+    process = subprocess.run(
+        [sys.executable, "-m", "examples.gpu_check", "--only", "lroa"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert process.returncode == 2 and "invalid choice: 'lroa'" in process.stderr

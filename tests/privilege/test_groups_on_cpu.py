@@ -1,0 +1,253 @@
+"""Groups, padding samples, tool tokens and rollouts of several rows: the trainer's own steps on a real TransferQueue.
+
+Rows are written as verl's agent loop writes them, padded by verl, scored, shaped and turned into advantages by the trainer, and
+weighted by the loss hook; only the forward pass is a table of numbers instead of an engine. The oracle sees rollouts, not rows.
+"""
+
+from types import SimpleNamespace
+
+import pytest
+import ray
+import reference
+import torch
+import transfer_queue as tq
+from composing import composed
+from micro_batches import actor_config, jagged, settings
+from omegaconf import OmegaConf
+from tensordict import TensorDict
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
+from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
+from verl.utils import tensordict_utils as tu
+from verl.utils.tensordict_utils import list_of_dict_to_tensordict
+
+from recipe.egrsd.loss import SUM_PREFIX, egrsd_loss
+from recipe.egrsd.method.advantage import RunningBaseline
+from recipe.egrsd.privilege.rows import last_rows, teacher_prompts
+from recipe.egrsd.teacher.kinds import Teacher
+from recipe.egrsd.trainer import EgrsdSync
+from recipe.egrsd.watch.metrics import token_means
+
+EOS, MAX_LENGTH = 0, 8
+PROMPT, PRIVILEGED = [1, 2, 3], [1, 2, 9, 9, 3]
+# Two prompts with two rollouts each. name -> score, response mask; 0 is a token that a tool wrote. b_1 has two rows.
+ROLLOUTS = {
+    "a_0_0": (1.0, [1, 1, 0, 0, 1, 1]),
+    "a_1_0": (0.0, [1, 1, 1]),
+    "b_0_0": (1.0, [1, 0, 0, 0, 0, 0, 1, 1]),
+    "b_1_0": (1.0, [1, 1, 1, 1]),
+    "b_1_1": (1.0, [1, 1]),
+}
+ADDED = {"b_1_1": [4, 5]}  # what the agent loop appended to the prompt of the rollout's second row
+
+
+@pytest.fixture(scope="module")
+def queue():
+    ray.init("local", num_cpus=8, include_dashboard=False, log_to_driver=False)
+    tq.init(OmegaConf.create({"backend": {"SimpleStorage": {"num_data_storage_units": 1}}}))
+    yield
+    tq.close()
+    ray.shutdown()
+
+
+def random(length: int, seed: int) -> torch.Tensor:
+    return torch.rand(length, generator=torch.Generator().manual_seed(seed))
+
+
+def row(number: int, key: str) -> dict:
+    score, mask = ROLLOUTS[key]
+    prompt, response = PROMPT + ADDED.get(key, []), [10 + number] * len(mask)
+    ids = torch.tensor(prompt + response)
+    return {
+        "uid": key.split("_")[0], "teacher_prompt_ids": PRIVILEGED, "prompts": torch.tensor(prompt),
+        "responses": torch.tensor(response), "response_mask": torch.tensor(mask), "loss_mask": torch.tensor(mask),
+        "input_ids": ids, "position_ids": torch.arange(len(ids)),
+        "rm_scores": torch.tensor([0.0] * (len(mask) - 1) + [score]), "rollout_log_probs": -random(len(mask), number),
+    }  # fmt: skip
+
+
+@pytest.fixture
+def batch(queue) -> KVBatchMeta:
+    """Eight rows: the five above and three of verl's padding samples, out of order, as balancing leaves them."""
+    keys = list(ROLLOUTS)
+    tags = [{"seq_len": 1} for _ in keys]
+    fields = list_of_dict_to_tensordict([row(number, key) for number, key in enumerate(keys)])
+    tq.kv_batch_put(keys=keys, partition_id="train", fields=fields, tags=tags)
+    padded = upsample_batch_to_divisible_size(KVBatchMeta(keys=keys, tags=tags, partition_id="train"), 8, EOS)
+    # The student is scored after padding.
+    scored = [-random(len(ROLLOUTS[key][1]), n) if key in ROLLOUTS else -random(1, n) for n, key in enumerate(padded.keys)]
+    fields = TensorDict({"old_log_probs": jagged(scored)}, batch_size=8)
+    tq.kv_batch_put(keys=padded.keys, partition_id="train", fields=fields)
+    padded.reorder([6, 4, 1, 0, 7, 3, 2, 5])
+    yield padded
+    tq.kv_clear(keys=padded.keys, partition_id="train")
+
+
+class Table:
+    """Stands for the scoring engine: numbers that depend on the response, huge ones for what must not count."""
+
+    def _query_dispatch_info(self, mesh: str) -> list[int]:
+        return [0]  # one rank
+
+    def compute_log_prob(self, batch: TensorDict) -> TensorDict:
+        self.rows = [ids.tolist() for ids in batch["input_ids"].unbind()]
+        log_probs, entropy = [], []
+        for ids, mask in zip(batch["input_ids"].unbind(), batch["response_mask"].unbind(), strict=True):
+            before = torch.full((len(ids) - len(mask) - 1,), 500.0)
+            chosen = mask.bool()
+            ratio = torch.where(chosen, -2 * random(len(mask), int(ids[-1])), 300.0)
+            nats = torch.where(chosen, 4 * random(len(mask), 100 + int(ids[-1])), 400.0)
+            for column, values in ((log_probs, ratio), (entropy, nats)):
+                column.append(torch.cat([before, values, torch.tensor([600.0])]))  # position t is for token t + 1
+        return TensorDict({"log_probs": jagged(log_probs), "entropy": jagged(entropy)}, batch_size=len(log_probs))
+
+
+@pytest.fixture
+def trainer() -> EgrsdSync:
+    """Without workers: those steps of the trainer that handle whole batches need none."""
+    trainer = object.__new__(EgrsdSync)
+    trainer.config = composed("actor_rollout_ref.rollout.n=2", f"data.max_response_length={MAX_LENGTH}")
+    trainer.egrsd, trainer.timing_raw = settings(), {}
+    trainer.baseline = RunningBaseline(warmup_steps=0)
+    trainer.baseline.update(torch.tensor([0.0, 1.0, 1.5]))
+    live = SimpleNamespace(kind="live", moves=False)
+    trainer.teacher = Teacher(live, Table(), uses_lora=False)
+    ADV_ESTIMATOR_REGISTRY["egrsd"] = trainer._running_advantage
+    return trainer
+
+
+def read(batch: KVBatchMeta, *fields: str) -> dict[str, dict[str, list]]:
+    data = tq.kv_batch_get(keys=batch.keys, partition_id="train", select_fields=list(fields))
+    return {field: dict(zip(batch.keys, (r.tolist() for r in data[field].unbind()), strict=True)) for field in fields}
+
+
+def shaped(key: str) -> float:
+    """A rollout's reward by the oracle: that of its last row, whose sampled tokens are its length."""
+    score, mask = ROLLOUTS["b_1_1" if key.startswith("b_1") else key]
+    return reference.shaped_reward([score], [sum(mask)], MAX_LENGTH, 0.5)[0]
+
+
+def of_the_rollout(key: str) -> list[str]:
+    return [other for other in ROLLOUTS if other.rsplit("_", 1)[0] == key.rsplit("_", 1)[0]]
+
+
+def test_the_teacher_reads_the_row_with_the_privileged_prompt_in_front(trainer, batch):
+    trainer._compute_advantage(batch, {})
+    seen = trainer.teacher.workers.rows
+    padding = [[PRIVILEGED[0], EOS] for key in batch.keys if key.startswith("pad")]
+    rows = [PRIVILEGED + ADDED.get(key, []) + [10 + n] * len(mask) for n, (key, (_, mask)) in enumerate(ROLLOUTS.items())]
+    assert sorted(seen) == sorted(rows + padding) and seen[0] == max(rows, key=len)
+
+
+def test_rewards_baseline_and_metrics_count_rollouts_once_and_padding_never(trainer, batch):
+    metrics = {}
+    trainer._compute_advantage(batch, metrics)
+    rewards = [shaped(key) for key in ("a_0_0", "a_1_0", "b_0_0", "b_1_1")]
+    assert sorted(trainer.step_rewards.tolist()) == pytest.approx(sorted(rewards), abs=1e-6)
+    mean, std = reference.mean_and_population_std(rewards)
+    entropies = [4 * value for n, (_, mask) in enumerate(ROLLOUTS.values())
+                 for value, counts in zip(random(len(mask), 110 + n).tolist(), mask, strict=True) if counts]  # fmt: skip
+    lengths = [len(PRIVILEGED + ADDED.get(key, [])) for key in ROLLOUTS]
+    expected = {
+        "egrsd/reward_mean": mean, "egrsd/reward_std": std, "egrsd/correct_frac": 3 / 4, "egrsd/truncated_frac": 1 / 4,
+        "egrsd/teacher_entropy_mean": sum(entropies) / len(entropies), "egrsd/teacher_entropy_max": max(entropies),
+        "egrsd/entropy_scale": max(entropies), "egrsd/teacher_prompt_length_max": max(lengths),
+        "egrsd/teacher_prompt_length_mean": sum(lengths) / len(lengths),
+    }  # fmt: skip
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("estimator", ["running", "grpo"])
+def test_every_row_has_its_rollouts_advantage_on_sampled_tokens_only(estimator, trainer, batch):
+    if estimator == "grpo":
+        trainer.config.algorithm.adv_estimator = "grpo"
+    trainer._compute_advantage(batch, {})
+    found = read(batch, "advantages")["advantages"]
+    if estimator == "running":
+        mean, std = reference.mean_and_population_std([0.0, 1.0, 1.5])
+        expected = {key: (shaped(key) - mean) / std for key in ROLLOUTS}
+    else:
+        groups = {uid: [shaped(f"{uid}_0_0"), shaped(f"{uid}_1_0")] for uid in "ab"}
+        expected = {}
+        for key in ROLLOUTS:
+            first, second = groups[key[0]]
+            std = torch.tensor([first, second]).std().item()  # verl's: sample std, 1e-6 added
+            expected[key] = (shaped(key) - (first + second) / 2) / (std + 1e-6)
+    for key, advantages in found.items():
+        mask = ROLLOUTS[key][1] if key in ROLLOUTS else [0]
+        assert advantages == pytest.approx([expected.get(key, 0.0) * m for m in mask], abs=1e-5)
+
+
+@pytest.mark.parametrize("split", [[range(8)], [[0, 1], [2, 3], [4], [5, 6, 7]]], ids=["one micro-batch", "four"])
+def test_weights_are_the_oracles_on_sampled_tokens_and_nothing_else_counts(split, trainer, batch):
+    """Lookahead over tool tokens, a micro-batch of padding alone: gradient and metrics by the loops of the paper."""
+    trainer._compute_advantage(batch, {})
+    names = ("prompts", "responses", "response_mask", "old_log_probs", "teacher_log_probs", "teacher_entropy", "advantages")
+    data = tq.kv_batch_get(keys=batch.keys, partition_id="train", select_fields=list(names))
+    rows = {name: list(data[name].unbind()) for name in names}
+    num_tokens = sum(sum(mask) for _, mask in ROLLOUTS.values())
+    gradients, sums = {}, {}
+    for chosen in split:
+        micro = TensorDict({name: jagged([column[i] for i in chosen]) for name, column in rows.items()}, batch_size=len(chosen))
+        tu.assign_non_tensor(micro, dp_size=1, batch_num_tokens=num_tokens, global_batch_size=4)
+        tu.assign_non_tensor(micro, egrsd_entropy_scale=trainer.entropy_scale, egrsd_mixing=1.0)
+        leaves = [
+            torch.cat([torch.zeros(len(rows["prompts"][i]) - 1), rows["old_log_probs"][i], torch.zeros(1)]).requires_grad_()
+            for i in chosen
+        ]
+        loss, metrics = egrsd_loss(actor_config(), trainer.egrsd, {"log_probs": jagged(leaves)}, micro)
+        loss.backward()
+        for i, leaf in zip(chosen, leaves, strict=True):
+            gradients[batch.keys[i]] = leaf.grad[len(rows["prompts"][i]) - 1 : -1].tolist()
+        for name, value in metrics.items():
+            if name.startswith(SUM_PREFIX):
+                sums[name.removeprefix(SUM_PREFIX)] = sums.get(name.removeprefix(SUM_PREFIX), 0.0) + value.aggregate()
+
+    oracle = oracle_weights(read(batch, *names), gamma=0.7, window=2)
+    for key, gradient in gradients.items():
+        expected = [-(value or 0.0) / num_tokens for value in oracle["token advantage"].get(key, [None])]
+        assert gradient == pytest.approx(expected, abs=1e-6)
+    pairs = [pair for key in ROLLOUTS for pair in zip(oracle["weight"][key], oracle["gate"][key], strict=True)]
+    tokens = [(weight, gate) for weight, gate in pairs if gate is not None]
+    means = token_means(sums)
+    assert len(tokens) == sums["num_tokens"] == num_tokens
+    assert sums["num_responses"] == len(ROLLOUTS)
+    assert means["egrsd/gate_mean"] == pytest.approx(sum(g for _, g in tokens) / len(tokens), abs=1e-6)
+    assert means["egrsd/token_weight_mean"] == pytest.approx(sum(w * g for w, g in tokens) / len(tokens), abs=1e-6)
+
+
+def oracle_weights(rows: dict[str, dict[str, list]], *, gamma: float, window: int) -> dict[str, dict[str, list]]:
+    keys = list(ROLLOUTS)
+    mask = [[bool(m) for m in rows["response_mask"][key]] for key in keys]
+    scored = ("old_log_probs", "teacher_log_probs", "teacher_entropy")
+    student, teacher, entropy = ([rows[name][key] for key in keys] for name in scored)
+    advantages = [rows["advantages"][key][0] for key in keys]  # the first token is always sampled
+    scale = reference.entropy_scale(entropy, mask, 1.0)
+    gate = reference.entropy_gate(reference.lookahead_entropy(entropy, mask, window), scale, gamma, 0.1)
+    result = {
+        "gate": gate,
+        "weight": reference.ratio_weight(student, teacher, advantages, 0.2),
+        "token advantage": reference.token_advantages(student, teacher, entropy, mask, advantages, gamma=gamma, window=window),
+    }
+    return {name: dict(zip(keys, column, strict=True)) for name, column in result.items()}
+
+
+def test_a_row_whose_prompt_was_rewritten_is_refused():
+    prompts = [torch.tensor(PROMPT), torch.tensor([1, 7, 3, 4])]
+    with pytest.raises(ValueError, match=r"the prompt of row b_1_1 does not begin with the prompt of its rollout's first row"):
+        teacher_prompts(["b_1_0", "b_1_1"], prompts, [PRIVILEGED] * 2)
+    with pytest.raises(ValueError, match=r"row b_1_1 does not begin"):
+        teacher_prompts(["b_1_1"], prompts[:1], [PRIVILEGED])
+
+
+def test_last_rows_in_any_order():
+    keys = ["x_y_0_10", "x_y_0_9", "x_y_1_0", "x_y_0_0"]  # ten before nine, and a uid with an underscore
+    assert last_rows(keys).tolist() == [0, 0, 2, 0]
+
+
+def test_a_verl_without_the_worker_that_trains_and_generates_is_named():
+    """verl 0.9.1 plans it so for separate_async, which is refused before; a later one might elsewhere."""
+    trainer = object.__new__(EgrsdSync)
+    trainer.config, trainer._enable_hybrid_replicas = composed("critic.enable=false"), False
+    with pytest.raises(RuntimeError, match=r"verl plans workers for \['Actor'\], and EGRSD builds on one that both trains"):
+        trainer._init_resource_pool_mgr()

@@ -1,0 +1,71 @@
+"""Settings of EGRSD and small micro-batches as verl's engine and TransferQueue hand them to the loss."""
+
+from collections.abc import Sequence
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+from verl.utils import tensordict_utils as tu
+from verl.workers.config import FSDPActorConfig
+
+from recipe.egrsd.config.schema import EgrsdConfig, TeacherConfig
+
+PROMPTS, RESPONSES = [3, 5, 2, 4], [4, 1, 6, 3]
+
+
+SCALE = 2.5
+
+
+def settings(**changes) -> EgrsdConfig:
+    teacher = TeacherConfig(
+        kind="frozen", sync_every=None, ema_decay=None, enable_thinking=True, solution_key="s", instruction="", template=None,
+        max_prompt_length=9,
+    )  # fmt: skip
+    knobs = {"gamma": 0.7, "window": 2, "floor": 0.1, "min_entropy_scale": 1.0, "clip_range": 0.2, "advantage": "running"}
+    knobs |= {"mixing": 1.0, "mixing_decay_steps": None, "divergence": None, "divergence_clip": None, "privilege": "solution"}
+    knobs |= {"score_student": "auto", "save_tokens_every": None}
+    return EgrsdConfig(**(knobs | {"length_bonus": 0.5, "warmup_steps": 10} | changes), teacher=teacher)
+
+
+def jagged(rows: Sequence[Tensor]) -> Tensor:
+    return torch.nested.as_nested_tensor(list(rows), layout=torch.jagged)
+
+
+def rows(seed: int = 0) -> dict[str, list[Tensor]]:
+    """Four samples as TransferQueue holds them; the third has a hole in its mask, as a tool call leaves it."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(length: int) -> Tensor:
+        return torch.rand(length, generator=generator)
+
+    mask = [torch.ones(length, dtype=torch.int64) for length in RESPONSES]
+    mask[2][2] = 0
+    return {
+        "prompts": [torch.ones(length, dtype=torch.int64) for length in PROMPTS],
+        "responses": [torch.ones(length, dtype=torch.int64) for length in RESPONSES],
+        "response_mask": mask,
+        "old_log_probs": [-random(length) for length in RESPONSES],
+        "teacher_log_probs": [-random(length) for length in RESPONSES],
+        "teacher_entropy": [3 * random(length) for length in RESPONSES],
+        "advantages": [sign * random(1).expand(length) for sign, length in zip((1, -1, -1, 1), RESPONSES, strict=True)],
+    }
+
+
+def micro_batch(samples: dict[str, list[Tensor]], chosen: Sequence[int], *, dp_size: int = 1) -> TensorDict:
+    batch = TensorDict({name: jagged([column[i] for i in chosen]) for name, column in samples.items()}, batch_size=len(chosen))
+    num_tokens = sum(int(mask.sum()) for mask in samples["response_mask"])
+    tu.assign_non_tensor(batch, dp_size=dp_size, batch_num_tokens=num_tokens, global_batch_size=4)
+    tu.assign_non_tensor(batch, egrsd_entropy_scale=SCALE, egrsd_mixing=1.0)
+    return batch
+
+
+def output(samples: dict[str, list[Tensor]], chosen: Sequence[int], shift: float = 0.0) -> tuple[dict, Tensor]:
+    """What the engine returns for log-probs equal to old_log_probs + shift, and the leaf that gradients arrive at."""
+    packed = [torch.cat([torch.zeros(PROMPTS[i] - 1), samples["old_log_probs"][i], torch.zeros(1)]) for i in chosen]
+    leaf = (torch.cat(packed) + shift).requires_grad_()
+    offsets = torch.tensor([0, *(len(row) for row in packed)]).cumsum(0)
+    return {"log_probs": torch.nested.nested_tensor_from_jagged(leaf, offsets)}, leaf
+
+
+def actor_config() -> FSDPActorConfig:
+    return FSDPActorConfig(strategy="fsdp2", rollout_n=1, use_dynamic_bsz=True)

@@ -1,0 +1,30 @@
+"""What pyproject.toml and requirements/ say, and which files the recipe has."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import tomllib
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from runs import ROOT
+
+RECIPE = ROOT / "recipe" / "egrsd"
+
+
+def files_below(folder: Path) -> set[str]:
+    """The files of the recipe, relative to the folder that holds ``recipe``."""
+    recipe = folder / "recipe" / "egrsd"
+    files = (path for path in recipe.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {path.relative_to(folder).as_posix() for path in files}
+
+
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def requirements(lines: Iterable[str]) -> dict[str, Requirement]:
+    """By normal name; comments and empty lines are left out."""
+    bare = (line.split("#")[0].strip() for line in lines)
+    found = [Requirement(line) for line in bare if line]
+    return {canonicalize_name(requirement.name): requirement for requirement in found}

@@ -1,0 +1,56 @@
+"""Whether two whole runs on the same rollouts are the same training: weights of every token, parameters, baseline."""
+
+import pytest
+import torch
+from runs import Run, parameters
+
+from recipe.egrsd.config.schema import EgrsdConfig, TeacherConfig
+from recipe.egrsd.method.weights import token_weights
+
+COLUMNS = ("old_log_probs", "teacher_log_probs", "teacher_entropy", "advantages")
+
+
+TEACHER = TeacherConfig(
+    kind="frozen", sync_every=None, ema_decay=None, enable_thinking=True, solution_key="", instruction="", template=None,
+    max_prompt_length=1,
+)  # fmt: skip
+
+
+SETTINGS = {
+    "floor": 0.1, "min_entropy_scale": 1.0, "clip_range": 0.2, "mixing": 1.0, "mixing_decay_steps": None,
+    "advantage": "running", "length_bonus": 0.5, "warmup_steps": 10,
+    "divergence": None, "divergence_clip": None, "privilege": "solution", "score_student": "auto", "save_tokens_every": None,
+    "teacher": TEACHER,
+}  # fmt: skip
+
+
+def rows(result: Run, step: int) -> dict[tuple, dict[str, torch.Tensor]]:
+    """Prompt and response -> what was recorded of that row; verl orders a batch as the responses happen to finish."""
+    batch = result.probe(step)
+    assert not any(batch["is_padding"])
+    names = [tuple(torch.cat(pair).tolist()) for pair in zip(batch["prompts"], batch["responses"], strict=True)]
+    assert len(set(names)) == len(names)
+    return {name: {column: batch[column][i] for column in COLUMNS} for i, name in enumerate(names)}
+
+
+def weights(result: Run, step: int, *, window: int, gamma: float = 0.3):
+    """Ratio weight and gate of every recorded token, one row each."""
+    egrsd, scale = EgrsdConfig(gamma=gamma, window=window, **SETTINGS), result.probe(step)["entropy_scale"]
+    for name, row in rows(result, step).items():
+        student, teacher, entropy, advantages = (row[column].float()[None] for column in COLUMNS)
+        mask = torch.ones_like(student, dtype=torch.bool)
+        yield name, token_weights(student, teacher, entropy, advantages, mask, entropy_scale=scale, mixing=1.0, **egrsd.weight_knobs)
+
+
+def assert_same_training(one: Run, other: Run) -> None:
+    """Per-token weights within 1e-5 in every step, parameters within 1e-6 after three, and they did move."""
+    for step in (1, 2, 3):
+        ours, theirs = dict(weights(one, step, window=3)), dict(weights(other, step, window=3))
+        assert ours.keys() == theirs.keys()
+        for name in ours:
+            for field in ("ratio", "gate"):
+                torch.testing.assert_close(getattr(ours[name], field), getattr(theirs[name], field), atol=1e-5, rtol=0)
+        assert one.probe(step)["baseline"] == pytest.approx(other.probe(step)["baseline"], abs=1e-12)
+    after, expected = parameters(one, 3), parameters(other, 3)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(after[name], tensor, atol=1e-6, rtol=0, msg=lambda text, name=name: f"{name}: {text}")

@@ -1,0 +1,76 @@
+"""Whole runs of opsd and crisp: each step is gradient descent on the divergence."""
+
+import pytest
+import torch
+from runs import COIN_REWARD, LORA, MODES, TEMPERATURE, good, parameters, run
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+
+def whole_batch_loss(model, teacher, batch: dict, *, kind: str, clip: float | None) -> Tensor:
+    """Mean divergence over the response tokens by two plain transformers forwards in float32."""
+    total, tokens = 0.0, 0
+    for row, response in enumerate(batch["responses"]):
+
+        def logits_of(network, prompt, response=response) -> Tensor:
+            ids = torch.cat([torch.as_tensor(prompt), response])[None]
+            return network(ids).logits[0, -len(response) - 1 : -1] / TEMPERATURE
+
+        with torch.no_grad():
+            taught = logits_of(teacher, batch["teacher_prompt_ids"][row])
+        student, taught = logits_of(model, batch["prompts"][row]).log_softmax(-1), taught.log_softmax(-1)
+        left, right = (taught, student) if kind == "forward_kl" else (student, taught)
+        divergence = (left.exp() * (left - right)).clamp(max=torch.inf if clip is None else clip).sum(-1)  # torch's own gradient
+        total, tokens = total + divergence.sum(), tokens + len(response)
+    return total / tokens
+
+
+SGD = [
+    "actor_rollout_ref.actor.optim.optimizer=SGD", "actor_rollout_ref.actor.optim.lr=1.0",
+    "actor_rollout_ref.actor.optim.weight_decay=0", "actor_rollout_ref.actor.optim.clip_grad=1000", "trainer.save_freq=1",
+    "actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model]", "trainer.total_training_steps=2",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("algorithm", "kind", "clip", "overrides"),
+    [
+        ("opsd", "forward_kl", 0.05, ["trainer.n_gpus_per_node=2"]),
+        ("crisp", "reverse_kl", None,
+         ["actor_rollout_ref.model.use_remove_padding=False", "algorithm.egrsd.teacher.template=null"]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("mode", MODES)
+def test_a_step_is_gradient_descent_on_the_divergence(algorithm, kind, clip, overrides, mode, inputs, tmp_path):
+    """Parameters after each of two steps equal those of a plain training loop on the same responses."""
+    overrides = [*COIN_REWARD, *SGD, *overrides, f"trainer.v1.trainer_mode={mode}"]
+    result = good(run(inputs, tmp_path, overrides, algorithm=algorithm))
+    model, teacher = (AutoModelForCausalLM.from_pretrained(inputs / "model", dtype=torch.float32) for _ in range(2))
+    for step in (1, 2):
+        loss = whole_batch_loss(model, teacher, result.probe(step), kind=kind, clip=clip)
+        assert result.metrics[step - 1]["egrsd/divergence_mean"] == pytest.approx(loss.item(), abs=1e-5)
+        model.zero_grad()
+        loss.backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter -= parameter.grad
+        after = parameters(result, step)
+        moved = 0.0
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(after[name], parameter.detach(), atol=1e-5, rtol=0)
+            moved = max(moved, parameter.grad.abs().max().item())
+        assert moved > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize("mode", MODES)
+def test_opsd_with_an_adapter_closes_in_on_the_teacher(mode, inputs, tmp_path):
+    """The frozen teacher is the actor with its adapter off; the same problems again and again."""
+    overrides = [*LORA, "data.max_response_length=8", "trainer.total_training_steps=12", "actor_rollout_ref.actor.optim.lr=3e-3"]
+    result = good(run(inputs, tmp_path, [*overrides, f"trainer.v1.trainer_mode={mode}"], algorithm="opsd"))
+    divergence = [step["egrsd/divergence_mean"] for step in result.metrics]
+    assert sum(divergence[-3:]) < 0.8 * sum(divergence[:3])

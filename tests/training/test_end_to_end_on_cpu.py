@@ -1,0 +1,123 @@
+"""Whole runs: real main_ppo, Ray, vLLM and FSDP2 on the CPU. One run serves several tests."""
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from composing import settings
+from plain import plain_forward
+from reference import entropy_gate, entropy_scale, lookahead_entropy, ratio_weight, running_advantages
+from runs import RESPONSE_TOKENS, TEMPERATURE
+from transformers import AutoModelForCausalLM
+
+from recipe.egrsd.watch.alarms import Alarms
+from recipe.egrsd.watch.metrics import METRICS
+
+pytestmark = pytest.mark.slow
+
+
+def test_teacher_is_the_initial_model_under_the_privileged_prompt(any_run, inputs):
+    """At most 1e-4 nat from a plain float32 forward, after the student has been trained: full and LoRA, packed and padded."""
+    model = AutoModelForCausalLM.from_pretrained(inputs / "model", dtype=torch.float32).eval()
+    batch, compared = any_run.probe(3), 0
+    for row, padding in enumerate(batch["is_padding"]):
+        if padding:
+            continue
+        prompt, response = list(batch["teacher_prompt_ids"][row]), batch["responses"][row]
+        assert len(prompt) > len(batch["prompts"][row])  # two prompts of different length in front of one response
+        log_probs, entropy = plain_forward(model, prompt, response, temperature=TEMPERATURE)
+        torch.testing.assert_close(batch["teacher_log_probs"][row], log_probs, atol=1e-4, rtol=0)
+        torch.testing.assert_close(batch["teacher_entropy"][row], entropy, atol=1e-4, rtol=0)
+        assert batch["teacher_log_probs"][row].dtype == batch["teacher_entropy"][row].dtype == torch.float32
+        compared += len(response)
+    assert compared >= 20
+    student = torch.cat(batch["old_log_probs"])
+    assert (student - torch.cat(batch["teacher_log_probs"])).abs().mean() > 1e-2  # the two prompts do differ
+
+
+def test_metrics_are_those_of_the_paper_oracle(any_run):
+    """The logged means, from the loss hook on every rank and micro-batch, against loops over the recorded batch."""
+    settings = {"gamma": 0.3, "window": 3}
+    batch = any_run.probe(2)
+    real = [row for row, padding in enumerate(batch["is_padding"]) if not padding]
+    columns = {
+        name: [batch[name][row].double().tolist() for row in real]
+        for name in ("old_log_probs", "teacher_log_probs", "teacher_entropy", "advantages")
+    }
+    mask = [[bool(m) for m in batch["response_mask"][row]] for row in real]
+    scale = entropy_scale(columns["teacher_entropy"], mask, min_nats=1.0)
+    looked = lookahead_entropy(columns["teacher_entropy"], mask, window=settings["window"])
+    gate = entropy_gate(looked, scale, gamma=settings["gamma"], floor=0.1)
+    advantages = [row[0] for row in columns["advantages"]]
+    weight = ratio_weight(columns["old_log_probs"], columns["teacher_log_probs"], advantages, clip_range=0.2)
+    tokens = [(w, g) for ws, gs, ms in zip(weight, gate, mask, strict=True) for w, g, m in zip(ws, gs, ms, strict=True) if m]
+    logged = any_run.metrics[1]
+    expected = {
+        "egrsd/entropy_scale": scale,
+        "egrsd/gate_mean": sum(g for _, g in tokens) / len(tokens),
+        "egrsd/ratio_weight_mean": sum(w for w, _ in tokens) / len(tokens),
+        "egrsd/token_weight_mean": sum(w * g for w, g in tokens) / len(tokens),
+    }
+    assert {name: logged[name] for name in expected} == pytest.approx(expected, abs=1e-5)
+
+
+def test_advantages_are_those_of_the_running_baseline(padded):
+    """22 steps, warm-up and beyond: each batch whitened by the rewards of the steps before it, by the oracle."""
+    batches = [padded.probe(step) for step in range(1, 23)]
+    rewards = [[row.double().sum().item() for row in batch["rm_scores"]] for batch in batches]
+    for batch, shaped in zip(batches, rewards, strict=True):  # 24 tokens at most; a correct one of length 24 earns 1
+        for reward, response in zip(shaped, batch["responses"], strict=True):
+            assert reward == 0 or reward == pytest.approx(1 + 0.5 * (1 - len(response) / RESPONSE_TOKENS), abs=1e-6)
+    expected = running_advantages(rewards, 10, 0.5, 1e-6)
+    assert len({round(reward, 6) for batch in rewards for reward in batch}) >= 2
+    for batch, advantages in zip(batches, expected, strict=True):
+        for row, advantage in zip(batch["advantages"], advantages, strict=True):
+            torch.testing.assert_close(row.double(), torch.full_like(row, advantage, dtype=torch.float64), atol=1e-5, rtol=0)
+
+
+def test_every_documented_metric_is_logged_and_no_other(any_run):
+    for step in any_run.metrics:
+        assert {name for name in step if name.startswith("egrsd/")} == set(METRICS) - {"egrsd/divergence_mean"}
+        assert step["timing_s/teacher"] > 0
+
+
+def test_the_alarms_of_a_run_stand_in_its_log(any_run):
+    """Each once, with that step's numbers; a random model writes until it is cut."""
+    alarms = Alarms(settings("cl_egrsd"))
+    due = [warning for step in any_run.metrics for warning in alarms.check(step)]
+    assert "EGRSD alarm, truncation: " in "".join(due)
+    assert any_run.log.count("EGRSD alarm, ") == len(due)
+    for warning in due:
+        assert warning in any_run.log
+
+
+def test_rollout_follows_the_actor(padded, lora):
+    """After 20 updates the sampled tokens have the same probability in vLLM and in FSDP, in float32."""
+    assert len(padded.metrics) == 22
+    assert padded.metrics[-1]["training/rollout_probs_diff_max"] <= 1e-5
+    assert lora.metrics[-1]["training/rollout_probs_diff_max"] <= 1e-5
+    moved = padded.probe(22)["old_log_probs"][0] - padded.probe(22)["teacher_log_probs"][0]
+    assert moved.abs().max() > 1e-2
+    assert all(step["actor/grad_norm"] > 0 for step in padded.metrics)
+
+
+def test_validation_shows_accuracy_and_length(lora):
+    assert "val-core/tiny_addition/acc/mean@1" in lora.log or "val-core/tiny_addition/reward/mean@1" in lora.log
+
+
+def test_saved_tokens_are_those_of_the_batch(full):
+    folder = full.folder / "checkpoints" / "tokens"
+    assert {path.name for path in folder.iterdir()} == {"step_1.parquet", "step_2.parquet"}  # the first step and every second one
+    batch = full.probe(2)
+    seen = {(str(uid), tuple(ids.tolist())): i for i, (uid, ids) in enumerate(zip(batch["uid"], batch["responses"], strict=True))}
+    rows = pq.read_table(folder / "step_2.parquet").to_pylist()
+    assert len(rows) == len(seen) == 8
+    for row in rows:
+        i = seen.pop((row["uid"], tuple(row["token_ids"])))
+        for column, field in (
+            ("student_log_probs", "old_log_probs"), ("teacher_log_probs", "teacher_log_probs"),
+            ("teacher_entropy", "teacher_entropy"), ("advantage", "advantages"),
+        ):  # fmt: skip
+            assert row[column] == batch[field][i].tolist(), column
+        assert row["entropy_scale"] == batch["entropy_scale"]
+        assert row["solution"] in row["teacher_prompt"] and row["solution"] not in row["prompt"]
+        assert len(row["tokens"]) == len(row["token_ids"])

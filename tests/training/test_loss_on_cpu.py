@@ -1,0 +1,97 @@
+"""The loss hook on real verl micro-batches: exact reduction to verl's loss, gradients, splits."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from micro_batches import PROMPTS, RESPONSES, SCALE, actor_config, micro_batch, output, rows, settings
+from reference import entropy_gate, lookahead_entropy, ratio_weight
+from torch import Tensor
+from verl.workers.utils.losses import ppo_loss
+
+from recipe.egrsd.loss import SUM_PREFIX, egrsd_loss
+from recipe.egrsd.watch.metrics import token_means
+
+
+def loss_and_gradient(samples, chosen, **changes) -> tuple[Tensor, Tensor, dict]:
+    model_output, leaf = output(samples, chosen)
+    loss, metrics = egrsd_loss(actor_config(), settings(**changes), model_output, micro_batch(samples, chosen))
+    loss.backward()
+    return loss.detach(), leaf.grad, metrics
+
+
+def test_switched_off_it_is_verls_loss_bit_for_bit():
+    samples, chosen = rows(), range(4)
+    model_output, leaf = output(samples, chosen)
+    plain, _ = ppo_loss(actor_config(), model_output, micro_batch(samples, chosen))
+    plain.backward()
+    loss, gradient, _ = loss_and_gradient(samples, chosen, gamma=0.0, clip_range=0.0)
+    assert torch.equal(loss, plain.detach())
+    assert torch.equal(gradient, leaf.grad)
+
+
+def test_gradient_is_advantage_times_the_oracles_weights():
+    """d loss / d log p[t] = -A w[t] g[t] / number of tokens, with w and g from the loops of the paper; 0 under the mask."""
+    samples = rows()
+    _, gradient, _ = loss_and_gradient(samples, range(4))
+    lists = {name: [row.double().tolist() for row in column] for name, column in samples.items()}
+    mask = [[bool(m) for m in row] for row in samples["response_mask"]]
+    gate = entropy_gate(lookahead_entropy(lists["teacher_entropy"], mask, window=2), SCALE, gamma=0.7, floor=0.1)
+    rollout_advantages = [row[0] for row in lists["advantages"]]
+    weight = ratio_weight(lists["old_log_probs"], lists["teacher_log_probs"], rollout_advantages, clip_range=0.2)
+    num_tokens, start = sum(map(sum, mask)), 0
+    for row, length in enumerate(RESPONSES):
+        begin = start + PROMPTS[row] - 1
+        expected = [
+            -lists["advantages"][row][t] * weight[row][t] * gate[row][t] / num_tokens if mask[row][t] else 0.0
+            for t in range(length)
+        ]
+        torch.testing.assert_close(gradient[begin : begin + length], torch.tensor(expected), atol=1e-6, rtol=0)
+        start += PROMPTS[row] + length
+    assert torch.count_nonzero(gradient) == num_tokens
+
+
+@pytest.mark.parametrize("splits", [[[0, 1, 2, 3]], [[0], [1], [2], [3]], [[2, 0], [3, 1]]])
+def test_loss_gradient_and_metrics_do_not_depend_on_the_split(splits):
+    samples = rows()
+    whole_loss, whole_gradient, whole_metrics = loss_and_gradient(samples, range(4))
+    parts = [loss_and_gradient(samples, chosen) for chosen in splits]
+    torch.testing.assert_close(sum(loss for loss, _, _ in parts), whole_loss, atol=1e-6, rtol=0)
+    pieces = torch.split(whole_gradient, [p + r for p, r in zip(PROMPTS, RESPONSES, strict=True)])
+    for chosen, (_, gradient, _) in zip(splits, parts, strict=True):
+        torch.testing.assert_close(gradient, torch.cat([pieces[i] for i in chosen]), atol=1e-6, rtol=0)
+
+    def means(metrics: Sequence[dict]) -> dict[str, float]:
+        names = [name for name in metrics[0] if name.startswith(SUM_PREFIX)]
+        return token_means({name.removeprefix(SUM_PREFIX): sum(m[name].aggregate() for m in metrics) for name in names})
+
+    assert means([metrics for _, _, metrics in parts]) == pytest.approx(means([whole_metrics]), abs=1e-6)
+
+
+def test_weights_come_from_the_pass_that_is_trained_not_from_the_scored_one():
+    """The teacher agrees with the current student everywhere, while old_log_probs say otherwise: every ratio weight is 1."""
+    samples, chosen = rows(), range(4)
+    samples["teacher_log_probs"] = [row + 0.05 for row in samples["old_log_probs"]]
+    model_output, _ = output(samples, chosen, shift=0.05)
+    _, metrics = egrsd_loss(actor_config(), settings(gamma=0.0), model_output, micro_batch(samples, chosen))
+    tokens = metrics[SUM_PREFIX + "num_tokens"].aggregate()
+    assert metrics[SUM_PREFIX + "ratio_weight_mean"].aggregate() == pytest.approx(tokens, abs=1e-5)
+
+
+def test_without_scores_of_the_student_the_update_is_the_same():
+    """One update a batch: exp(log p - log p) is 1 whether the second comes from a pass of its own or not."""
+    samples, chosen = rows(), range(4)
+    loss, gradient, _ = loss_and_gradient(samples, chosen)
+    model_output, leaf = output(samples, chosen)
+    del (batch := micro_batch(samples, chosen))["old_log_probs"]
+    alone, _ = egrsd_loss(actor_config(), settings(), model_output, batch)
+    alone.backward()
+    assert torch.equal(alone.detach(), loss)
+    assert torch.equal(leaf.grad, gradient)
+
+
+def test_a_bf16_teacher_is_refused():
+    samples = rows()
+    samples["teacher_entropy"] = [row.bfloat16() for row in samples["teacher_entropy"]]
+    with pytest.raises(TypeError, match=r"entropy is torch.bfloat16"):
+        loss_and_gradient(samples, range(4))

@@ -1,0 +1,127 @@
+"""Every alarm speaks at its threshold, once, with numbers and advice; not just below it, and not about what is switched off."""
+
+import json
+import math
+
+import pytest
+from composing import PRESETS, settings
+
+from recipe.egrsd.watch import metrics
+from recipe.egrsd.watch.alarms import Alarms, switched_off
+from recipe.egrsd.watch.metrics import ALARM_STEPS, ALARMS, START_STEPS, Alarm
+
+START = 2.0  # of a metric that is compared with its own beginning
+
+
+def step(alarm: Alarm, value: float) -> dict[str, float]:
+    """Metrics of a step whose watched sum is the value."""
+    return {metric: value / len(alarm.metrics) for metric in alarm.metrics} | {"critic/score/mean": 0.0}
+
+
+def series(name: str, value: float, *, steps: int, alarms: Alarms | None = None) -> list[list[str]]:
+    """What is said in each of the steps with that value, after a calm start where the alarm needs one."""
+    alarms, alarm = alarms or Alarms(settings()), ALARMS[name]
+    for _ in range(START_STEPS if alarm.of_start else 0):
+        assert alarms.check(step(alarm, START)) == []
+    return [alarms.check(step(alarm, value)) for _ in range(steps)]
+
+
+def at(name: str) -> float:
+    return ALARMS[name].threshold * (START if ALARMS[name].of_start else 1.0)
+
+
+def healthy(name: str) -> float:
+    return math.nextafter(at(name), -math.inf if ALARMS[name].rises else math.inf)
+
+
+@pytest.mark.parametrize("name", ALARMS)
+def test_it_speaks_at_its_threshold_once(name):
+    *before, spoken, after, later = series(name, at(name), steps=ALARM_STEPS + 2)
+    assert before == [[]] * (ALARM_STEPS - 1) and after == later == []
+    (sentence,) = spoken
+    assert sentence.startswith(f"EGRSD alarm, {name}: ")
+    assert f"= {at(name):.4g}, " in sentence and ALARMS[name].advice in sentence
+    for metric in ALARMS[name].metrics:
+        assert metric in sentence
+
+
+@pytest.mark.parametrize("name", ALARMS)
+def test_it_is_silent_just_below(name):
+    assert series(name, healthy(name), steps=2 * ALARM_STEPS) == [[]] * (2 * ALARM_STEPS)
+
+
+@pytest.mark.parametrize("name", ALARMS)
+def test_a_healthy_step_between_starts_the_count_again(name):
+    alarms = Alarms(settings())
+    assert not any(series(name, at(name), steps=ALARM_STEPS - 1, alarms=alarms))
+    assert alarms.check(step(ALARMS[name], healthy(name))) == []
+    assert not any(alarms.check(step(ALARMS[name], at(name))) for _ in range(ALARM_STEPS - 1))
+    assert alarms.check(step(ALARMS[name], at(name)))
+
+
+def test_the_start_is_the_mean_of_the_first_steps():
+    alarms = Alarms(settings())
+    for length in range(START_STEPS):  # 0 .. 9: mean 4.5, alarm at 2.25
+        assert alarms.check({"response_length/mean": 100.0 + length}) == []
+    assert not any(alarms.check({"response_length/mean": 52.26}) for _ in range(ALARM_STEPS))
+    assert "at most 52.25 = 0.5 times" in [alarms.check({"response_length/mean": 52.25}) for _ in range(ALARM_STEPS)][-1][0]
+
+
+@pytest.mark.parametrize("stopped", [START_STEPS // 2, START_STEPS, 2 * START_STEPS])
+def test_a_resumed_run_knows_how_it_began(stopped):
+    """Its state travels as JSON; without it a student that has already collapsed would count as the start."""
+    before, resumed = Alarms(settings()), Alarms(settings())
+    for _ in range(stopped):
+        before.check({"response_length/mean": 100.0})
+    resumed.load_state_dict(json.loads(json.dumps(before.state_dict())))
+    for _ in range(START_STEPS - stopped):
+        assert resumed.check({"response_length/mean": 100.0}) == []
+    said = [resumed.check({"response_length/mean": 50.0}) for _ in range(ALARM_STEPS)]
+    assert "at most 50 = 0.5 times" in said[-1][0]
+
+
+def test_alarms_are_counted_apart():
+    alarms = Alarms(settings())
+    both = {"egrsd/truncated_frac": 0.5, "egrsd/correct_frac": 0.0}
+    said = [alarms.check(both) for _ in range(ALARM_STEPS)][-1]
+    assert [sentence.split(":")[0] for sentence in said] == ["EGRSD alarm, all wrong", "EGRSD alarm, truncation"]
+
+
+@pytest.mark.parametrize("metrics", [{}, {"egrsd/ratio_clip_low_frac": 1.0}, {"egrsd/log_ratio_abs_mean": math.nan}])
+def test_no_alarm_without_its_numbers(metrics):
+    alarms = Alarms(settings())
+    assert not any(alarms.check(metrics) for _ in range(START_STEPS + ALARM_STEPS))
+
+
+SILENT = {
+    "egrsd": set(),
+    "cl_egrsd": set(),
+    "egrsd_ungated": {"gate at its floor"},
+    "rlsd": {"gate at its floor"},
+    "opsd": {"gate at its floor", "ratio clip saturated", "all correct", "all wrong"},
+    "crisp": {"gate at its floor", "ratio clip saturated", "all correct", "all wrong"},
+}
+
+
+def test_every_preset_is_listed():
+    assert set(SILENT) == {path.stem for path in PRESETS.glob("*.yaml")}
+
+
+@pytest.mark.parametrize("preset", SILENT)
+def test_what_a_preset_switches_off_is_not_spoken_of(preset):
+    assert switched_off(settings(preset)) == SILENT[preset]
+    for name in SILENT[preset]:
+        assert not any(series(name, at(name), steps=ALARM_STEPS, alarms=Alarms(settings(preset))))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "name"),
+    [("floor", 1.0, "gate at its floor"), ("mixing", 0.0, "ratio clip saturated"), ("privilege", "none", "privilege inert")],
+)
+def test_what_a_key_switches_off_is_not_spoken_of(key, value, name):
+    assert switched_off(settings(**{key: value})) == {name}
+
+
+def test_every_watched_metric_of_ours_exists():
+    ours = {metric for alarm in ALARMS.values() for metric in alarm.metrics if metric.startswith("egrsd/")}
+    assert ours <= set(metrics.METRICS)
