@@ -1,9 +1,10 @@
-"""What a step costs on paper: FLOPs and memory of each stage for Qwen3-4B and 8B. Everything here is computed, nothing measured.
+"""What a step costs on paper: FLOPs and memory of each stage for Qwen3-4B and 8B. Everything here is computed, nothing
+measured.
 
     python benchmarks/cost_model.py [--tflops 400] [--rows 32] [--response 1024]
 
-Matrix products cost 2 FLOPs a weight and token; causal attention 2 * context * heads * head_dim FLOPs a token and layer (scores
-and values, half of the square). A backward pass costs two forward passes, gradient checkpointing one more.
+Matrix products cost 2 FLOPs a weight and token; causal attention 2 * context * heads * head_dim FLOPs a token and layer
+(scores and values, half of the square). A backward pass costs two forward passes, gradient checkpointing one more.
 """
 
 import argparse
@@ -52,13 +53,20 @@ MODELS = [
     Model("Qwen3-4B", 36, 2560, 9728, 32, 8, 128, 151_936, tied=True),
     Model("Qwen3-8B", 36, 4096, 12_288, 32, 8, 128, 151_936, tied=False),
 ]
-CONTEXTS, GROUPS, GPUS = (4096, 8192, 20_000), (1, 8), (1, 8, 32, 64)  # privileged prompt + response; rollouts of a prompt
-PASSES_OF_UPDATE = 4  # forward, backward (2), recomputation: of the layers under gradient checkpointing, of our head by engine/head.py
+CONTEXTS, GROUPS, GPUS = (
+    (4096, 8192, 20_000),
+    (1, 8),
+    (1, 8, 32, 64),
+)  # privileged prompt + response; rollouts of a prompt
+PASSES_OF_UPDATE = (
+    4  # forward, backward (2), recomputation: of the layers under gradient checkpointing, of our head by engine/head.py
+)
 PASSES_OF_VERLS_HEAD = 3  # its logits stay in memory
 
 
 def teacher_tokens(*, privileged: int, response: int, group: int) -> tuple[float, int]:
-    """Tokens that the teacher computes for a row, and passes through its weights: scoring_order shares a prompt where it pays."""
+    """Tokens that the teacher computes for a row, and passes through its weights: scoring_order shares a prompt
+    where it pays."""
     shared = (privileged + group * response) / group
     return (shared, 2) if 2 * shared <= privileged + response else (privileged + response, 1)
 
@@ -71,7 +79,8 @@ def stages(model: Model, *, rows: int, prompt: int, privileged: int, response: i
     teacher = model.body_flops(privileged + response) * tokens / (privileged + response) + model.head_flops(response)
     return {
         "old_log_prob": rows * forward,
-        "update, verl": rows * (PASSES_OF_UPDATE * model.body_flops(length) + PASSES_OF_VERLS_HEAD * model.head_flops(length)),
+        "update, verl": rows
+        * (PASSES_OF_UPDATE * model.body_flops(length) + PASSES_OF_VERLS_HEAD * model.head_flops(length)),
         "teacher": rows * teacher,
         "update": rows * PASSES_OF_UPDATE * (model.body_flops(length) + model.head_flops(response)),
     }
@@ -94,17 +103,26 @@ def main() -> None:
     parser.add_argument("--response", type=int, default=1024)
     args = parser.parse_args()
     shape = {"rows": args.rows, "prompt": args.prompt, "response": args.response}
-    print(f"computed, not measured: {args.rows} rows, prompt {args.prompt}, response {args.response} tokens; PFLOP of a batch")
+    print(
+        f"computed, not measured: {args.rows} rows, prompt {args.prompt}, response {args.response} tokens; PFLOP of a "
+        "batch"
+    )
     print("| model | context | n | old_log_prob | teacher | update, verl | update | EGRSD / GRPO | logits verl keeps |")
     print("|---|---|---|---|---|---|---|---|---|")
     for model, context, group in product(MODELS, CONTEXTS, GROUPS):
         flops = stages(model, **shape, privileged=context - args.response, group=group)
         ratio = (flops["teacher"] + flops["update"]) / (flops["old_log_prob"] + flops["update, verl"])
-        shown = " | ".join(f"{flops[name] / 1e15:.1f}" for name in ("old_log_prob", "teacher", "update, verl", "update"))
+        shown = " | ".join(
+            f"{flops[name] / 1e15:.1f}" for name in ("old_log_prob", "teacher", "update, verl", "update")
+        )
         logits = context * model.vocabulary * 4 / 2**30
         print(f"| {model.name} | {context:,} | {group} | {shown} | {ratio:.2f} | {logits:.1f} GiB a row |")
-    print(f"\nteacher, n = 1: seconds at {args.tflops:g} TFLOP/s a GPU + seconds to gather weights at {args.link:g} GB/s")
-    print("| model | context | " + " | ".join(f"{gpus} GPUs" for gpus in GPUS) + " |\n|---|---" + "|---" * len(GPUS) + "|")
+    print(
+        f"\nteacher, n = 1: seconds at {args.tflops:g} TFLOP/s a GPU + seconds to gather weights at {args.link:g} GB/s"
+    )
+    print(
+        "| model | context | " + " | ".join(f"{gpus} GPUs" for gpus in GPUS) + " |\n|---|---" + "|---" * len(GPUS) + "|"
+    )
     for model, context in product(MODELS, CONTEXTS):
         cells = []
         for gpus in GPUS:

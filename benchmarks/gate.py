@@ -2,8 +2,8 @@
 
     python benchmarks/gate.py [--window 3]
 
-The step is that of a model of 20 million parameters (benchmarks/step_time.py), measured on a few of its tokens; larger models
-take longer for a token, the gate does not.
+The step is that of a model of 20 million parameters (benchmarks/step_time.py), measured on a few of its tokens; larger
+models take longer for a token, the gate does not.
 """
 
 import argparse
@@ -51,7 +51,10 @@ def main() -> None:
 
     gate, step = best_of(5, weights), best_of(3, train) / ids.numel() * ROWS * TOKENS
     print(f"{ROWS} x {TOKENS:,} tokens, window {window}, {model.num_parameters() / 1e6:.0f} M parameters")
-    print(f"weights {1e3 * gate:.0f} ms, forward and backward {step:.0f} s (from {ids.numel():,} tokens): {gate / step:.4%}")
+    print(
+        f"weights {1e3 * gate:.0f} ms, forward and backward {step:.0f} s (from {ids.numel():,} tokens): "
+        f"{gate / step:.4%}"
+    )
 
 
 if __name__ == "__main__":

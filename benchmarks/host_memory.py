@@ -2,8 +2,8 @@
 
     PYTHONPATH=.:tests/support python benchmarks/host_memory.py
 
-Looks once a second at every process that the run has started; a page that several share is divided by their number (PSS).
-Prints the largest sum of each kind of process and of all, GiB.
+Looks once a second at every process that the run has started; a page that several share is divided by their number
+(PSS). Prints the largest sum of each kind of process and of all, GiB.
 """
 
 import tempfile

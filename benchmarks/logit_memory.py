@@ -1,12 +1,13 @@
-"""Bytes that one logit costs at the peak of a pass: the constants of the doctor's estimate (recipe/egrsd/doctor/memory.py).
+"""Bytes that one logit costs at the peak of a pass: the constants of the doctor's estimate
+(recipe/egrsd/doctor/memory.py).
 
     python benchmarks/logit_memory.py
 
-Every block of memory is counted from the operation that makes it to the end of its last tensor, through the recipe's own
-engine and verl's own functions, forward and backward. CUDA's caching allocator keeps blocks of up to 1 MiB apart from
-larger ones, and a row of float32 logits, of which verl's torch functions make one a token, has 594 KiB: so what it reserves
-is the sum of both peaks. flash-attn's cross entropy needs a GPU; its stand-in makes the same tensors: it keeps the logits,
-and its backward pass writes their gradient over them (flash_attn/ops/triton/cross_entropy.py).
+Every block of memory is counted from the operation that makes it to the end of its last tensor, through the recipe's
+own engine and verl's own functions, forward and backward. CUDA's caching allocator keeps blocks of up to 1 MiB apart
+from larger ones, and a row of float32 logits, of which verl's torch functions make one a token, has 594 KiB: so what it
+reserves is the sum of both peaks. flash-attn's cross entropy needs a GPU; its stand-in makes the same tensors: it keeps
+the logits, and its backward pass writes their gradient over them (flash_attn/ops/triton/cross_entropy.py).
 """
 
 import argparse
@@ -46,7 +47,9 @@ class Peak(TorchDispatchMode):
         return sum(self.peaks)
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function is torch.ops.aten.logsumexp.default:  # makes a copy of its input inside, which nothing here would see
+        if (
+            function is torch.ops.aten.logsumexp.default
+        ):  # makes a copy of its input inside, which nothing here would see
             size = args[0].nbytes
             self.peaks[size > SMALL_BLOCK] = max(self.peaks[size > SMALL_BLOCK], self.live[size > SMALL_BLOCK] + size)
         result = function(*args, **(kwargs or {}))
@@ -110,7 +113,11 @@ def _by_verl(tokens: int, dtype: torch.dtype, *, entropy: bool = False) -> Tenso
     row = torch.nested.as_nested_tensor([labels], layout=torch.jagged)
     batch = TensorDict({"input_ids": row}, batch_size=1)
     tu.assign_non_tensor(batch, use_remove_padding=True, calculate_entropy=entropy, temperature=TEMPERATURE)
-    arguments = {"input_ids_rmpad_rolled": labels, "temperature_rmpad": torch.full((tokens,), TEMPERATURE), "pad_size": 0}
+    arguments = {
+        "input_ids_rmpad_rolled": labels,
+        "temperature_rmpad": torch.full((tokens,), TEMPERATURE),
+        "pad_size": 0,
+    }
     output = SimpleNamespace(logits=(hidden @ weight.T)[None])
     return engine.prepare_model_outputs(output, arguments, batch, None)["log_probs"].values()
 
@@ -158,9 +165,15 @@ def main() -> None:
     print(f"trained by verl, its torch functions                    {trained_by_verl(tokens):5.2f}")
     print(f"the same, float32 model                                 {trained_by_verl(tokens, torch.float32):5.2f}")
     print(f"verl's scoring pass                                     {scored_by_verl(tokens):5.2f}")
-    print(f"a chunk of engine/head.py, scored (log-prob and entropy)       {in_chunks(tokens, also='entropy', backward=False):5.2f}")
+    print(
+        "a chunk of engine/head.py, scored (log-prob and entropy)       "
+        f"{in_chunks(tokens, also='entropy', backward=False):5.2f}"
+    )
     for chunks in (2, 8):
-        print(f"a chunk of engine/head.py, trained, {chunks} chunks                   {in_chunks(tokens, chunks=chunks):5.2f}")
+        print(
+            f"a chunk of engine/head.py, trained, {chunks} chunks                   "
+            f"{in_chunks(tokens, chunks=chunks):5.2f}"
+        )
     for kind in ("forward_kl", "reverse_kl"):
         print(f"a chunk of engine/head.py, trained on {kind:26s}{in_chunks(tokens, also=kind):5.2f}")
 

@@ -1,11 +1,12 @@
-"""How far two bfloat16 passes over the same tokens differ, which is what |log p_T - log p_S| cannot fall below on a GPU.
+"""How far two bfloat16 passes over the same tokens differ, which is what |log p_T - log p_S| cannot fall below on a
+GPU.
 
     python benchmarks/noise_floor.py --model FOLDER [--text FILE ...] [--tokens 8192]
 
-A pretrained model reads text in verl's GPU precision (bfloat16 weights, autocast), each row once alone and once packed behind
-others, as teacher and student read the same response. The two passes are compared with each other, and one of them with a float32
-pass of the same weights; with the head's product rounded to bfloat16, as its layer returns it, and in float32. Lines: how certain
-the model is, by its entropy.
+A pretrained model reads text in verl's GPU precision (bfloat16 weights, autocast), each row once alone and once packed
+behind others, as teacher and student read the same response. The two passes are compared with each other, and one of
+them with a float32 pass of the same weights; with the head's product rounded to bfloat16, as its layer returns it, and
+in float32. Lines: how certain the model is, by its entropy.
 """
 
 import argparse
@@ -30,7 +31,9 @@ def hidden_states(model, rows: Tensor, *, packed: bool, autocast: bool) -> Tenso
         if not packed:
             return torch.cat([model.model(row[None], use_cache=False).last_hidden_state for row in rows])
         positions = torch.arange(rows.size(1)).repeat(len(rows))[None]
-        return model.model(rows.view(1, -1), position_ids=positions, use_cache=False).last_hidden_state.view(*rows.shape, -1)
+        return model.model(rows.view(1, -1), position_ids=positions, use_cache=False).last_hidden_state.view(
+            *rows.shape, -1
+        )
 
 
 def scores(hidden: Tensor, weight: Tensor, rows: Tensor, *, float32_product: bool) -> tuple[Tensor, Tensor]:
@@ -46,7 +49,9 @@ def scores(hidden: Tensor, weight: Tensor, rows: Tensor, *, float32_product: boo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--text", type=Path, nargs="*", default=[ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))])
+    parser.add_argument(
+        "--text", type=Path, nargs="*", default=[ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    )
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--row", type=int, default=512, help="tokens of a row; four rows are packed")
     args = parser.parse_args()
@@ -54,12 +59,18 @@ def main() -> None:
     ids = tokenizer("\n".join(path.read_text() for path in args.text), return_tensors="pt").input_ids[0][: args.tokens]
     groups = ids[: len(ids) // (4 * args.row) * 4 * args.row].view(-1, 4, args.row)
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.bfloat16, attn_implementation="sdpa").eval()
-    exact = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.bfloat16, attn_implementation="sdpa").eval().float()
+    exact = (
+        AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.bfloat16, attn_implementation="sdpa")
+        .eval()
+        .float()
+    )
     weight = model.lm_head.weight.detach()
     found: dict[str, list[Tensor]] = {}
     for rows in groups:
         alone, packed = (hidden_states(model, rows, packed=packed, autocast=True) for packed in (False, True))
-        reference, entropy = scores(hidden_states(exact, rows, packed=False, autocast=False), weight, rows, float32_product=True)
+        reference, entropy = scores(
+            hidden_states(exact, rows, packed=False, autocast=False), weight, rows, float32_product=True
+        )
         found.setdefault("entropy", []).append(entropy)
         for name, float32_product in (("bfloat16 head", False), ("float32 head", True)):
             knobs = {"float32_product": float32_product}
@@ -68,14 +79,19 @@ def main() -> None:
             found.setdefault(f"pass against float32, {name}", []).append((one - reference).abs())
     columns = {name: torch.cat(parts) for name, parts in found.items()}
     entropy = columns.pop("entropy")
-    print(f"{args.model}: {len(entropy):,} tokens, T = {TEMPERATURE}; |difference of log p|, nats: mean, 90 %, 99 %, largest")
+    print(
+        f"{args.model}: {len(entropy):,} tokens, T = {TEMPERATURE}; |difference of log p|, nats: mean, 90 %, 99 %, "
+        "largest"
+    )
     for name, values in columns.items():
         print(f"\n{name}")
         for low, high in [(BINS[0], BINS[-1]), *itertools.pairwise(BINS)]:
             chosen = values[(entropy >= low) & (entropy < high)]
             if len(chosen):
                 quantiles = [torch.quantile(chosen, q).item() for q in (0.9, 0.99)]
-                numbers = " ".join(f"{number:.4f}" for number in (chosen.mean().item(), *quantiles, chosen.max().item()))
+                numbers = " ".join(
+                    f"{number:.4f}" for number in (chosen.mean().item(), *quantiles, chosen.max().item())
+                )
                 print(f"  {low:4.1f} to {high:4.1f} nats, {len(chosen):6,} tokens: {numbers}")
 
 

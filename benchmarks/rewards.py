@@ -3,8 +3,9 @@
     git worktree add ../before <revision>
     python benchmarks/rewards.py --against ../before
 
-Both score the same responses on 8 threads, in turns, each turn in a process of its own, so that the machine's load meets both.
-Seconds are of the clock, and of the CPUs that process and workers used, which another program beside them does not lengthen.
+Both score the same responses on 8 threads, in turns, each turn in a process of its own, so that the machine's load
+meets both. Seconds are of the clock, and of the CPUs that process and workers used, which another program beside them
+does not lengthen.
 """
 
 import argparse
@@ -94,7 +95,11 @@ def main() -> None:
             found[name].append(json.loads(done.stdout.splitlines()[-1]))
     best = {name: {key: min(one[key] for one in turns) for key in ("seconds", "cpu")} for name, turns in found.items()}
     for name, turns in found.items():
-        print(name, *(f"{one['seconds']:.1f} s ({one['cpu']:.1f} s of CPU, {one['right']:.0f} right)" for one in turns), sep="  ")
+        print(
+            name,
+            *(f"{one['seconds']:.1f} s ({one['cpu']:.1f} s of CPU, {one['right']:.0f} right)" for one in turns),
+            sep="  ",
+        )
     if options.against:
         print("this / other:", *(f"{key} {best['this'][key] / best['other'][key]:.2f}" for key in ("seconds", "cpu")))
 

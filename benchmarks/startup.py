@@ -1,6 +1,7 @@
-"""What the recipe adds to the start of a Ray worker: seconds to import verl's trainer with it and without it, in fresh processes.
+"""What the recipe adds to the start of a Ray worker: seconds to import verl's trainer with it and without it, in fresh
+processes.
 
-    python benchmarks/startup.py [--repeats 3]
+python benchmarks/startup.py [--repeats 3]
 """
 
 import argparse
@@ -22,7 +23,9 @@ OURS = {"VERL_USE_EXTERNAL_MODULES": "recipe.egrsd.register", "VERL_ENGINE_VENDO
 def seconds(code: str, **variables: str) -> float:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("VERL_")}
     started = time.perf_counter()
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, env=kept | variables, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], check=True, env=kept | variables, stderr=subprocess.DEVNULL
+    )
     return time.perf_counter() - started
 
 

@@ -1,11 +1,13 @@
-"""A training step of EGRSD and CL-EGRSD against one of verl's own GRPO, through the real main_ppo on this machine's CPU.
+"""A training step of EGRSD and CL-EGRSD against one of verl's own GRPO, through the real main_ppo on this machine's
+CPU.
 
     PYTHONPATH=.:tests/support python benchmarks/step_time.py [--steps 4] [--out results.json]
 
 For each shape a run that is not timed makes the rollouts, and all methods train on them, none having generated anything
-itself. A model of 20 million parameters with random weights, student prompts of 64 tokens, privileged ones of 256. What is
-compared is all between rollout and weight sync: verl's timing_s of old_log_prob, adv (which holds the teacher) and
-update_actor. The first step warms up and is left out. GRPO is verl's trainer, engine and loss (tests/support/plain_grpo.py).
+itself. A model of 20 million parameters with random weights, student prompts of 64 tokens, privileged ones of 256. What
+is compared is all between rollout and weight sync: verl's timing_s of old_log_prob, adv (which holds the teacher) and
+update_actor. The first step warms up and is left out. GRPO is verl's trainer, engine and loss
+(tests/support/plain_grpo.py).
 """
 
 import argparse
@@ -79,8 +81,8 @@ def measure(
         f"data.train_batch_size={ROWS // group}", f"actor_rollout_ref.actor.ppo_mini_batch_size={ROWS // group}",
         f"actor_rollout_ref.rollout.n={group}", f"data.max_prompt_length={PROMPT}", f"data.max_response_length={response}",
         "actor_rollout_ref.rollout.ignore_eos=True", f"trainer.total_training_steps={steps}", "trainer.total_epochs=100",
-        # A row at a time, or a group that shares its prompt: without flash attention, packed rows cost the square of all
-        # tokens of a micro-batch.
+        # A row at a time, or a group that shares its prompt: without flash attention, packed rows cost the square of
+        # all tokens of a micro-batch.
         f"actor_rollout_ref.actor.ppo_max_token_len_per_gpu={PROMPT + response}",
         f"actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu={PROMPT + response}",
         f"actor_rollout_ref.ref.log_prob_max_token_len_per_gpu={one_group if sharing else PRIVILEGED + response}",
@@ -109,8 +111,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         inputs = Path(folder)
         size = write_inputs(inputs, problems=ROWS * args.steps)
-        print(f"{size:,} parameters, {ROWS} rows a step; medians of {args.steps - 1} steps, s, and extremes of the ratio")
-        print("| response | n | method | old_log_prob | adv with teacher | update | step / GRPO |\n|---|---|---|---|---|---|---|")
+        print(
+            f"{size:,} parameters, {ROWS} rows a step; medians of {args.steps - 1} steps, s, and extremes of the ratio"
+        )
+        print(
+            "| response | n | method | old_log_prob | adv with teacher | update | step / GRPO "
+            "|\n|---|---|---|---|---|---|---|"
+        )
         for response in args.responses:
             for group in args.groups:
                 where = inputs / f"{response}_{group}"

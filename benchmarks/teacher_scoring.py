@@ -1,16 +1,18 @@
-"""Time and peak memory of scoring one teacher row at Qwen3's vocabulary, five ways, and how the time grows with length and rows.
+"""Time and peak memory of scoring one teacher row at Qwen3's vocabulary, five ways, and how the time grows with length
+and rows.
 
     python benchmarks/teacher_scoring.py [--prompts 1024 4096 19000] [--layers 2]
 
-The model has the shapes of Qwen3-0.6B, so many of its layers, and random float32 weights. Each way runs in a process of its own:
-its time is the shorter of two passes, its memory the growth of the process's peak resident memory over the same pass without a
-head.
+The model has the shapes of Qwen3-0.6B, so many of its layers, and random float32 weights. Each way runs in a process of
+its own: its time is the shorter of two passes, its memory the growth of the process's peak resident memory over the
+same pass without a head.
 
     no head     the body alone, and the head's matrix product on the response alone, timed apart: what cannot be avoided
     recipe      head.head_scores: response rows, float32, in chunks
     all logits  logits of all rows in float32, log_softmax, entropy
-    verl        verl's torch functions on the logits of all rows: logprobs_from_logits, entropy_from_logits_with_chunking
-    trl         TRL's selective_log_softmax_and_entropy on the response's logits; if trl is installed
+    verl        verl's torch functions on the logits of all rows: logprobs_from_logits,
+    entropy_from_logits_with_chunking trl         TRL's selective_log_softmax_and_entropy on the response's logits; if
+    trl is installed
 
 Liger's kernels need a GPU and are not here.
 """
@@ -76,7 +78,9 @@ def trl(model: Qwen3ForCausalLM, ids: torch.Tensor, response: int) -> tuple[torc
     from trl.trainer.utils import selective_log_softmax_and_entropy
 
     logits = model(input_ids=ids, use_cache=False, logits_to_keep=response + 1).logits[:, :-1]
-    found = selective_log_softmax_and_entropy(logits, ids[:, -response:], entropy_requires_grad=False, temperature=TEMPERATURE)
+    found = selective_log_softmax_and_entropy(
+        logits, ids[:, -response:], entropy_requires_grad=False, temperature=TEMPERATURE
+    )
     return tuple(values.flatten() for values in found)
 
 
@@ -107,7 +111,9 @@ def measure(way: Callable, rows: int, length: int, response: int, layers: int, r
     results.put((min(times), peak() - before, sums))
 
 
-def measured(way: Callable, rows: int, length: int, response: int, layers: int) -> tuple[float, int, list[float] | None]:
+def measured(
+    way: Callable, rows: int, length: int, response: int, layers: int
+) -> tuple[float, int, list[float] | None]:
     """Seconds, bytes, sums of log-probs and entropies."""
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
@@ -131,7 +137,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, nargs="+", default=[1024, 4096, 19_000])
     parser.add_argument("--response", type=int, default=1024)
-    parser.add_argument("--rows", type=int, nargs="+", default=[2, 4], help="rows of the shortest length, for the growth")
+    parser.add_argument(
+        "--rows", type=int, nargs="+", default=[2, 4], help="rows of the shortest length, for the growth"
+    )
     parser.add_argument("--layers", type=int, default=2)
     args = parser.parse_args()
     response, growth = args.response, []

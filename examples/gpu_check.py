@@ -1,8 +1,8 @@
 """The first quarter of an hour on a GPU: does what our tests show on a CPU also hold there?
 
-    make gpu-check                             # one GPU of 24 GB or more, Qwen3-0.6B; PYTHON=... for another than python
-    make gpu-check MODEL=/models/Qwen3-1.7B    # another model: a folder, or a name on the hub
-    VERL_PLATFORM=cpu make gpu-check           # the same phases with a small model made for it, to try this program
+    make gpu-check                             # one GPU of 24 GB or more, Qwen3-0.6B; PYTHON=... for another than
+    python make gpu-check MODEL=/models/Qwen3-1.7B    # another model: a folder, or a name on the hub VERL_PLATFORM=cpu
+    make gpu-check           # the same phases with a small model made for it, to try this program
 
 Phases, each with a time limit; one that fails does not stop the others. All use run_qwen3_0_6b_one_gpu.sh, unchanged:
 
@@ -46,7 +46,8 @@ PHASE_SECONDS = 420
 LR = 5e-6
 """The script's for an adapter."""
 ROLLOUT_BOUND = 0.2
-"""Of |p_vLLM - p_FSDP| at the worst token in bfloat16; an engine that did not take the weights is off by the size of p."""
+"""Of |p_vLLM - p_FSDP| at the worst token in bfloat16; an engine that did not take the weights is off by the size of
+p."""
 WHOLE_DISTRIBUTION = {"TOP_P": "1", "TOP_K": "-1"}  # or vLLM's log-probs are those of a cut distribution
 
 
@@ -80,7 +81,8 @@ class Session:
         return float(said.split()[0]) / 1024
 
     def script(self, phase: str, *overrides: str, **variables: str) -> Script:
-        """The shipped script for a phase, short: fewer tokens, no validation, checkpoints only where a phase asks for them."""
+        """The shipped script for a phase, short: fewer tokens, no validation, checkpoints only where a phase asks
+        for them."""
         short = {"MAX_RESPONSE": "256", "TEST_FREQ": "-1", "SAVE_FREQ": "-1", **(SMALL if cpu.enabled() else {})}
         ours = {"MODEL": self.model, "DATA": str(self.data_folder), **short, **WHOLE_DISTRIBUTION, **variables}
         return Script(SCRIPT, self.folder / phase, ours, ["trainer.val_before_train=false", *precision(), *overrides])
@@ -110,10 +112,14 @@ class Session:
     def data(self) -> list[Finding]:
         if Path(self.model) == self.folder / "model":
             self.command("data", "examples.rehearsal.model", "--out", self.model)
-        elif not Path(self.model).is_dir():  # here, or a download is taken for a slow start; the script is given the name
+        elif not Path(
+            self.model
+        ).is_dir():  # here, or a download is taken for a slow start; the script is given the name
             snapshot_download(self.model)
         write_files(self.folder / "problems")
-        self.command("data", "recipe.egrsd.prepare_data", *prepare_arguments(self.folder / "problems", self.data_folder))
+        self.command(
+            "data", "recipe.egrsd.prepare_data", *prepare_arguments(self.folder / "problems", self.data_folder)
+        )
         found = sorted(path.name for path in self.data_folder.glob("*.parquet"))
         expected = sorted([f"{BENCHMARK}.parquet", "train.parquet", "validation.parquet"])
         return [Finding("files", ", ".join(found), ", ".join(expected), found == expected)]
@@ -148,8 +154,18 @@ class Session:
 
     def evaluate(self) -> list[Finding]:
         out, script = self.folder / "evaluate" / "out", self.lora_script
-        options = ["--data", self.data_folder / f"{BENCHMARK}.parquet", "--k", "1", "--no-thinking", "--max-tokens", "256"]
-        self.command("evaluate", "recipe.egrsd.evaluate", "--model", script.checkpoint(script.saved()), *options, "--out", out)
+        options = [
+            "--data",
+            self.data_folder / f"{BENCHMARK}.parquet",
+            "--k",
+            "1",
+            "--no-thinking",
+            "--max-tokens",
+            "256",
+        ]
+        self.command(
+            "evaluate", "recipe.egrsd.evaluate", "--model", script.checkpoint(script.saved()), *options, "--out", out
+        )
         return [checks.evaluated(json.loads((out / "results.json").read_text()), benchmark=BENCHMARK, problems=TEST)]
 
     def trained(self, metrics: Metrics, *, last: int, divergence: bool = False) -> list[Finding]:
@@ -183,7 +199,9 @@ def examine(session: Session, phases: Mapping[str, Callable[[Session], list[Find
             found = [Finding("runs", f"{type(error).__name__}: {error}", "runs", False)]
         session.findings += [(name, finding) for finding in found]
         bad = [finding.check for finding in found if not finding.ok]
-        console.print(f"{time.monotonic() - started:.0f} s, {'failed: ' + ', '.join(bad) if bad else 'passed'}", highlight=False)
+        console.print(
+            f"{time.monotonic() - started:.0f} s, {'failed: ' + ', '.join(bad) if bad else 'passed'}", highlight=False
+        )
 
 
 def _last_words(log: Path) -> str:
@@ -210,7 +228,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         for place in (console, Console(file=file, width=160)):
             place.print(table(session.findings))
             place.print("\n".join(machine()), highlight=False, markup=False)
-    print(f"\n{'passed' if passed else 'FAILED'}. Send us {folder}/report.txt, and {folder}/PHASE/log of a phase that failed.")
+    print(
+        f"\n{'passed' if passed else 'FAILED'}. Send us {folder}/report.txt, and {folder}/PHASE/log of a phase that "
+        "failed."
+    )
     return 0 if passed else 1
 
 

@@ -1,4 +1,5 @@
-"""Whole runs that several test files share: real main_ppo, Ray, vLLM and FSDP2 on the CPU. They train on the same rollouts."""
+"""Whole runs that several test files share: real main_ppo, Ray, vLLM and FSDP2 on the CPU. They train on the same
+rollouts."""
 
 import os
 import shutil
@@ -55,7 +56,8 @@ def run_once(once, inputs) -> Callable[..., Run]:
 
 @pytest.fixture(scope="session")
 def full(run_once) -> Run:
-    """CL-EGRSD, full parameters, packed, dynamic batches, two ranks, one micro-batch each. Records rollouts, saves tokens."""
+    """CL-EGRSD, full parameters, packed, dynamic batches, two ranks, one micro-batch each. Records rollouts, saves
+    tokens."""
     saved = ["trainer.n_gpus_per_node=2", "trainer.save_freq=3", "algorithm.egrsd.save_tokens_every=2"]
     return run_once("full", lambda folder: [*COIN_REWARD, *DESCENT, *replaying(folder / "rollouts"), *saved])
 

@@ -1,6 +1,7 @@
 """What a run must have logged, whatever the machine: pure functions from metrics to findings.
 
-tests/examples/test_gpu_check_on_cpu.py makes each of them fail. Metrics are by step, as examples/tiny_cpu/training.py reads them.
+tests/examples/test_gpu_check_on_cpu.py makes each of them fail. Metrics are by step, as examples/tiny_cpu/training.py
+reads them.
 """
 
 import math
@@ -29,7 +30,8 @@ NOT_JUDGED = {
 TIMES = ("gen", "teacher", "update_actor", "update_weights", "step")
 """verl's ``timing_s/...`` of every step; the last contains the others."""
 COST = 2.0
-"""Times GRPO's scoring pass and update: the most that teacher and update may take, short prompts of one rollout each."""
+"""Times GRPO's scoring pass and update: the most that teacher and update may take, short prompts of one rollout
+each."""
 
 
 class Finding(NamedTuple):
@@ -110,7 +112,8 @@ def timed(metrics: Metrics) -> Finding:
 
 
 def near_rollout(metrics: Metrics, *, bound: float) -> Finding:
-    """Largest |p_vLLM - p_FSDP| of a sampled token; a rollout that does not follow its student is off by the size of p."""
+    """Largest |p_vLLM - p_FSDP| of a sampled token; a rollout that does not follow its student is off by the size of
+    p."""
     _, largest = _extremes(metrics, "training/rollout_probs_diff_max")
     return Finding("rollout = student", f"{largest:.3g}", f"≤ {bound:g}", largest <= bound)
 
@@ -131,15 +134,20 @@ def within_memory(metrics: Metrics, *, gib: float) -> Finding:
     """What torch has reserved at most, vLLM aside; gib: the GPU's, 0 on a CPU, where verl logs 0."""
     least, most = _extremes(metrics, "actor/perf/max_memory_reserved_gb")
     ok = 0 < least <= most < gib if gib else least == most == 0
-    return Finding("memory", f"{least:.1f} … {most:.1f} GiB", f"0 < reserved < {gib:.0f} GiB" if gib else "0 on a CPU", ok)
+    return Finding(
+        "memory", f"{least:.1f} … {most:.1f} GiB", f"0 < reserved < {gib:.0f} GiB" if gib else "0 on a CPU", ok
+    )
 
 
 def cost(egrsd: Metrics, grpo: Metrics) -> Finding:
-    """Teacher and update against scoring pass and update of GRPO's, each in its fastest step: the first pays for the start."""
+    """Teacher and update against scoring pass and update of GRPO's, each in its fastest step: the first pays for the
+    start."""
     ours = _seconds(egrsd, "teacher", "update_actor")
     theirs = _seconds(grpo, "old_log_prob", "update_actor")
     ratio = ours / theirs
-    return Finding("step against GRPO's", f"{ours:.2f} s / {theirs:.2f} s = {ratio:.2f}", f"≤ {COST}", 0 < ratio <= COST)
+    return Finding(
+        "step against GRPO's", f"{ours:.2f} s / {theirs:.2f} s = {ratio:.2f}", f"≤ {COST}", 0 < ratio <= COST
+    )
 
 
 def resumed(metrics: Metrics, *, step: int, baseline: float) -> Finding:
@@ -149,7 +157,8 @@ def resumed(metrics: Metrics, *, step: int, baseline: float) -> Finding:
 
 
 def moved(before: Mapping[str, Tensor], after: Mapping[str, Tensor], *, lr: float, adapter: bool) -> Finding:
-    """One step of Adam moves some parameter by about the learning rate, and none by much more; of a LoRA run the adapter alone.
+    """One step of Adam moves some parameter by about the learning rate, and none by much more; of a LoRA run the
+    adapter alone.
 
     Adam's step is at most lr * (1 - beta1) / sqrt(1 - beta2) = 3.2 lr.
     """

@@ -1,7 +1,9 @@
-"""A small Qwen3 that keeps what makes a real one hard: tied embeddings, grouped queries, a head of 151,936 tokens, bf16 on disk.
+"""A small Qwen3 that keeps what makes a real one hard: tied embeddings, grouped queries, a head of 151,936 tokens, bf16
+on disk.
 
-It is taught the form of an answer and no arithmetic, so that its responses end, differ in length, are right about half of the
-time, and are certain at some tokens and not at others. Its logits reach 16 and more, as those of a pretrained model do.
+It is taught the form of an answer and no arithmetic, so that its responses end, differ in length, are right about half
+of the time, and are certain at some tokens and not at others. Its logits reach 16 and more, as those of a pretrained
+model do.
 """
 
 import argparse
@@ -73,8 +75,8 @@ def example(tokenizer: PreTrainedTokenizerBase, problem: Problem, rng: random.Ra
 def train(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> None:
     """Cross-entropy over the tokenizer's tokens and one more that stands for all others of the large vocabulary.
 
-    Their rows will be nearly 0, and so will their logits; together they weigh as one logit of log(their number). Ten times that
-    is held against them here, so that none is sampled.
+    Their rows will be nearly 0, and so will their logits; together they weigh as one logit of log(their number). Ten
+    times that is held against them here, so that none is sampled.
     """
     rng, problems = random.Random(seed), iter(make_problems("train", STEPS * ROWS, seed=seed + 2))
     steppers = optimizers(model)
@@ -83,7 +85,9 @@ def train(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, *, seed: 
         rows = [example(tokenizer, next(problems), rng) for _ in range(ROWS)]
         width = max(len(ids) for ids, _ in rows)
         ids = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in rows])
-        labels = torch.tensor([[-100] * start + ids[start:] + [-100] * (width - len(ids)) for ids, start in rows])[:, 1:]
+        labels = torch.tensor([[-100] * start + ids[start:] + [-100] * (width - len(ids)) for ids, start in rows])[
+            :, 1:
+        ]
         logits = model(input_ids=ids, use_cache=False).logits[:, :-1]  # causal: no real token sees the padding
         logits = F.pad(logits, (0, 1), value=others)
         F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100).backward()

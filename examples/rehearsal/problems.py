@@ -1,4 +1,5 @@
-"""Word problems with worked solutions, as published data sets have them: files for ``python -m recipe.egrsd.prepare_data``.
+"""Word problems with worked solutions, as published data sets have them: files for ``python -m
+recipe.egrsd.prepare_data``.
 
 Every answer is 0 or 1, so that a model that has learned the form alone is right about half of the time: rewards differ.
 """
@@ -68,6 +69,7 @@ def write_files(folder: Path) -> dict[str, Path]:
 
 
 def prepare_arguments(folder: Path, out: Path) -> list[str]:
-    """What ``python -m recipe.egrsd.prepare_data`` is given, so that it needs no hub; ``folder`` is that of write_files."""
+    """What ``python -m recipe.egrsd.prepare_data`` is given, so that it needs no hub; ``folder`` is that of
+    write_files."""
     sources = ["--train", str(folder / "train.jsonl"), "--benchmarks", f"{BENCHMARK}={folder / 'test.jsonl'}"]
     return [*sources, "--validation", str(VALIDATION), "--out", str(out)]

@@ -1,4 +1,5 @@
-"""A shipped script as a process: started unchanged with variables in front and keys behind, left to its end or killed."""
+"""A shipped script as a process: started unchanged with variables in front and keys behind, left to its end or
+killed."""
 
 import logging
 import os
@@ -20,10 +21,12 @@ EXAMPLES = Path(__file__).resolve().parents[1]
 ROOT = EXAMPLES.parent
 POLL_SECONDS = 0.1
 FAMILY_SECONDS = 1.0  # between two looks at what a run has started; each reads all of /proc
-GRACE_SECONDS = 90  # for what a run has started to end behind it: two agents of Ray look for a killed server for a minute
+GRACE_SECONDS = (
+    90  # for what a run has started to end behind it: two agents of Ray look for a killed server for a minute
+)
 GPU_PRECISION = (
-    # recipe/egrsd/cpu/config.yaml makes all of a CPU run float32. These give it back what a GPU run has: verl's own mixed
-    # precision (bfloat16 parameters and autocast, float32 sums), the teacher and the rollout in bfloat16.
+    # recipe/egrsd/cpu/config.yaml makes all of a CPU run float32. These give it back what a GPU run has: verl's own
+    # mixed precision (bfloat16 parameters and autocast, float32 sums), the teacher and the rollout in bfloat16.
     "~actor_rollout_ref.actor.fsdp_config.mixed_precision",
     "~actor_rollout_ref.ref.fsdp_config.mixed_precision",
     "actor_rollout_ref.ref.fsdp_config.model_dtype=bf16",
@@ -77,7 +80,12 @@ def run(
     environment = {**os.environ, "PYTHON": sys.executable, **(variables or {})}
     with log.open("a") as file:
         process = subprocess.Popen(
-            list(map(str, command)), cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            list(map(str, command)),
+            cwd=ROOT,
+            env=environment,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         try:
             timed_out = not _watched(process, family, until=started + timeout, kill_when=kill_when)
@@ -161,7 +169,9 @@ class Script:
 
     def parameters(self, step: int) -> dict[str, torch.Tensor]:
         """Each rank's part of each parameter in the checkpoint of that step, by shard and name."""
-        logging.getLogger("torch.distributed.device_mesh").setLevel(logging.ERROR)  # warns of shards read outside of their run
+        logging.getLogger("torch.distributed.device_mesh").setLevel(
+            logging.ERROR
+        )  # warns of shards read outside of their run
         parts = {}
         for shard in sorted((self.checkpoint(step) / "actor").glob("model_world_size_*_rank_*.pt")):
             state = torch.load(shard, map_location="cpu", weights_only=False)

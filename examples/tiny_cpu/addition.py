@@ -29,8 +29,8 @@ class Addition(Problem):
         "Bob walks {a} steps, rests, and walks {b} steps. How many steps is that?",
         "There are {a} red and {b} blue cards. How many cards are there?",
     )
-    # Slightly above one half, so that the warm-started model's most likely choice is the wrong one: greedy decoding then
-    # starts low for every seed, while a sample still carries often enough to be rewarded for it.
+    # Slightly above one half, so that the warm-started model's most likely choice is the wrong one: greedy decoding
+    # then starts low for every seed, while a sample still carries often enough to be rewarded for it.
     FORGET = 0.55
     CHECK = 0.5
     MAX_PROMPT, MAX_RESPONSE, MAX_TEACHER_PROMPT = 96, 96, 192

@@ -1,8 +1,9 @@
 """The experiment behind compare.sh: every method from the same start models, on the same problems, over several seeds.
 
-A method is a preset with settings of its own: ``egrsd``, or ``egrsd,gamma=1.0`` for algorithm.egrsd.gamma=1.0. For each seed
-there is one warm-started model, one set of training problems in one order, and one set of held-out problems. results.json
-grows by one entry for every finished run, and a second start of the same experiment does only what is missing.
+A method is a preset with settings of its own: ``egrsd``, or ``egrsd,gamma=1.0`` for algorithm.egrsd.gamma=1.0. For each
+seed there is one warm-started model, one set of training problems in one order, and one set of held-out problems.
+results.json grows by one entry for every finished run, and a second start of the same experiment does only what is
+missing.
 """
 
 import argparse
@@ -57,7 +58,9 @@ class Experiment:
             shutil.rmtree(folder, ignore_errors=True)  # of a run that did not finish
             overrides = [*overrides, f"trainer.save_freq={self.steps}"]
             shared = {"task": self.task, "seed": seed, "steps": self.steps}
-            training = Training(folder, start / "model", start / "data", **shared, algorithm=algorithm, overrides=overrides)
+            training = Training(
+                folder, start / "model", start / "data", **shared, algorithm=algorithm, overrides=overrides
+            )
             result = self._measure(training.run(), start / "model", seed)
             result["rollout_accuracy"] = mean(step["egrsd/correct_frac"] for step in training.metrics.values())
         return result | {"seconds": round(time.perf_counter() - began)}
@@ -85,7 +88,8 @@ class Results:
         self.content = json.loads(path.read_text()) if path.exists() else {"settings": settings, "runs": {}}
         if self.content["settings"] != settings:
             raise ValueError(
-                f"{path} holds runs with {self.content['settings']}, not {settings}; name another --folder, or remove it."
+                f"{path} holds runs with {self.content['settings']}, not {settings}; name another --folder, or remove "
+                "it."
             )
 
     @property
@@ -119,7 +123,8 @@ def parse_method(method: str) -> tuple[str, list[str]]:
 
 
 def folder_name(method: str) -> str:
-    """``egrsd,gamma=1.0`` -> ``egrsd_gamma_1.0``: Hydra reads neither a comma nor an equals sign in an unquoted path."""
+    """``egrsd,gamma=1.0`` -> ``egrsd_gamma_1.0``: Hydra reads neither a comma nor an equals sign in an unquoted
+    path."""
     return re.sub(r"[^\w.]+", "_", method)
 
 

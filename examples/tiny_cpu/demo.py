@@ -36,7 +36,9 @@ class Demo:
     def __init__(self, folder: Path, *, task: str, algorithm: str, seed: int, steps: int, num_problems: int):
         self.folder, self.task, self.seed, self.num_problems = folder, task, seed, num_problems
         self.start_model, self.data = folder / "start_model", folder / "data"
-        self.training = Training(folder, self.start_model, self.data, task=task, algorithm=algorithm, seed=seed, steps=steps)
+        self.training = Training(
+            folder, self.start_model, self.data, task=task, algorithm=algorithm, seed=seed, steps=steps
+        )
         self.seconds: dict[str, float] = {}
 
     @contextmanager
@@ -58,7 +60,9 @@ class Demo:
             before = self._evaluate(self.start_model, problems)
             teacher = evaluate(self.start_model, problems, role="teacher", seed=self.seed)
             print(f"      the teacher, shown the solution, is right on {mean(teacher.correct):.1%}")
-        heading = f"{training.algorithm}, {training.steps} steps of 32 rollouts (verl's and Ray's output: {training.log})"
+        heading = (
+            f"{training.algorithm}, {training.steps} steps of 32 rollouts (verl's and Ray's output: {training.log})"
+        )
         with self.phase("training", heading):
             print("      Ray, vLLM and FSDP take about a minute to start", flush=True)
             try:
@@ -70,7 +74,9 @@ class Demo:
         return self._summary(before, after, teacher)
 
     def _evaluate(self, model: Path, problems: list[Problem]) -> dict[str, Evaluation]:
-        results = {name: evaluate(model, problems, greedy=name == "greedy", seed=self.seed) for name in ("sampled", "greedy")}
+        results = {
+            name: evaluate(model, problems, greedy=name == "greedy", seed=self.seed) for name in ("sampled", "greedy")
+        }
         for name, result in results.items():
             print(f"      {name:8s} {mean(result.correct):.1%} right, {mean(result.lengths):.1f} tokens")
         return results
@@ -118,7 +124,9 @@ def table(summary: dict) -> str:
     lines = [f"{'':28s}{'before':>10s}{'after':>10s}"]
     lines += [f"{name:28s}{form.format(summary[a]):>10s}{form.format(summary[b]):>10s}" for name, a, b, form in rows]
     gain, error = summary["accuracy_difference"], summary["accuracy_difference_se"]
-    lines.append(f"sampled accuracy {gain:+.1%} ± {error:.1%} (paired standard error, {summary['num_problems']} problems)")
+    lines.append(
+        f"sampled accuracy {gain:+.1%} ± {error:.1%} (paired standard error, {summary['num_problems']} problems)"
+    )
     return "\n".join(lines)
 
 
@@ -137,7 +145,9 @@ def main() -> None:
     started = folder / "settings.json"
     if args.resume and started.exists():
         if json.loads(started.read_text()) != settings:
-            sys.exit(f"{folder} belongs to a run with {started.read_text()}; resume with the same settings, or start over.")
+            sys.exit(
+                f"{folder} belongs to a run with {started.read_text()}; resume with the same settings, or start over."
+            )
         print(f"Resuming the run in {folder}.")
     else:
         print(f"Starting over in {folder}." if folder.exists() else f"Starting in {folder}.")

@@ -58,7 +58,9 @@ def evaluate(
     prompts = [PROMPTS[role](tokenizer, problem) for problem in problems]
     responses = _respond(model, tokenizer, prompts, max_tokens=problems[0].MAX_RESPONSE, greedy=greedy, seed=seed)
     texts = tokenizer.batch_decode(responses, skip_special_tokens=True)
-    scores = [compute_score(problem.data_source, text, problem.answer) for text, problem in zip(texts, problems, strict=True)]
+    scores = [
+        compute_score(problem.data_source, text, problem.answer) for text, problem in zip(texts, problems, strict=True)
+    ]
     return Evaluation(
         correct=[int(score["score"]) for score in scores],
         lengths=[len(response) for response in responses],

@@ -10,15 +10,16 @@
 
 Three kinds of positions:
 
-    fork    a letter of the plan but the last: any number that is left may come next, and every order is as good. A teacher
-            has seen one order, the reference's, and leans to it. Seven follow one another, more than a lookahead of five.
+    fork    a letter of the plan but the last: any number that is left may come next, and every order is as good. A
+            teacher has seen one order, the reference's, and leans to it. Seven follow one another, more than a
+            lookahead of five.
     pivot   the first word of a line: a momentary hesitation, since the tokens behind it are determined. It also decides
             whether a check comes, the one choice here that costs length.
     lock    everything else. The mistakes are made here, in carries; any order of the same numbers has as many of them
             (the total divided by 10), so that no order is easier.
 
-A number stands right behind its name, C5 and not C=5: a model of two layers finds it there by induction within 100 steps; with
-a sign between the two it had not learned to in 300.
+A number stands right behind its name, C5 and not C=5: a model of two layers finds it there by induction within 100
+steps; with a sign between the two it had not learned to in 300.
 """
 
 import random
@@ -62,8 +63,11 @@ class Forks(Problem):
     def question(self) -> str:
         return self.wording.format(terms=", ".join(f"{name}{n}" for name, n in zip(LETTERS, self.numbers, strict=True)))
 
-    def solve(self, rng: random.Random, *, forget: float = 0.0, check: float = 0.0, seen: str = "", lean: float = 0.0) -> str:
-        """As everywhere; with probability ``lean`` the plan goes on with the first letter of the order ``seen`` that is left."""
+    def solve(
+        self, rng: random.Random, *, forget: float = 0.0, check: float = 0.0, seen: str = "", lean: float = 0.0
+    ) -> str:
+        """As everywhere; with probability ``lean`` the plan goes on with the first letter of the order ``seen`` that
+        is left."""
         plan = _order(rng, seen, lean)
         value = dict(zip(LETTERS, self.numbers, strict=True))
         lines, total = [f"Plan: {' '.join(plan)}."], 0

@@ -18,7 +18,10 @@ PANELS = (
     ("Response length, tokens", {"response_length/mean": "batch mean"}),
     ("Entropy gate", {"egrsd/gate_mean": "mean gate", "egrsd/token_weight_mean": "mean gate × ratio weight"}),
     ("Teacher entropy, nats", {"egrsd/teacher_entropy_mean": "mean", "egrsd/teacher_entropy_max": "largest"}),
-    ("Ratio weight at its clip, share", {"egrsd/ratio_clip_low_frac": "low (0.8)", "egrsd/ratio_clip_high_frac": "high (1.2)"}),
+    (
+        "Ratio weight at its clip, share",
+        {"egrsd/ratio_clip_low_frac": "low (0.8)", "egrsd/ratio_clip_high_frac": "high (1.2)"},
+    ),
 )
 SMOOTHING = 5  # steps
 COLORS = matplotlib.color_sequences["petroff10"]  # chosen for readers who see colours differently
@@ -30,7 +33,9 @@ def draw(steps: dict[int, dict[str, float]], summary: dict, path: Path) -> None:
     figure, axes = plt.subplots(2, 3, figsize=(13, 7), constrained_layout=True)
     numbers = sorted(steps)
     for axis, (title, curves) in zip(axes.flat, PANELS, strict=True):
-        logged = {metric: label for metric, label in curves.items() if all(metric in steps[number] for number in numbers)}
+        logged = {
+            metric: label for metric, label in curves.items() if all(metric in steps[number] for number in numbers)
+        }
         for color, (metric, label) in zip(("tab:blue", "tab:orange"), logged.items(), strict=False):
             values = [steps[number][metric] for number in numbers]
             axis.plot(numbers, values, color=color, alpha=0.3)
@@ -63,7 +68,11 @@ def draw_comparison(runs: Runs, path: Path, *, title: str) -> None:
     for method, style in styles.items():
         accuracy, length = (mean_of(runs, method, measure) for measure in ("accuracy", "length"))
         left.errorbar(length.value, accuracy.value, xerr=length.error, yerr=accuracy.error, label=method, **style)
-    left.set(xlabel="response length, tokens", ylabel="accuracy on held-out problems", title="mean ± standard error over seeds")
+    left.set(
+        xlabel="response length, tokens",
+        ylabel="accuracy on held-out problems",
+        title="mean ± standard error over seeds",
+    )
     left.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     left.legend(frameon=False)
     compared = {method: found for method in styles if (found := difference_of(runs, method, "accuracy"))}

@@ -1,8 +1,8 @@
 """What a task of this folder is: problems with an answer, and several people who write solutions to them.
 
-    reference   right and concise; a data row carries it
-    student     careless and wordy; what the model is warm-started to say to the problem alone
-    teacher     right and nearly concise; what it is warm-started to say when it is shown the reference
+reference   right and concise; a data row carries it
+student     careless and wordy; what the model is warm-started to say to the problem alone
+teacher     right and nearly concise; what it is warm-started to say when it is shown the reference
 """
 
 import random
@@ -26,9 +26,11 @@ class Problem(ABC):
     FORGET: ClassVar[float]
     """Probability that a careless solution writes a carry of 1 as 0 and loses it, so that a mistake saves no words."""
     CHECK: ClassVar[float]
-    """Probability, for each line of a wordy solution, of another line that repeats its sum. It never finds a mistake."""
+    """Probability, for each line of a wordy solution, of another line that repeats its sum. It never finds a
+    mistake."""
     TEACHER_CHECK: ClassVar[float] = 0.1
-    """The same in a teacher's solution: rare, not absent, since it scores the student's wordy text and must know checks."""
+    """The same in a teacher's solution: rare, not absent, since it scores the student's wordy text and must know
+    checks."""
     MAX_PROMPT: ClassVar[int]
     MAX_RESPONSE: ClassVar[int]
     MAX_TEACHER_PROMPT: ClassVar[int]

@@ -82,7 +82,9 @@ class Training:
                 process.terminate()
         if process.returncode:
             end = "".join(self.log.read_text(errors="replace").splitlines(keepends=True)[-SHOWN_LOG_LINES:])
-            raise RuntimeError(f"{end}\nThe training ended with exit code {process.returncode}; the whole log is {self.log}")
+            raise RuntimeError(
+                f"{end}\nThe training ended with exit code {process.returncode}; the whole log is {self.log}"
+            )
         return self.result
 
 

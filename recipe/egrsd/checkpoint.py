@@ -1,7 +1,8 @@
 """What EGRSD keeps beside verl's checkpoint, and the check that the checkpoint to resume from is whole.
 
-verl fills ``global_step_N`` in the order actor, data.pt, and then names N in a tracker file (trainer_base.py:948). A run killed
-on the way leaves the tracker on the step before; ours is written first, so that what verl calls complete has it.
+verl fills ``global_step_N`` in the order actor, data.pt, and then names N in a tracker file (trainer_base.py:948). A
+run killed on the way leaves the tracker on the step before; ours is written first, so that what verl calls complete has
+it.
 """
 
 import json
@@ -54,9 +55,9 @@ def folder_to_resume(trainer: Any, *, has_teacher: bool) -> Path | None:
         has_teacher: whether the teacher's own weights must be there, because they move.
 
     Raises:
-        ValueError: if it is torn, was not written by EGRSD or by another number of ranks, or is not there although the tracker
-            names it (verl would then start from scratch without a word); or if complete checkpoints stand there without a
-            tracker (verl would write over them).
+        ValueError: if it is torn, was not written by EGRSD or by another number of ranks, or is not there although the
+            tracker names it (verl would then start from scratch without a word); or if complete checkpoints stand there
+            without a tracker (verl would write over them).
     """
     if trainer.resume_mode == "disable":
         return None
@@ -64,8 +65,8 @@ def folder_to_resume(trainer: Any, *, has_teacher: bool) -> Path | None:
         path = trainer.resume_from_path
         if not isinstance(path, str) or not re.search(r"global_step_\d+$", path):  # verl reads the step from it
             raise ValueError(
-                f"trainer.resume_from_path={shown(path)} names no checkpoint, which trainer.resume_mode=resume_path needs; give "
-                "the path of a folder global_step_N."
+                f"trainer.resume_from_path={shown(path)} names no checkpoint, which trainer.resume_mode=resume_path "
+                "needs; give the path of a folder global_step_N."
             )
         folder = Path(path)
         named_by = "trainer.resume_from_path"
@@ -76,15 +77,17 @@ def folder_to_resume(trainer: Any, *, has_teacher: bool) -> Path | None:
             return None
         step = tracker.read_text().strip()
         if not step.isdigit():
-            raise ValueError(f"{tracker} reads {step!r}, not a step: the run was killed while writing it. {_way_out(tracker)}")
+            raise ValueError(
+                f"{tracker} reads {step!r}, not a step: the run was killed while writing it. {_way_out(tracker)}"
+            )
         folder = tracker.with_name(f"global_step_{step}")
         named_by = str(tracker)
     needed = [STATE_FILE, "actor", "data.pt"] + ["actor/egrsd_teacher_*.pt"] * has_teacher
     missing = [name for name in needed if not any(folder.glob(name))]
     if missing:
         raise ValueError(
-            f"{folder}, named by {named_by}, has no {' and no '.join(missing)}: the checkpoint is torn or was not written by "
-            f"EGRSD{' with this algorithm.egrsd.teacher.kind' * has_teacher}. {_way_out(folder)}"
+            f"{folder}, named by {named_by}, has no {' and no '.join(missing)}: the checkpoint is torn or was not "
+            f"written by EGRSD{' with this algorithm.egrsd.teacher.kind' * has_teacher}. {_way_out(folder)}"
         )
     _refuse_other_ranks(folder, trainer)
     return folder
@@ -98,8 +101,8 @@ def _refuse_other_ranks(folder: Path, trainer: Any) -> None:
         theirs = " or ".join(map(str, sorted(written_by)))
         raise ValueError(
             f"{folder} was written by {theirs} ranks, and trainer.nnodes={trainer.nnodes} x trainer.n_gpus_per_node="
-            f"{trainer.n_gpus_per_node} are {ranks}: verl loads a checkpoint only on as many ranks as wrote it. Resume with "
-            f"{theirs}, or start over with trainer.resume_mode=disable."
+            f"{trainer.n_gpus_per_node} are {ranks}: verl loads a checkpoint only on as many ranks as wrote it. Resume "
+            f"with {theirs}, or start over with trainer.resume_mode=disable."
         )
 
 
@@ -118,10 +121,10 @@ def _refuse_untracked(tracker: Path) -> None:
     complete = [folder for folder in _saved(tracker.parent) if _is_complete(folder)]
     if complete:
         raise ValueError(
-            f"{complete[-1]} is a complete checkpoint, but there is no {tracker.name} beside it, so trainer.resume_mode=auto "
-            "would start at step 0 and write over it. Resume with trainer.resume_mode=resume_path "
-            f"trainer.resume_from_path={complete[-1]}, or start over with another trainer.default_local_dir or "
-            "trainer.resume_mode=disable."
+            f"{complete[-1]} is a complete checkpoint, but there is no {tracker.name} beside it, so "
+            "trainer.resume_mode=auto would start at step 0 and write over it. Resume with "
+            f"trainer.resume_mode=resume_path trainer.resume_from_path={complete[-1]}, or start over with another "
+            "trainer.default_local_dir or trainer.resume_mode=disable."
         )
 
 
@@ -132,12 +135,13 @@ def _saved(folder: Path) -> list[Path]:
 
 
 def _is_complete(folder: Path) -> bool:
-    """verl writes data.pt last, a zip archive whose index comes at its end; in asynchronous modes transfer_queue follows."""
+    """verl writes data.pt last, a zip archive whose index comes at its end; in asynchronous modes transfer_queue
+    follows."""
     return zipfile.is_zipfile(folder / "data.pt") and not (folder / "transfer_queue.tmp").exists()
 
 
 def _way_out(inside: Path) -> str:
     return (
-        f"Resume from another one in {inside.parent} (trainer.resume_mode=resume_path trainer.resume_from_path=...), or start "
-        "over with trainer.resume_mode=disable."
+        f"Resume from another one in {inside.parent} (trainer.resume_mode=resume_path trainer.resume_from_path=...), "
+        "or start over with trainer.resume_mode=disable."
     )

@@ -2,9 +2,10 @@
 
 Imports hydra only (on a CPU run also verl's platform), never raises in a run without us.
 
-verl's primary config has an inline ``algorithm:`` node and no group of that name, so stock hydra refuses the word. Hydra
-asks plugins to edit the search path before it composes; ours puts a source in front of verl's that returns verl's primary
-config verbatim plus one trailing default, ``algorithm: null``. Nothing of verl is copied: a new verl release is read as it is.
+verl's primary config has an inline ``algorithm:`` node and no group of that name, so stock hydra refuses the word.
+Hydra asks plugins to edit the search path before it composes; ours puts a source in front of verl's that returns verl's
+primary config verbatim plus one trailing default, ``algorithm: null``. Nothing of verl is copied: a new verl release is
+read as it is.
 
 verl imports this module at ``import verl``: through the ``verl.plugins`` entry point when pip-installed, or because
 ``VERL_USE_EXTERNAL_MODULES=recipe.egrsd.hydra_plugin`` names it when the folder was copied into a verl checkout.
@@ -28,7 +29,8 @@ MODULES_VARIABLE = "VERL_USE_EXTERNAL_MODULES"
 
 
 class _WrappedSource(ConfigSource):
-    """A config source that serves another one's files, edited on the way. ``path`` is the inner source's URL or folder."""
+    """A config source that serves another one's files, edited on the way. ``path`` is the inner source's URL or
+    folder."""
 
     def __init__(self, provider: str, path: str):
         super().__init__(provider=provider, path=path)
@@ -92,9 +94,9 @@ class VerlPrimarySource(_WrappedSource):
 class AlgorithmSource(_WrappedSource):
     """Our config/ folder, completed by what only the launching shell knows.
 
-    The modules of the user's own VERL_USE_EXTERNAL_MODULES are loaded in the workers, too (a runtime environment replaces
-    the variable), EGRSD_ALLOW_UNTESTED_VERL reaches them, and VERL_PLATFORM=cpu adds cpu/config.yaml. All stay below the
-    command line.
+    The modules of the user's own VERL_USE_EXTERNAL_MODULES are loaded in the workers, too (a runtime environment
+    replaces the variable), EGRSD_ALLOW_UNTESTED_VERL reaches them, and VERL_PLATFORM=cpu adds cpu/config.yaml. All stay
+    below the command line.
     """
 
     @staticmethod

@@ -1,5 +1,5 @@
-"""The loss hooks. egrsd_loss weights the advantages of a micro-batch and hands it to verl's ppo_loss; divergence_loss, of the
-presets opsd and crisp, pulls the student towards the teacher's distributions instead.
+"""The loss hooks. egrsd_loss weights the advantages of a micro-batch and hands it to verl's ppo_loss; divergence_loss,
+of the presets opsd and crisp, pulls the student towards the teacher's distributions instead.
 
 B  responses of the micro-batch      T  response positions, right-padded
 """
@@ -28,8 +28,8 @@ def egrsd_loss(
 ) -> tuple[Tensor, dict]:
     """verl's ppo_loss on advantages scaled by ratio weight and gate; same signature after the two bound arguments.
 
-    The student's log-probs are those of the forward pass that is being trained, detached, so a single update per batch needs
-    no scoring pass of its own (paper Alg. 1 computes w from the current policy).
+    The student's log-probs are those of the forward pass that is being trained, detached, so a single update per batch
+    needs no scoring pass of its own (paper Alg. 1 computes w from the current policy).
 
     Args:
         config: verl's ActorConfig.
@@ -59,14 +59,19 @@ def egrsd_loss(
 def divergence_loss(
     config: Any, egrsd: EgrsdConfig, model_output: dict, data: TensorDict, dp_group: Any = None
 ) -> tuple[Tensor, dict]:
-    """Mean divergence of teacher and student over the response tokens, aggregated by verl's agg_loss; no reward, no advantage.
+    """Mean divergence of teacher and student over the response tokens, aggregated by verl's agg_loss; no reward, no
+    advantage.
 
     Arguments as of ``egrsd_loss``; ``model_output`` holds ``divergence``, too, jagged over prompt + response.
     """
     student = no_padding_2_padding(model_output["log_probs"], data).detach()
     divergence = no_padding_2_padding(model_output["divergence"], data)
     mask = data["response_mask"].to_padded_tensor(0).bool()
-    for key in ("dp_size", "batch_num_tokens", "global_batch_size"):  # as ppo_loss does, so that the split does not matter
+    for key in (
+        "dp_size",
+        "batch_num_tokens",
+        "global_batch_size",
+    ):  # as ppo_loss does, so that the split does not matter
         config.global_batch_info[key] = data[key]
     config.global_batch_info["loss_scale_factor"] = config.loss_scale_factor
     loss = agg_loss(divergence, mask, loss_agg_mode=config.loss_agg_mode, **config.global_batch_info)
@@ -77,7 +82,8 @@ def divergence_loss(
 def _logged(
     student: Tensor, teacher: Tensor, per_token: dict[str, Tensor], data: TensorDict, mask: Tensor
 ) -> dict[str, Metric]:
-    """Sums over the micro-batch's tokens, and the largest distance of the rollout's probabilities from the trained ones."""
+    """Sums over the micro-batch's tokens, and the largest distance of the rollout's probabilities from the trained
+    ones."""
     metrics, per_token = {}, {"student_surprise_mean": -student, **per_token}
     if "rollout_log_probs" in data:
         distance = (data["rollout_log_probs"].to_padded_tensor(0.0).exp() - student.exp()).abs().masked_fill(~mask, 0.0)

@@ -1,7 +1,8 @@
-"""The parts that a config names: looked up when they are named, not when they are first used, hours later on another machine.
+"""The parts that a config names: looked up when they are named, not when they are first used, hours later on another
+machine.
 
-Estimator, reward manager and function, data set, tools, agent loops, sampler. verl's own loaders do it, and a part that stays
-verl's or ours costs nothing.
+Estimator, reward manager and function, data set, tools, agent loops, sampler. verl's own loaders do it, and a part that
+stays verl's or ours costs nothing.
 """
 
 import importlib
@@ -26,7 +27,8 @@ ROLLOUT = "actor_rollout_ref.rollout"
 
 
 def check(config: DictConfig, egrsd: EgrsdConfig) -> None:
-    """ValueError for the first part that is not there, or that EGRSD cannot work with; names the key and the way out."""
+    """ValueError for the first part that is not there, or that EGRSD cannot work with; names the key and the way
+    out."""
     _check_old_reward_keys(config)
     _check_rollouts(config)
     _check_reward(config, egrsd)
@@ -36,8 +38,8 @@ def check(config: DictConfig, egrsd: EgrsdConfig) -> None:
             _tried(key, value, "cannot be loaded", lambda: look_up(config, value))  # noqa: B023  called at once
     if not issubclass(get_dataset_class(config.data), EgrsdDataset):
         raise ValueError(
-            f"data.custom_cls.name={config.data.custom_cls.name} is no EgrsdDataset, which adds the teacher's prompts; derive it "
-            "from recipe.egrsd.privilege.dataset.EgrsdDataset (docs/modes.md)."
+            f"data.custom_cls.name={config.data.custom_cls.name} is no EgrsdDataset, which adds the teacher's prompts; "
+            "derive it from recipe.egrsd.privilege.dataset.EgrsdDataset (docs/modes.md)."
         )
     if egrsd.advantage == config.algorithm.adv_estimator:  # under which the trainer registers its own baseline
         key = f"algorithm.egrsd.advantage={egrsd.advantage}"
@@ -46,7 +48,12 @@ def check(config: DictConfig, egrsd: EgrsdConfig) -> None:
         fault = "fails on two groups of made-up rewards"
         _tried("algorithm.egrsd.advantage", egrsd.advantage, fault, lambda: _try_estimator(config))
     if egrsd.teacher.template:
-        _tried("algorithm.egrsd.teacher.template", egrsd.teacher.template, "cannot be rendered", lambda: _try_template(egrsd))
+        _tried(
+            "algorithm.egrsd.teacher.template",
+            egrsd.teacher.template,
+            "cannot be rendered",
+            lambda: _try_template(egrsd),
+        )
 
 
 def _tried(key: str, value: Any, fault: str, action: Callable[[], Any]) -> None:
@@ -65,8 +72,12 @@ def _check_old_reward_keys(config: DictConfig) -> None:
 
         copy = deepcopy(config)
         OmegaConf.set_struct(copy, False)
-        before, after = (dict(leaves(resolved(c)["reward"], "reward")) for c in (config, migrate_legacy_reward_impl(copy)))
-        new = [f"{key}={shown(value)}" for key, value in after.items() if value is not None and before.get(key) != value]
+        before, after = (
+            dict(leaves(resolved(c)["reward"], "reward")) for c in (config, migrate_legacy_reward_impl(copy))
+        )
+        new = [
+            f"{key}={shown(value)}" for key, value in after.items() if value is not None and before.get(key) != value
+        ]
         raise ValueError(
             f"{given[0][0]}={shown(given[0][1])} is an old key, which verl's main_ppo does not read; say "
             f"{' '.join(new) or 'it under reward'} instead (with + in front where a key is new)."
@@ -76,13 +87,13 @@ def _check_old_reward_keys(config: DictConfig) -> None:
 def _check_rollouts(config: DictConfig) -> None:
     if config.actor_rollout_ref.rollout.name != "vllm":
         raise ValueError(
-            f"{ROLLOUT}.name={shown(config.actor_rollout_ref.rollout.name)} is not supported by EGRSD: every run of ours was "
-            "vLLM's, and so is the weight sync that fails instead of hanging; use vllm."
+            f"{ROLLOUT}.name={shown(config.actor_rollout_ref.rollout.name)} is not supported by EGRSD: every run of "
+            "ours was vLLM's, and so is the weight sync that fails instead of hanging; use vllm."
         )
     if (config.algorithm.get("filter_groups") or {}).get("enable"):
         raise ValueError(
-            "algorithm.filter_groups.enable=true keeps only groups with different rewards, which biases the running baseline, "
-            "and with rollout.n=1 keeps none; it is not supported by EGRSD: set it to false."
+            "algorithm.filter_groups.enable=true keeps only groups with different rewards, which biases the running "
+            "baseline, and with rollout.n=1 keeps none; it is not supported by EGRSD: set it to false."
         )
 
 
@@ -96,13 +107,14 @@ def _check_reward(config: DictConfig, egrsd: EgrsdConfig) -> None:
     }
     for setting in [name for name, holds in others.items() if holds and egrsd.length_bonus > 0]:
         raise ValueError(
-            f"{setting} gives rewards other than 0 and 1, which algorithm.egrsd.length_bonus={egrsd.length_bonus} does not "
-            "allow; set that one to 0, or drop the override."
+            f"{setting} gives rewards other than 0 and 1, which algorithm.egrsd.length_bonus={egrsd.length_bonus} does "
+            "not allow; set that one to 0, or drop the override."
         )
 
 
 def _try_estimator(config: DictConfig) -> None:
-    """Two groups, as verl's V1 trainer hands them over: no critic's values, no ReMax baselines, no gradients of the logits."""
+    """Two groups, as verl's V1 trainer hands them over: no critic's values, no ReMax baselines, no gradients of the
+    logits."""
     from verl import DataProto
     from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
@@ -137,7 +149,10 @@ def _try_template(egrsd: EgrsdConfig) -> None:
 
 
 def _reward_manager(config: DictConfig, name: str) -> None:
-    if (config.reward.reward_manager.source, name) != ("register", "naive"):  # verl's own choice; the import takes seconds
+    if (config.reward.reward_manager.source, name) != (
+        "register",
+        "naive",
+    ):  # verl's own choice; the import takes seconds
         resolve_reward_manager_cls(config)
 
 

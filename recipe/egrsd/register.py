@@ -1,4 +1,5 @@
-"""Loaded by verl in every Ray process of an EGRSD run, and only there: egrsd.yaml names it in VERL_USE_EXTERNAL_MODULES.
+"""Loaded by verl in every Ray process of an EGRSD run, and only there: egrsd.yaml names it in
+VERL_USE_EXTERNAL_MODULES.
 
 It stays cheap by waiting: trainer and engine are registered when the process imports verl's, which only some do.
 """

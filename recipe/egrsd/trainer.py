@@ -88,7 +88,9 @@ class EgrsdMixin(PPOTrainer):
         loss = divergence_loss if self.egrsd.divergence else egrsd_loss
         self.actor_rollout_wg.set_loss_fn(partial(loss, actor_config, self.egrsd))
         kept = f"keeps verl's old_log_prob pass: {self.student_scores_needed}"
-        print(f"EGRSD {kept if self.student_scores_needed else 'takes log p_S from the training pass, the only one of a batch'}.")
+        print(
+            f"EGRSD {kept if self.student_scores_needed else 'takes log p_S from the training pass, the only one of a batch'}."
+        )
         with self.watchdog:
             super().on_init_end()
 
@@ -119,7 +121,8 @@ class EgrsdMixin(PPOTrainer):
         return super()._compute_ref_log_prob(self._in_chunks(batch), metrics)
 
     def _in_chunks(self, batch: KVBatchMeta) -> KVBatchMeta:
-        """Asks the engine for scores without logits, in whatever pass is next; score_student=always is verl's way to the bit."""
+        """Asks the engine for scores without logits, in whatever pass is next; score_student=always is verl's way to
+        the bit."""
         batch.extra_info["egrsd_in_chunks"] = self.egrsd.score_student == "auto" or self.egrsd.divergence is not None
         return batch
 
@@ -130,7 +133,8 @@ class EgrsdMixin(PPOTrainer):
         return super()._compute_advantage(batch, metrics)  # its meta names every field that the workers may fetch
 
     def _score_with_teacher(self, batch: KVBatchMeta, metrics: dict) -> None:
-        """Writes ``teacher_log_probs`` and ``teacher_entropy``, (B, jagged) float32, and keeps the batch's entropy scale."""
+        """Writes ``teacher_log_probs`` and ``teacher_entropy``, (B, jagged) float32, and keeps the batch's entropy
+        scale."""
         data = _read(batch, "prompts", "teacher_prompt_ids", "responses", "response_mask")
         prompts = teacher_prompts(batch.keys, data["prompts"].unbind(), list(data["teacher_prompt_ids"]))
         # A padding sample carries its donor's prompt; one token is enough for a row that counts for nothing.
@@ -153,7 +157,8 @@ class EgrsdMixin(PPOTrainer):
         metrics.update(teacher_metrics(entropy, mask, scale, lengths))
 
     def _shape_rewards(self, batch: KVBatchMeta, metrics: dict) -> None:
-        """Scales ``rm_scores`` to the length-shaped reward and keeps one reward a rollout, padding aside, for the baseline."""
+        """Scales ``rm_scores`` to the length-shaped reward and keeps one reward a rollout, padding aside, for the
+        baseline."""
         data = _read(batch, "rm_scores", "response_mask")
         max_length = self.config.data.max_response_length
         scores = data["rm_scores"].to_padded_tensor(0.0).sum(-1)
@@ -170,7 +175,8 @@ class EgrsdMixin(PPOTrainer):
         metrics.update(reward_metrics(self.step_rewards, truncated[counted], **statistics))
 
     def _running_advantage(self, token_level_rewards, response_mask, **_):
-        """The paper's baseline as a verl advantage estimator: (B, T) rewards and mask -> (B, T) advantages and returns."""
+        """The paper's baseline as a verl advantage estimator: (B, T) rewards and mask -> (B, T) advantages and
+        returns."""
         advantages = self.baseline.advantages(token_level_rewards.sum(-1)).unsqueeze(-1) * response_mask
         return advantages, advantages
 
@@ -189,17 +195,23 @@ class EgrsdMixin(PPOTrainer):
             f"training/{ROLLOUT_DISTANCE_MAX}": metrics.pop(f"actor/{ROLLOUT_DISTANCE_MAX}", None),
         }
         known = metrics.keys()  # verl's own, if its old_log_prob pass has run
-        metrics.update(means | {name: value for name, value in distance.items() if value is not None and name not in known})
+        metrics.update(
+            means | {name: value for name, value in distance.items() if value is not None and name not in known}
+        )
         return batch
 
     def _save_tokens(self, batch: KVBatchMeta, mixing: float) -> None:
         keys = tokens.chosen(batch.keys, _is_real(batch))
         data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=list(tokens.FIELDS))
         if self.student_scores_needed:
-            scored = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["old_log_probs"])["old_log_probs"]
+            scored = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["old_log_probs"])[
+                "old_log_probs"
+            ]
         else:  # kept out of the batch: the loss would train on old_log_probs that it finds there, and looking must change nothing
             rows = data["prompts"].unbind(), data["responses"], data["response_mask"]
-            scored = self.teacher.score_student(*rows, temperature=self.config.actor_rollout_ref.rollout.temperature, names=keys)
+            scored = self.teacher.score_student(
+                *rows, temperature=self.config.actor_rollout_ref.rollout.temperature, names=keys
+            )
         data["student_log_probs"] = scored
         settings = {"egrsd": self.egrsd, "entropy_scale": self.entropy_scale, "mixing": mixing}
         folder = Path(self.config.trainer.default_local_dir) / "tokens"
@@ -214,9 +226,12 @@ class EgrsdMixin(PPOTrainer):
         """Our state first: verl's marker of a complete checkpoint is the last thing that is written."""
         folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
         with checkpoint.named_if_it_fails(folder):
-            # verl computes a step's metrics after its checkpoint, so that the alarms' start lacks the step that is saved.
+            # verl computes a step's metrics after its checkpoint, so that the alarms' start lacks the step that is
+            # saved.
             state = {"baseline": self.baseline.state_dict(), "alarms": self.alarms.state_dict()}
-            checkpoint.save(folder, state | {"commits": {model.key: model.commit for model in self.models if model.commit}})
+            checkpoint.save(
+                folder, state | {"commits": {model.key: model.commit for model in self.models if model.commit}}
+            )
             self.teacher.save(folder / "actor")  # verl prunes this folder
             super()._save_checkpoint()
 
@@ -228,7 +243,8 @@ class EgrsdSync(EgrsdMixin, PPOTrainerSync):
 
 @register_trainer("egrsd_colocate_async")
 class EgrsdColocateAsync(EgrsdMixin, PPOTrainerColocateAsync):
-    """EGRSD with partial rollouts: a response may hold tokens of several policies; log p_S is always the current one's."""
+    """EGRSD with partial rollouts: a response may hold tokens of several policies; log p_S is always the current
+    one's."""
 
 
 def _worker_cls() -> type:

@@ -60,7 +60,11 @@ main()
 
 def run(arguments: list[str], cwd: Path, *, stdin: str = "", **variables: str) -> Process:
     """Python with these arguments, in a shell that has set none of verl's variables, or of ours, but the given ones."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("VERL_", "HYDRA_", "PYTHON", "EGRSD_"))}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("VERL_", "HYDRA_", "PYTHON", "EGRSD_"))
+    }
     environment = {**kept, **variables}
     return subprocess.run(
         [sys.executable, *arguments], cwd=cwd, env=environment, input=stdin, capture_output=True, text=True, timeout=300
@@ -163,8 +167,8 @@ def test_egrsd_changes_exactly_the_keys_of_its_file(config):
     plain, egrsd = config(), config("algorithm=egrsd")
     assert changes(plain, egrsd) == differing(preset("config/algorithm/egrsd.yaml"), plain)
     assert egrsd["algorithm.adv_estimator"] == "egrsd"
-    # The only interpolations: verl hands its data sets `data` alone, and these follow the command line; an adapter is sent alone;
-    # a storage unit a node.
+    # The only interpolations: verl hands its data sets `data` alone, and these follow the command line; an adapter is
+    # sent alone; a storage unit a node.
     interpolations = {key for key, value in changes(plain, egrsd).items() if isinstance(value, str) and "${" in value}
     data = {f"data.egrsd.{key}" for key in ("teacher", "privilege", "use_v1", "trainer_mode")}
     loading = {f"actor_rollout_ref.rollout.{key}" for key in ("load_format", "layered_summon")}

@@ -172,7 +172,10 @@ def test_files_that_are_not_there_stop_the_command_line(monkeypatch, tmp_path):
     """Rows, then the model, each within a second of the composed config, before Ray starts."""
     nowhere, model = f"{tmp_path}/train.parquet", f"actor_rollout_ref.model.path={tmp_path}/model"
     message = refusal(monkeypatch, tmp_path / "run", ENOUGH, f"data.train_files={nowhere}", model)
-    assert f"data.train_files={nowhere} is not here; write it with python -m recipe.egrsd.prepare_data, or correct" in message
+    assert (
+        f"data.train_files={nowhere} is not here; write it with python -m recipe.egrsd.prepare_data, or correct"
+        in message
+    )
     Path(nowhere).touch()
     files = [f"data.{name}_files=[{nowhere}]" for name in ("train", "val")]
     message = refusal(monkeypatch, tmp_path / "run", ENOUGH, *files, model)
@@ -180,7 +183,8 @@ def test_files_that_are_not_there_stop_the_command_line(monkeypatch, tmp_path):
 
 
 def test_a_relative_model_folder_reaches_the_run_as_an_absolute_one(monkeypatch, tmp_path):
-    """Ray's processes may stand elsewhere; an empty folder is refused under the name that they would have been given."""
+    """Ray's processes may stand elsewhere; an empty folder is refused under the name that they would have been
+    given."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model").mkdir()
     (tmp_path / "rows.parquet").touch()
@@ -201,7 +205,8 @@ def inputs(tmp_path_factory) -> Path:
 
 
 def test_a_torn_checkpoint_stops_the_command_line(monkeypatch, tmp_path):
-    """Here where the launching machine sees the folder, in the trainer's constructor in any case (test_faults_on_cpu.py)."""
+    """Here where the launching machine sees the folder, in the trainer's constructor in any case
+    (test_faults_on_cpu.py)."""
     (tmp_path / "global_step_2" / "actor").mkdir(parents=True)
     (tmp_path / "latest_checkpointed_iteration.txt").write_text("2")
     message = refusal(monkeypatch, tmp_path / "run", f"trainer.default_local_dir={tmp_path}")
@@ -212,7 +217,10 @@ def test_checkpoints_without_a_tracker_stop_the_command_line(monkeypatch, tmp_pa
     (tmp_path / "global_step_2").mkdir()
     torch.save({}, tmp_path / "global_step_2" / "data.pt")
     message = refusal(monkeypatch, tmp_path / "run", f"trainer.default_local_dir={tmp_path}")
-    assert f"{tmp_path}/global_step_2 is a complete checkpoint, but there is no latest_checkpointed_iteration.txt" in message
+    assert (
+        f"{tmp_path}/global_step_2 is a complete checkpoint, but there is no latest_checkpointed_iteration.txt"
+        in message
+    )
 
 
 @pytest.mark.slow
@@ -255,7 +263,13 @@ def test_a_model_that_softcaps_its_logits_is_refused(inputs, tmp_path):
     """A tiny Gemma 2: before the first step, and by the worker, which has the model."""
     shutil.copytree(inputs / "model", tmp_path / "model")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
-    shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 16}
+    shape = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "head_dim": 16,
+    }
     config = Gemma2Config(vocab_size=len(tokenizer), num_key_value_heads=1, **shape)
     Gemma2ForCausalLM(config).save_pretrained(tmp_path / "model")
     result = run(inputs, tmp_path / "run", [f"actor_rollout_ref.model.path={tmp_path / 'model'}"], timeout=200)
@@ -265,7 +279,8 @@ def test_a_model_that_softcaps_its_logits_is_refused(inputs, tmp_path):
 
 @pytest.mark.parametrize("allowed", ["", "1"])
 def test_a_verl_out_of_range_is_named(allowed, inputs, tmp_path):
-    """Another version in front of the installed one, as the metadata of a package that importlib.metadata finds first."""
+    """Another version in front of the installed one, as the metadata of a package that importlib.metadata finds
+    first."""
     info = tmp_path / "verl-0.10.0.dev0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: verl\nVersion: 0.10.0.dev0\n")
@@ -277,4 +292,7 @@ def test_a_verl_out_of_range_is_named(allowed, inputs, tmp_path):
         assert f"{said} It runs because EGRSD_ALLOW_UNTESTED_VERL=1.\n" in result.log
         assert "EGRSD: trainer.use_v1=false runs verl's legacy trainer" in result.log
     else:
-        assert f"{said[:-1]}. Install a version in that range, or set EGRSD_ALLOW_UNTESTED_VERL=1 to try this one." in result.log
+        assert (
+            f"{said[:-1]}. Install a version in that range, or set EGRSD_ALLOW_UNTESTED_VERL=1 to try this one."
+            in result.log
+        )

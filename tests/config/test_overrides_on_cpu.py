@@ -1,4 +1,5 @@
-"""Whatever is typed behind a key: it composes and validates, or it is refused in one line that names the key. Never a warning."""
+"""Whatever is typed behind a key: it composes and validates, or it is refused in one line that names the key. Never
+a warning."""
 
 import pickle
 import random
@@ -59,6 +60,7 @@ REFUSED = {
     "actor_rollout_ref.rollout.n=0": "actor_rollout_ref.rollout.n=0 is int; it should be greater than 0.",
 }
 
+
 @pytest.fixture(scope="module")
 def base() -> bytes:
     """A composed config, pickled."""
@@ -67,7 +69,8 @@ def base() -> bytes:
 
 
 def outcome(base: bytes, *overrides: str) -> str:
-    """"" for a valid config, else the refusal: hydra's own, or ours as the command line prints it. Nothing else may be raised."""
+    """ "" for a valid config, else the refusal: hydra's own, or ours as the command line prints it. Nothing else may
+    be raised."""
     config = pickle.loads(base)  # a sixth of the time of a deep copy
     try:  # as hydra composes them on top of the defaults list, which no such key is in
         parsed = OverridesParser.create().parse_overrides(list(overrides))
@@ -101,7 +104,9 @@ def test_a_value_of_another_type_is_refused_by_name(base, overrides):
     assert f"{REFUSED[overrides]}" in outcome(base, *overrides.split(" "))
 
 
-@pytest.mark.parametrize("override", ["gamma=1", "length_bonus=0", "teacher.instruction=''", "save_tokens_every=3", "floor=1e-3"])
+@pytest.mark.parametrize(
+    "override", ["gamma=1", "length_bonus=0", "teacher.instruction=''", "save_tokens_every=3", "floor=1e-3"]
+)
 def test_what_is_meant_stays_allowed(base, override):
     assert outcome(base, f"algorithm.egrsd.{override}") == ""
 
@@ -121,7 +126,10 @@ def test_500_generated_overrides(base):
             continue
         key = override.lstrip("+").split("=")[0]
         if said.startswith("hydra: "):
-            assert key in said or re.match("hydra: (mismatched|extraneous|no viable|token recog|missing)", said), (override, said)
+            assert key in said or re.match("hydra: (mismatched|extraneous|no viable|token recog|missing)", said), (
+                override,
+                said,
+            )
             continue
         assert said.startswith("EGRSD: ") and said.isprintable() and len(said) < 1000, (override, said)
         assert key.removesuffix(".deeper") in said, (override, said)

@@ -1,4 +1,5 @@
-"""The parts that a config names are looked up before Ray: what is not there, or cannot work with EGRSD, is refused by its key."""
+"""The parts that a config names are looked up before Ray: what is not there, or cannot work with EGRSD, is refused
+by its key."""
 
 import re
 from pathlib import Path
@@ -134,7 +135,10 @@ def test_what_works_is_let_through(overrides, folder):
         ("data.custom_cls.path={}/mine.py data.custom_cls.name=Silent", "have no teacher_prompt_ids"),
         ("custom_reward_function.path=mine.py", "is an old key"),
         (f"{FUNCTION}.path={{}}/mine.py {FUNCTION}.name=score", "row 0 scores 0.5: rewards other than 0 and 1 need"),
-        ("data.seed=${{nowhere}}", "main_ppo refuses these overrides: data.seed: Interpolation key 'nowhere' not found."),
+        (
+            "data.seed=${{nowhere}}",
+            "main_ppo refuses these overrides: data.seed: Interpolation key 'nowhere' not found.",
+        ),
     ],
 )
 def test_the_doctor_says_the_same(overrides, said, folder, capsys):

@@ -1,4 +1,5 @@
-"""The doctor on a good run and on broken ones: every check is provoked, on real configs, parquet files and tokenizers."""
+"""The doctor on a good run and on broken ones: every check is provoked, on real configs, parquet files and
+tokenizers."""
 
 import json
 import os
@@ -146,7 +147,9 @@ def test_vllm_is_found_by_its_other_name():
 def test_an_untested_verl_that_is_allowed(case, monkeypatch, tmp_path):
     pretend(tmp_path / "other", "verl", "0.10.0.dev0", monkeypatch)
     monkeypatch.setenv("EGRSD_ALLOW_UNTESTED_VERL", "1")
-    assert "this is verl 0.10.0.dev0; EGRSD_ALLOW_UNTESTED_VERL=1 lets it run" in said(list(versions.check(case())), YELLOW)
+    assert "this is verl 0.10.0.dev0; EGRSD_ALLOW_UNTESTED_VERL=1 lets it run" in said(
+        list(versions.check(case())), YELLOW
+    )
     assert "no contradiction among the keys" in said(list(checks.settings(case())), GREEN)
 
 
@@ -169,7 +172,12 @@ FLASH = "+actor_rollout_ref.model.override_config.attn_implementation=flash_atte
 @pytest.mark.parametrize(
     ("overrides", "cuda", "level", "reason"),
     [
-        ([], "13.0", YELLOW, "attention: sdpa on machines with the packages of this one (FlashAttention2 has been toggled on"),
+        (
+            [],
+            "13.0",
+            YELLOW,
+            "attention: sdpa on machines with the packages of this one (FlashAttention2 has been toggled on",
+        ),
         ([], None, YELLOW, "the mask of a pack of 16,384 tokens takes about 1.2 GiB"),  # 5 x 16,384^2 bytes
         ([FLASH], "13.0", RED, "attention: flash_attention_2 is named and not installed here"),
         ([FLASH], None, YELLOW, "pip install flash-attn==2.8.3 --no-build-isolation, which compiles and needs nvcc"),
@@ -244,8 +252,18 @@ def test_batches(case, overrides, level, reason):
 @pytest.mark.parametrize(
     ("cpus", "told", "level", "reason"),
     [
-        (2, None, YELLOW, "a run holds 26; this machine has 2, and a run would be refused. Ray counts CPUs and reserves none"),
-        (26, None, GREEN, "holds 26; this machine has 26\n  1 for TransferQueue's controller: transfer_queue/controller.py:943"),
+        (
+            2,
+            None,
+            YELLOW,
+            "a run holds 26; this machine has 2, and a run would be refused. Ray counts CPUs and reserves none",
+        ),
+        (
+            26,
+            None,
+            GREEN,
+            "holds 26; this machine has 26\n  1 for TransferQueue's controller: transfer_queue/controller.py:943",
+        ),
         (64, 25, RED, "a run holds 26; Ray is told that it has 25, and a run would be refused"),
         (2, 26, GREEN, "a run holds 26; Ray is told that it has 26\n"),
     ],
@@ -266,7 +284,12 @@ def copied_model(inputs, tmp_path) -> Path:
 def test_a_model_that_is_not_there_leaves_the_rest_unlooked_at(case):
     findings = examine(case("actor_rollout_ref.model.path=/nowhere/model"))
     assert "/nowhere/model" in said(findings["model"], RED)
-    for title, needed in (("rows", "model"), ("think boundary", "rows"), ("answer checker", "rows"), ("memory", "model")):
+    for title, needed in (
+        ("rows", "model"),
+        ("think boundary", "rows"),
+        ("answer checker", "rows"),
+        ("memory", "model"),
+    ):
         assert said(findings[title], YELLOW) == f"not looked at: it needs '{needed}'"
 
 
@@ -283,7 +306,9 @@ def test_a_tokenizer_without_a_chat_template(case, copied_model):
 
 
 def test_rows_that_cannot_teach(case, tmp_path):
-    path = write_rows(tmp_path / "bad.parquet", change=lambda index, row: row["extra_info"].update(solution=" " * (index == 3)))
+    path = write_rows(
+        tmp_path / "bad.parquet", change=lambda index, row: row["extra_info"].update(solution=" " * (index == 3))
+    )
     found = said(examine_only(case(f"data.train_files={path}"), "rows"), RED)
     assert "EGRSD cannot use" in found and "row 3: extra_info.solution is empty" in found
 
@@ -305,7 +330,10 @@ def test_a_template_that_forgets_the_solution(case, tmp_path):
 
 def test_a_template_that_adds_nothing(case, tmp_path):
     (tmp_path / "mine.jinja").write_text("{{ problem }}\n\n{{ instruction }}")
-    overrides = [f"algorithm.egrsd.teacher.template={tmp_path}/mine.jinja", "algorithm.egrsd.teacher.enable_thinking=false"]
+    overrides = [
+        f"algorithm.egrsd.teacher.template={tmp_path}/mine.jinja",
+        "algorithm.egrsd.teacher.enable_thinking=false",
+    ]
     assert "16 teacher prompts are the student's" in said(examine_only(case(*overrides), "rows"), RED)
     none = examine_only(case(*overrides, "algorithm.egrsd.privilege=none"), "rows")
     assert not said(none, RED)  # the null test is meant
@@ -342,7 +370,11 @@ TEMPLATES = {  # what published templates do, in a few words: template, what is 
     "Qwen3": (f"{TURNS}[assistant] {OFF}<think></think>{{% endif %}}", "the ratio clip bounds it", IGNORES),
     "Gemma 4": (f"{TURNS}[model] {OFF}<channel>thought<channel/>{{% endif %}}", "the ratio clip bounds it", IGNORES),
     "SmolLM3": (f"[system] /{OFF}no_{{% endif %}}think\\n{TURNS}[assistant] ", "the ratio clip bounds it", IGNORES),
-    "R1": (f"{TURNS}[assistant] <think>\\n", "enable_thinking does nothing to this template: a longer", "; +data.apply"),
+    "R1": (
+        f"{TURNS}[assistant] <think>\\n",
+        "enable_thinking does nothing to this template: a longer",
+        "; +data.apply",
+    ),
     "Llama": (f"{TURNS}[assistant] ", IGNORES, MAY_THINK),
     "Llama 3.2": (f"[system] {{{{ strftime_now('%d') }}}}\\n{TURNS}[assistant] ", "writes today's date", MAY_THINK),
 }
@@ -361,7 +393,12 @@ def test_the_token_lists_decide_not_the_words(case, name):
 
 @pytest.mark.parametrize(
     ("end", "state"),
-    [("\n<think>\n\n</think>\n\n", "closed"), ("x</think>", "closed"), ("assistant\n<think>\n", "open"), ("assistant\n", "none")],
+    [
+        ("\n<think>\n\n</think>\n\n", "closed"),
+        ("x</think>", "closed"),
+        ("assistant\n<think>\n", "open"),
+        ("assistant\n", "none"),
+    ],
 )
 def test_think_states(end, state):
     assert boundary._think_state(end) == state
@@ -433,7 +470,8 @@ def test_memory(case, monkeypatch):
 
 
 def estimated(case: Case) -> list[float]:
-    """The training phase by hand, bytes: two ranks, packed; a rank's 4 rows hold fewer tokens than the limit of 1,024."""
+    """The training phase by hand, bytes: two ranks, packed; a rank's 4 rows hold fewer tokens than the limit of
+    1,024."""
     model = AutoModelForCausalLM.from_pretrained(case.config.actor_rollout_ref.model.path)
     parameters, tokens = model.num_parameters(), 4 * (case.longest_student_prompt + 24)
     ends = sum(end.weight.numel() for end in (model.get_input_embeddings(), model.get_output_embeddings()))
@@ -447,16 +485,28 @@ def estimated(case: Case) -> list[float]:
 
 
 def test_the_adapter_is_pefts(case):
-    built = case("actor_rollout_ref.model.lora_rank=8", "actor_rollout_ref.model.target_modules=[q_proj,v_proj]", rows=True)
+    built = case(
+        "actor_rollout_ref.model.lora_rank=8", "actor_rollout_ref.model.target_modules=[q_proj,v_proj]", rows=True
+    )
     model = AutoModelForCausalLM.from_pretrained(built.config.actor_rollout_ref.model.path)
-    trained, _ = get_peft_model(model, LoraConfig(r=8, target_modules=["q_proj", "v_proj"])).get_nb_trainable_parameters()
+    trained, _ = get_peft_model(
+        model, LoraConfig(r=8, target_modules=["q_proj", "v_proj"])
+    ).get_nb_trainable_parameters()
     assert memory.shapes(built.model).trained == trained
-    assert "frozen teacher: the student with its adapter off, no weights of its own" in said(list(host.memory(built)), GREEN)
+    assert "frozen teacher: the student with its adapter off, no weights of its own" in said(
+        list(host.memory(built)), GREEN
+    )
 
 
 def test_shapes_of_qwen3_8b():
     """Its published sizes; 8.19 billion parameters, and the paper's adapter of rank 64 on seven projections by hand."""
-    sizes = {"vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "head_dim": 128}
+    sizes = {
+        "vocab_size": 151936,
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "num_hidden_layers": 36,
+        "head_dim": 128,
+    }
     config = Qwen3Config(**sizes, num_attention_heads=32, num_key_value_heads=8, tie_word_embeddings=False)
     adapter = {"lora_rank": 64, "lora_adapter_path": None, "target_modules": "all-linear", "exclude_modules": None}
     size = memory.shapes(SimpleNamespace(hf_config=config, trust_remote_code=False, **adapter))
@@ -473,7 +523,10 @@ def test_shapes_of_qwen3_8b():
         (["actor_rollout_ref.actor.ppo_max_token_len_per_gpu=500"], 500),
         (["trainer.n_gpus_per_node=4"], 2 * 100),
         (["trainer.n_gpus_per_node=4", "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"], 4 * 50),
-        (["actor_rollout_ref.actor.use_dynamic_bsz=false", "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=3"], 3 * 100),
+        (
+            ["actor_rollout_ref.actor.use_dynamic_bsz=false", "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=3"],
+            3 * 100,
+        ),
     ],
 )
 def test_tokens_of_a_micro_batch(case, overrides, tokens):

@@ -19,7 +19,13 @@ from recipe.egrsd.machines import attention
 GREEN, YELLOW, RED = Level
 GIB = 2**30
 TOKENS = 64  # of a measured pass: the head's weight then adds up to 0.2 byte a logit
-SMALL = {"vocab_size": 500, "hidden_size": 128, "intermediate_size": 320, "num_attention_heads": 4, "num_key_value_heads": 2}
+SMALL = {
+    "vocab_size": 500,
+    "hidden_size": 128,
+    "intermediate_size": 320,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 
 
 def test_a_logit_of_the_head_however_many_chunks():
@@ -52,7 +58,8 @@ def verls_model(config, **own) -> SimpleNamespace:
 
 
 def saved_bytes(config, dtype: torch.dtype, *, lora_rank: int = 0) -> float:
-    """What a layer keeps for the backward pass, a token: two layers less one, each storage once, parameters not counted."""
+    """What a layer keeps for the backward pass, a token: two layers less one, each storage once, parameters not
+    counted."""
     totals = []
     for layers in (1, 2):
         config.num_hidden_layers, config._attn_implementation = layers, "sdpa"
@@ -125,7 +132,11 @@ def test_an_update_by_hand(qwen3_8b, monkeypatch):
         "layers' inputs": 2 * 8192 * 4096 * 36,
         "activations of a layer": layer * 8192,
     }
-    chunked = {"logits": 10 * 2**26, "hidden states and their gradient at the head": 8 * 8192 * 4096, "sdpa's mask": 5 * 8192**2}
+    chunked = {
+        "logits": 10 * 2**26,
+        "hidden states and their gradient at the head": 8 * 8192 * 4096,
+        "sdpa's mask": 5 * 8192**2,
+    }
     monkeypatch.setattr(attention, "find_spec", lambda package: None)
     found = estimates(qwen3_8b())["training"]
     assert found == pytest.approx({name: size / GIB for name, size in (expected | chunked).items()}, rel=1e-9)
@@ -151,20 +162,26 @@ def test_the_lines_of_the_doctor(qwen3_8b, monkeypatch):
     built = qwen3_8b("trainer.nnodes=1", "reward.num_workers=2", "actor_rollout_ref.rollout.agent.num_workers=2")
     built.host_gib = 256
     letters, training, teacher, sampling = (finding.text for finding in memory.check(built))
-    assert letters.startswith("estimates, GiB a GPU. P = 8,365,323,264 parameters, A = 174,587,904 of them trained, E = 1,630,")
+    assert letters.startswith(
+        "estimates, GiB a GPU. P = 8,365,323,264 parameters, A = 174,587,904 of them trained, E = 1,630,"
+    )
     assert training == (
-        "training, T = 8,192: about 12.1 of 80 (weights 3.9 = 4 B·P/8, Adam 0.2 = 8 B·A/8, gathered layers 3.0 = 2 B·E, "
-        "gradients 0.1 = 4 B·A/8, layers' inputs 2.2 = 2 B·T·H·L, activations of a layer 1.4 = 188416 B·T, "
+        "training, T = 8,192: about 12.1 of 80 (weights 3.9 = 4 B·P/8, Adam 0.2 = 8 B·A/8, gathered layers 3.0 = 2 "
+        "B·E, gradients 0.1 = 4 B·A/8, layers' inputs 2.2 = 2 B·T·H·L, activations of a layer 1.4 = 188416 B·T, "
         "logits 0.6 = 10 B·C, hidden states and their gradient at the head 0.2 = 8 B·T·H, sdpa's mask 0.3 = 5 B·T²)"
     )
-    assert teacher.startswith("teacher's scoring, T = 5,120: about 7.8 of 80 (weights 3.9 = 4 B·P/8, ")  # 4 rows of 256 + 1,024
+    assert teacher.startswith(
+        "teacher's scoring, T = 5,120: about 7.8 of 80 (weights 3.9 = 4 B·P/8, "
+    )  # 4 rows of 256 + 1,024
     assert sampling == "sampling: about 44.1 of 80 (vLLM 40.0 = 0.5 of 80, weights 3.9 = 4 B·P/8, Adam 0.2 = 8 B·A/8)"
     starting, node, _ = (finding.text for finding in host.memory(built))
     assert starting == (  # 4 workers, 3 others, 8 ranks
-        "starting: about 53.0 of 256.0 GiB a node (weights, whole on one rank 31.2 = 4 B·P·1, processes 9.0 = 0.6 GiB·15, "
-        "vLLM's processes 12.8 = 1.6 GiB·8)"
+        "starting: about 53.0 of 256.0 GiB a node (weights, whole on one rank 31.2 = 4 B·P·1, processes 9.0 = 0.6 "
+        "GiB·15, vLLM's processes 12.8 = 1.6 GiB·8)"
     )
-    assert node.startswith("training: about 146.5 of 256.0 GiB a node (sleeping vLLM's weights 124.7 = 2 B·P·8, processes")
+    assert node.startswith(
+        "training: about 146.5 of 256.0 GiB a node (sleeping vLLM's weights 124.7 = 2 B·P·8, processes"
+    )
 
 
 def test_checkpointing_off_never_looks_cheaper(case):  # noqa: F811
@@ -188,7 +205,8 @@ def test_who_scores_the_student(qwen3_8b):
 
 
 def test_host_memory_by_hand(qwen3_8b):
-    """8B: untied, read by one rank; every vLLM's sleeping weights. 4B: tied, read by every rank. Full: the reference model."""
+    """8B: untied, read by one rank; every vLLM's sleeping weights. 4B: tied, read by every rank. Full: the reference
+    model."""
     adapter, full = qwen3_8b(), qwen3_8b("actor_rollout_ref.model.lora_rank=0")
     full.model.lora_rank = 0
     weights, whole = 8_190_735_360, 8_190_735_360 + 174_587_904
@@ -206,7 +224,9 @@ def test_host_memory_by_hand(qwen3_8b):
 @pytest.mark.parametrize("level", Level)
 def test_a_node_of_that_size(case, level):  # noqa: F811
     built = case(rows=True)
-    needed = max(sum(terms.values()) for terms in (estimates(built)["host, starting"], estimates(built)["host, training"]))
+    needed = max(
+        sum(terms.values()) for terms in (estimates(built)["host, starting"], estimates(built)["host, training"])
+    )
     built.host_gib = {RED: needed - 1, YELLOW: needed + 1, GREEN: needed / 0.69}[level]
     found = list(host.memory(built))
     assert f"of {built.host_gib:.1f} GiB a node" in said(found, level)

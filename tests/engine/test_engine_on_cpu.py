@@ -1,4 +1,5 @@
-"""What the engine makes of bfloat16 logits: verl's real FSDP2 engine on a gloo rank, in every configuration we allow."""
+"""What the engine makes of bfloat16 logits: verl's real FSDP2 engine on a gloo rank, in every configuration we
+allow."""
 
 import subprocess
 import sys
@@ -63,7 +64,8 @@ def test_compiled_is_covered_where_a_compiler_is_installed(outputs):
 
 
 def test_verls_own_outputs_would_not_do(tmp_path):
-    """Why engine/fsdp.py exists: the same logits through verl's own code. This is also the proof that the test above can fail."""
+    """Why engine/fsdp.py exists: the same logits through verl's own code. This is also the proof that the test above
+    can fail."""
     worst = {name: errors(result) for name, result in run_engine(tmp_path, "verl").items() if "padding=0" in name}
     assert max(log_prob for log_prob, _ in worst.values()) > 10 * MILLINAT
     assert max(entropy for _, entropy in worst.values()) > 10 * MILLINAT
@@ -72,10 +74,16 @@ def test_verls_own_outputs_would_not_do(tmp_path):
 
 @pytest.fixture(scope="module")
 def in_gpu_precision(tmp_path_factory) -> dict[str, dict]:
-    """tests/support/bf16_engine_outputs.py: packed or padded -> scored, trained -> logits, labels and what came of them."""
+    """tests/support/bf16_engine_outputs.py: packed or padded -> scored, trained -> logits, labels and what came of
+    them."""
     folder = tmp_path_factory.mktemp("bf16")
     write_inputs(folder, train=4, body=8.0, head=20.0)
-    command = [sys.executable, ROOT / "tests" / "support" / "bf16_engine_outputs.py", folder / "model", folder / "outputs.pt"]
+    command = [
+        sys.executable,
+        ROOT / "tests" / "support" / "bf16_engine_outputs.py",
+        folder / "model",
+        folder / "outputs.pt",
+    ]
     finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert finished.returncode == 0, finished.stderr[-4000:]
     return torch.load(folder / "outputs.pt")
@@ -110,7 +118,9 @@ def test_training_keeps_minus_infinity_and_the_gradient(temperature):
     assert scaled.dtype == torch.float32
     assert scaled[0, 2] == -torch.inf
     slope = 1.0 if temperature is None else 0.8  # 1 / 1.25
-    torch.testing.assert_close(logits.grad.float(), torch.tensor([[slope, 0.0, 0.0]] * 2).bfloat16().float(), atol=0, rtol=0)
+    torch.testing.assert_close(
+        logits.grad.float(), torch.tensor([[slope, 0.0, 0.0]] * 2).bfloat16().float(), atol=0, rtol=0
+    )
 
 
 def test_scoring_turns_minus_infinity_into_zero_probability():

@@ -52,20 +52,28 @@ def test_scores_of_bf16_logits_are_those_of_float64(temperature, padding):
 
 
 QWEN3_VOCABULARY = 151_936
-VIEWS = {f"aten.{name}.default" for name in ("t", "permute", "detach", "_to_copy", "empty_like")} | {"aten.slice.Tensor"}
+VIEWS = {f"aten.{name}.default" for name in ("t", "permute", "detach", "_to_copy", "empty_like")} | {
+    "aten.slice.Tensor"
+}
 PRODUCTS = VIEWS | {"aten.mm.default", "aten.mm.out"}
 """What may return bfloat16: the head's three products, and views and copies of what goes into them."""
 
 
 def test_scores_are_float32_under_verls_autocast():
-    """On a GPU verl runs the whole forward pass under it. Half of the rows are nearly certain, half hesitate among hundreds."""
+    """On a GPU verl runs the whole forward pass under it. Half of the rows are nearly certain, half hesitate among
+    hundreds."""
     torch.manual_seed(0)
     sharpness = torch.tensor([8.0, 4.0, 2.0, 1.0]).repeat(2)[:, None]
     logits = (sharpness * torch.randn(8, QWEN3_VOCABULARY)).bfloat16()
     labels = torch.randint(QWEN3_VOCABULARY, (8,))
-    hidden, weight = torch.eye(8).requires_grad_(), logits.T.contiguous().requires_grad_()  # whose product is these logits
+    hidden, weight = (
+        torch.eye(8).requires_grad_(),
+        logits.T.contiguous().requires_grad_(),
+    )  # whose product is these logits
     with torch.autocast("cpu", torch.bfloat16), LowPrecision() as seen:
-        scores = head_scores(hidden, weight, None, labels, temperature=1.1, also=Entropy(), chunk_logits=3 * QWEN3_VOCABULARY)
+        scores = head_scores(
+            hidden, weight, None, labels, temperature=1.1, also=Entropy(), chunk_logits=3 * QWEN3_VOCABULARY
+        )
         scores.sum().backward()
     exact = (logits.double() / 1.1).requires_grad_()
     log_p = exact.log_softmax(-1)
@@ -153,9 +161,12 @@ def test_scores_and_gradients_are_those_of_all_logits_in_float64(name, tokens, b
             torch.testing.assert_close(ours, exact, atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", [None, "entropy", "forward_kl", "reverse_kl"])  # a rounding may lift a share over its clip
+@pytest.mark.parametrize(
+    "name", [None, "entropy", "forward_kl", "reverse_kl"]
+)  # a rounding may lift a share over its clip
 def test_gradients_in_bfloat16_are_off_by_its_rounding_alone(name):
-    """Against float64 of the same bfloat16 inputs: 0.4 % of the largest entry, a rounding of d / d logits and one of the sum."""
+    """Against float64 of the same bfloat16 inputs: 0.4 % of the largest entry, a rounding of d / d logits and one of
+    the sum."""
     torch.manual_seed(0)
     tokens, vocabulary, also = 200, 500, beside(name, 200, 500)
     hidden, weight = (torch.randn(size, 16).bfloat16().requires_grad_() for size in (tokens, vocabulary))
@@ -236,7 +247,8 @@ def test_a_model_whose_logits_are_its_heads_is_taken(tied):
     ids=lambda model: type(model).__name__,
 )
 def test_a_model_that_changes_its_heads_logits_is_refused(model):
-    """A softcap, a scale: the head alone would give the teacher another distribution than the model's, without a word."""
+    """A softcap, a scale: the head alone would give the teacher another distribution than the model's, without a
+    word."""
     with pytest.raises(TypeError, match=f"{type(model).__name__} changes the logits of its head"):
         require_plain_head(model, torch.arange(8)[None])
 
@@ -294,12 +306,17 @@ def test_a_head_that_is_more_than_a_product_is_told_from_rounding(name):
     """At Qwen3's vocabulary in bfloat16, where single logits of two equal products differ by an ulp: 0.125 at 16."""
     plain, returned = HEADS[name]
     torch.manual_seed(0)
-    hidden, weight = torch.randn(2, 256).bfloat16(), (0.22 * torch.randn(151_936, 256)).bfloat16()  # logits of 3.5 on average
+    hidden, weight = (
+        torch.randn(2, 256).bfloat16(),
+        (0.22 * torch.randn(151_936, 256)).bfloat16(),
+    )  # logits of 3.5 on average
     model = Model(hidden, weight, lambda logits: returned(logits, hidden, weight))
     if plain:
         require_plain_head(model, torch.arange(2)[None])
     else:
-        with pytest.raises(TypeError, match="the head of Model returns other logits than its weight times its hidden states"):
+        with pytest.raises(
+            TypeError, match="the head of Model returns other logits than its weight times its hidden states"
+        ):
             require_plain_head(model, torch.arange(2)[None])
 
 
@@ -307,7 +324,9 @@ def test_an_adapter_on_the_head_is_refused_though_it_starts_at_zero():
     """Its weights would train unseen: the scores are the base's."""
     config = LoraConfig(target_modules=["lm_head"], r=2)
     model = get_peft_model(Qwen3ForCausalLM(Qwen3Config(**TINY)), config)
-    with pytest.raises(TypeError, match=r"is a Linear, .*leave lm_head out of actor_rollout_ref\.model\.target_modules"):
+    with pytest.raises(
+        TypeError, match=r"is a Linear, .*leave lm_head out of actor_rollout_ref\.model\.target_modules"
+    ):
         require_plain_head(model, torch.arange(8)[None])
 
 
@@ -328,7 +347,8 @@ def test_a_head_with_a_bias_is_scored_with_it():
 
 
 def test_a_product_has_the_dtype_that_autocast_gives_it():
-    """A LayerNorm under CUDA's autocast returns float32, which the head's product rounds; so must whoever repeats it."""
+    """A LayerNorm under CUDA's autocast returns float32, which the head's product rounds; so must whoever repeats
+    it."""
     assert product_dtype(torch.randn(2)) == torch.float32
     with torch.autocast("cpu", torch.bfloat16):
         assert product_dtype(torch.randn(2)) == torch.bfloat16
@@ -350,8 +370,8 @@ def test_a_position_predicts_the_token_behind_it():
 def test_ranks_that_split_a_row_say_what_one_says(tmp_path):
     """Ulysses: scores, the log-probs that are trained, and the head's gradient, of rows that two ranks share.
 
-    verl gathers the heads of flash attention alone, which needs a GPU, so that this model's attention is switched off: its
-    output projections are 0. What is left is where positions lie, and who computes them.
+    verl gathers the heads of flash attention alone, which needs a GPU, so that this model's attention is switched off:
+    its output projections are 0. What is left is where positions lie, and who computes them.
     """
     write_inputs(tmp_path, train=1)
     path = tmp_path / "model" / "model.safetensors"
@@ -360,7 +380,13 @@ def test_ranks_that_split_a_row_say_what_one_says(tmp_path):
     results = []
     for ranks in (1, 2):
         out = tmp_path / f"{ranks}.pt"
-        command = [sys.executable, ROOT / "tests" / "support" / "sequence_parallel_outputs.py", tmp_path / "model", out, str(ranks)]
+        command = [
+            sys.executable,
+            ROOT / "tests" / "support" / "sequence_parallel_outputs.py",
+            tmp_path / "model",
+            out,
+            str(ranks),
+        ]
         finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
         assert finished.returncode == 0, finished.stderr[-4000:]
         results.append(torch.load(out))

@@ -17,13 +17,16 @@ from recipe.egrsd.teacher.scoring import Sharing, scoring_order
 
 @pytest.mark.parametrize("window", [None, pytest.param(16, marks=pytest.mark.long)])
 def test_shared_prompts_change_no_score(window, tmp_path):
-    """In verl's engine, packed or padded, one group or three of different lengths in a micro-batch; full or sliding attention."""
+    """In verl's engine, packed or padded, one group or three of different lengths in a micro-batch; full or sliding
+    attention."""
     write_inputs(tmp_path, train=1)
     path = tmp_path / "model" / "config.json"
     config = json.loads(path.read_text())
     if window:
         layers = ["sliding_attention"] * len(config["layer_types"])
-        path.write_text(json.dumps(config | {"layer_types": layers, "use_sliding_window": True, "sliding_window": window}))
+        path.write_text(
+            json.dumps(config | {"layer_types": layers, "use_sliding_window": True, "sliding_window": window})
+        )
     out = tmp_path / "outputs.pt"
     command = [sys.executable, ROOT / "tests" / "support" / "shared_prompt_outputs.py", tmp_path / "model", out]
     finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
@@ -43,13 +46,17 @@ HYBRID = Qwen3Config(num_hidden_layers=2, layer_types=["full_attention", "linear
 @pytest.mark.parametrize("config", [MambaConfig(), HYBRID])
 def test_a_model_that_keeps_a_state_is_refused(config):
     require_attention_only(Qwen3Config())
-    with pytest.raises(TypeError, match=r"layers of kind \['(mamba|linear_attention)'\].*log_prob_use_dynamic_bsz=false"):
+    with pytest.raises(
+        TypeError, match=r"layers of kind \['(mamba|linear_attention)'\].*log_prob_use_dynamic_bsz=false"
+    ):
         require_attention_only(config)
 
 
 def order_of(prompts: list[int], responses: list[int], **knobs) -> tuple[list[int], Sharing | None]:
     """Prompts are named by their length here."""
-    return scoring_order([[length] * length for length in prompts], responses, **{"num_ranks": 1, "max_tokens": 10**6} | knobs)
+    return scoring_order(
+        [[length] * length for length in prompts], responses, **{"num_ranks": 1, "max_tokens": 10**6} | knobs
+    )
 
 
 def test_sharing_pays_where_it_halves_the_tokens():
@@ -64,7 +71,9 @@ def test_a_micro_batch_holds_as_many_groups_as_fit_and_divide_a_ranks_share():
     assert {limit: sharing and sharing.rows_of_micro_batch for limit, sharing in sizes.items()} == {
         945: None, 946: 4, 1892: 8, 4 * 946: 12, 6 * 946: 24,
     }  # fmt: skip
-    assert order_of(prompts, [10] * 24, num_ranks=2, max_tokens=6 * 946)[1] == Sharing(group_size=4, rows_of_micro_batch=12)
+    assert order_of(prompts, [10] * 24, num_ranks=2, max_tokens=6 * 946)[1] == Sharing(
+        group_size=4, rows_of_micro_batch=12
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""``python -m recipe.egrsd.evaluate`` with real vLLM on the CPU, on checkpoints that verl's own code wrote and merged."""
+"""``python -m recipe.egrsd.evaluate`` with real vLLM on the CPU, on checkpoints that verl's own code wrote and
+merged."""
 
 import json
 import os
@@ -40,7 +41,17 @@ def checkpoints(inputs, tmp_path_factory) -> Path:
 
 
 def start(inputs: Path, model: Path, out: Path, *options: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "recipe.egrsd.evaluate", "--model", model, "--data", inputs / "val.parquet", "--out", out]
+    command = [
+        sys.executable,
+        "-m",
+        "recipe.egrsd.evaluate",
+        "--model",
+        model,
+        "--data",
+        inputs / "val.parquet",
+        "--out",
+        out,
+    ]
     with out.with_suffix(".log").open("a") as log:
         return subprocess.Popen(
             [*map(str, command), "--dtype", "float32", "--part-size", "1", *options],
@@ -107,7 +118,9 @@ def test_verls_checkpoints_are_found_and_merged(checkpoints, inputs):
     full = locate(str(checkpoints / "full" / "global_step_1"))
     assert full.model.endswith("actor/merged")
     assert locate(str(checkpoints / "full_hf" / "global_step_1")).model.endswith("actor/huggingface")
-    merged, original = (AutoModelForCausalLM.from_pretrained(name).state_dict() for name in (full.model, inputs / "model"))
+    merged, original = (
+        AutoModelForCausalLM.from_pretrained(name).state_dict() for name in (full.model, inputs / "model")
+    )
     for name, weight in original.items():
         assert torch.equal(merged[name].float(), weight.bfloat16().float()), name  # verl's merger rounds
 

@@ -1,4 +1,5 @@
-"""The parts of an evaluation that generate nothing: problems, models, prompts, rows, the folder, the figures, the comparison."""
+"""The parts of an evaluation that generate nothing: problems, models, prompts, rows, the folder, the figures, the
+comparison."""
 
 import json
 import os
@@ -76,7 +77,9 @@ def test_a_fingerprint_changes_with_the_prompt_and_with_the_answer_only(problems
 
 
 def test_every_sample_has_a_seed_of_its_own(problems):
-    seeds = [problem.seed(sample, run_seed=run_seed) for problem in problems for sample in range(16) for run_seed in (0, 1)]
+    seeds = [
+        problem.seed(sample, run_seed=run_seed) for problem in problems for sample in range(16) for run_seed in (0, 1)
+    ]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**32 for seed in seeds)
 
@@ -88,7 +91,10 @@ def test_every_sample_has_a_seed_of_its_own(problems):
         ({"extra_info": {"index": None}}, r"row 1: extra_info has no 'index'"),
         ({"reward_model": {"ground_truth": " "}}, r"row 1: reward_model.ground_truth=' ' cannot be compared"),
         ({"prompt": [{"role": "assistant", "content": "x"}]}, "row 1: the prompt must end in a user turn"),
-        ({"extra_info": {"index": 0}}, r"row 1: benchmark 'tiny_addition' already has a problem with extra_info.index=0"),
+        (
+            {"extra_info": {"index": 0}},
+            r"row 1: benchmark 'tiny_addition' already has a problem with extra_info.index=0",
+        ),
     ],
 )
 def test_a_row_that_cannot_be_asked_is_refused_by_number(tmp_path, change, message):
@@ -123,7 +129,9 @@ def base(tmp_path) -> Path:
 
 def adapter_of(base: Path | None, folder: Path, **more) -> Path:
     folder.mkdir()
-    (folder / "adapter_config.json").write_text(json.dumps({"r": 4, "base_model_name_or_path": base and str(base), **more}))
+    (folder / "adapter_config.json").write_text(
+        json.dumps({"r": 4, "base_model_name_or_path": base and str(base), **more})
+    )
     (folder / "adapter_model.safetensors").write_bytes(b"adapter")
     return folder
 
@@ -157,7 +165,9 @@ def test_a_merged_model_older_than_its_shards_is_refused(base, tmp_path):
     assert locate(str(actor)) == ModelFiles(str(actor / "merged"))
     later = (actor / "merged").stat().st_mtime + 10
     os.utime(shard, (later, later))
-    with pytest.raises(Refused, match="merged is older than the shards beside it, so it may be of an earlier run; delete it"):
+    with pytest.raises(
+        Refused, match="merged is older than the shards beside it, so it may be of an earlier run; delete it"
+    ):
         locate(str(actor))
 
 
@@ -291,7 +301,9 @@ def test_settings_of_a_folder_do_not_change(tmp_path):
 
 
 def test_two_processes_do_not_share_a_folder(tmp_path):
-    code = "import sys, pathlib; from recipe.egrsd.evaluate import store\nwith store.lock(pathlib.Path(sys.argv[1])): pass"
+    code = (
+        "import sys, pathlib; from recipe.egrsd.evaluate import store\nwith store.lock(pathlib.Path(sys.argv[1])): pass"
+    )
     with store.lock(tmp_path):
         process = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, cwd=ROOT)
     assert "another process is evaluating into" in process.stderr
@@ -311,7 +323,9 @@ def test_only_what_is_missing_is_generated(tmp_path, tokenizer, problems):
     assert run.missing(tmp_path, problems, wanted) == [pair for pair in everything if pair not in there]
     assert len(run.missing(tmp_path, problems, {"tiny_addition": 4})) == 4 * len(problems) - 2  # --k was raised
     changed = [replace(problems[0], ground_truth="1"), *problems[1:]]
-    with pytest.raises(Refused, match="answers to another text of tiny_addition, problem 0: the benchmark file has changed"):
+    with pytest.raises(
+        Refused, match="answers to another text of tiny_addition, problem 0: the benchmark file has changed"
+    ):
         run.missing(tmp_path, changed, wanted)
 
 
@@ -324,7 +338,12 @@ def answer(value: object) -> str:
 
 def test_the_figures_of_a_benchmark(tmp_path, tokenizer, problems):
     right = [answer(problem.ground_truth) for problem in problems]
-    texts = {"0": [right[0]] * 4, "1": [*right[1:2] * 2, answer(1), answer(2)], "2": [answer(1)] * 3 + [right[2]], "3": [""] * 4}
+    texts = {
+        "0": [right[0]] * 4,
+        "1": [*right[1:2] * 2, answer(1), answer(2)],
+        "2": [answer(1)] * 3 + [right[2]],
+        "3": [""] * 4,
+    }
     recorder = Recorder(tokenizer, thinking=True)
     fill(tmp_path, recorder, problems, texts)
     results = json.loads((tmp_path / "results.json").read_text())
@@ -358,7 +377,11 @@ def test_the_number_of_samples_on_the_command_line():
     names = ["aime24", "math500"]
     assert protocol.samples(["4"], names) == {"aime24": 4, "math500": 4}
     assert protocol.samples(["aime24=16", "2"], names) == {"aime24": 16, "math500": 2}
-    for word, message in (("0", ">= 1"), ("x", ">= 1"), ("hmmt25=16", "has no benchmark 'hmmt25'; it has aime24, math500")):
+    for word, message in (
+        ("0", ">= 1"),
+        ("x", ">= 1"),
+        ("hmmt25=16", "has no benchmark 'hmmt25'; it has aime24, math500"),
+    ):
         with pytest.raises(Refused, match=message):
             protocol.samples([word], names)
 

@@ -49,7 +49,9 @@ def right(problem, text: str) -> float:
 
 def test_references_and_teachers_are_right_by_the_reward(problems):
     rng = random.Random(0)
-    assert all(right(problem, reference_solution(problem)) and right(problem, problem.teacher(rng)) for problem in problems)
+    assert all(
+        right(problem, reference_solution(problem)) and right(problem, problem.teacher(rng)) for problem in problems
+    )
 
 
 def test_students_are_right_about_half_of_the_time_and_wordier(problems):
@@ -92,7 +94,9 @@ def test_a_teacher_leans_to_the_order_it_has_seen_and_a_student_does_not():
     """The first letter is the reference's with probability LEAN + (1 - LEAN) / 8, and 1 / 8 without having seen it."""
     rng, problems = random.Random(0), make_problems("train", 1500, seed=0, task="forks")
     for role, expected in (("teacher", LEAN + (1 - LEAN) / len(LETTERS)), ("student", 1 / len(LETTERS))):
-        same = mean(order_of(getattr(problem, role)(rng))[0] == order_of(reference_solution(problem))[0] for problem in problems)
+        same = mean(
+            order_of(getattr(problem, role)(rng))[0] == order_of(reference_solution(problem))[0] for problem in problems
+        )
         assert abs(same - expected) < 4 * (expected * (1 - expected) / 1500) ** 0.5
 
 
@@ -101,7 +105,10 @@ def test_forks_pivots_and_locks_are_told_apart():
     for problem in make_problems("train", 20, seed=0, task="forks"):
         tokens = tokenizer.encode(problem.student(random.Random(1)) + tiny.END_OF_TURN)
         kinds = kinds_of(tokenizer, tokens, problem.CHOICES)
-        words = {kind: [tokenizer.decode([token]) for token, k in zip(tokens, kinds, strict=True) if k == kind] for kind in kinds}
+        words = {
+            kind: [tokenizer.decode([token]) for token, k in zip(tokens, kinds, strict=True) if k == kind]
+            for kind in kinds
+        }
         lines = tokenizer.decode(tokens).split("\n")
         assert len(words["fork"]) == len(LETTERS) - 1 and {word.strip() for word in words["fork"]} < set(LETTERS)
         assert len(words["pivot"]) == len(lines) - 2 and set(words["pivot"]) <= {*CONNECTIVES, "Check"}

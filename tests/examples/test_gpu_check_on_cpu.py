@@ -1,4 +1,5 @@
-"""examples/gpu_check.py and the checks it shares with the rehearsal: each check passes on good numbers and fails on bad ones."""
+"""examples/gpu_check.py and the checks it shares with the rehearsal: each check passes on good numbers and fails on
+bad ones."""
 
 import math
 import os
@@ -44,7 +45,8 @@ NAN = math.nan
 
 
 def two_steps(**changed: float) -> dict[int, dict[str, float]]:
-    """Two good steps; what is named differs in the second, None: it was not logged. A name is that of a metric behind its /."""
+    """Two good steps; what is named differs in the second, None: it was not logged. A name is that of a metric
+    behind its /."""
     second = dict(GOOD)
     for name, value in changed.items():
         (full,) = (key for key in GOOD if key.split("/")[-1] == name)
@@ -120,7 +122,9 @@ def test_the_null_test_wants_rounding_alone():
     assert checks.inert({1: still}).ok and not checks.inert({1: {}}).ok and not checks.inert({}).ok
 
 
-@pytest.mark.parametrize(("value", "rounded"), [(5.125, True), (5.03125, True), (2.7, False), (5.125001, False), (-0.375, True)])
+@pytest.mark.parametrize(
+    ("value", "rounded"), [(5.125, True), (5.03125, True), (2.7, False), (5.125001, False), (-0.375, True)]
+)
 def test_bfloat16_numbers_are_told_from_others(value, rounded):
     """5.125 = 101.001b needs 3 of bfloat16's 7 bits behind the leading one; 2.7 in float32 is 0x402CCCCD."""
     assert checks.on_bfloat16_grid(value) is rounded
@@ -150,7 +154,12 @@ def test_an_evaluation_must_hold_every_problem_graded():
 
     expected = {"benchmark": "aime24", "problems": 6}
     assert checks.evaluated(results(), **expected).ok
-    for bad in ({"problems": 5}, {"ungraded": {"crashed": 1}}, {"tokens_mean": {"value": 0.0}}, {"accuracy": {"value": NAN}}):
+    for bad in (
+        {"problems": 5},
+        {"ungraded": {"crashed": 1}},
+        {"tokens_mean": {"value": 0.0}},
+        {"accuracy": {"value": NAN}},
+    ):
         assert not checks.evaluated(results(**bad), **expected).ok
     assert not checks.evaluated({}, **expected).ok
 
@@ -172,7 +181,9 @@ def test_a_phase_that_fails_hides_no_other(tmp_path):
     console.print(table(session.findings))
     text = console.export_text()
     assert "lora … 0 s, failed: runs" in text and "data … 0 s, passed" in text
-    assert re.search(r"lora .* runs .* Failed: exit code 1 after 3 s .* FAIL", text) and re.search(r"data .* pass ", text)
+    assert re.search(r"lora .* runs .* Failed: exit code 1 after 3 s .* FAIL", text) and re.search(
+        r"data .* pass ", text
+    )
     assert [finding.ok for _, finding in session.findings] == [False, True]
 
 
@@ -189,7 +200,10 @@ def test_a_machine_without_its_tools_is_described_all_the_same(tmp_path, monkeyp
 def test_a_program_that_fails_or_hangs_is_a_failed_phase(tmp_path):
     session = gpu_check.Session(tmp_path, "model")
     log = tmp_path / "log"
-    for code, timeout, said in (("print('why'); exit(3)", 30, "exit code 3"), ("import time; time.sleep(60)", 1, "out of time")):
+    for code, timeout, said in (
+        ("print('why'); exit(3)", 30, "exit code 3"),
+        ("import time; time.sleep(60)", 1, "out of time"),
+    ):
         ended = run([sys.executable, "-c", code], log=log, timeout=timeout)
         with pytest.raises(gpu_check.Failed, match=said):
             session.must(ended, log)

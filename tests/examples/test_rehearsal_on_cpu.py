@@ -1,7 +1,8 @@
-"""The shipped scripts themselves, unchanged, in verl's GPU precision, on a model that is small in everything but its vocabulary.
+"""The shipped scripts themselves, unchanged, in verl's GPU precision, on a model that is small in everything but its
+vocabulary.
 
-`make rehearsal` runs this file. A leg: data prepared by our own command, two steps, killed after the first checkpoint, resumed by
-the same command, evaluated, reported; the numbers checked. make test has one step of one leg.
+`make rehearsal` runs this file. A leg: data prepared by our own command, two steps, killed after the first checkpoint,
+resumed by the same command, evaluated, reported; the numbers checked. make test has one step of one leg.
 """
 
 import json
@@ -34,7 +35,8 @@ LEGS = {
 }
 RUN_SECONDS = 500  # a busy machine needs three times what an idle one does
 ROLLOUT_BOUND = 0.15
-"""Of |p_vLLM - p_FSDP| at the worst token, both in bfloat16: measured up to 0.05 (mean 0.003), p without the weights."""
+"""Of |p_vLLM - p_FSDP| at the worst token, both in bfloat16: measured up to 0.05 (mean 0.003), p without the
+weights."""
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,9 @@ def prepared(once) -> Path:
         write_files(folder / "problems")
         prepare = ["recipe.egrsd.prepare_data", *prepare_arguments(folder / "problems", folder / "data")]
         for words in (["examples.rehearsal.model", "--out", folder / "model"], prepare):
-            assert run([sys.executable, "-m", *words], log=folder / "log", timeout=300).well, (folder / "log").read_text()
+            assert run([sys.executable, "-m", *words], log=folder / "log", timeout=300).well, (
+                folder / "log"
+            ).read_text()
 
     return once("rehearsal", make)
 
@@ -77,7 +81,14 @@ def assert_trained(script: Script, *, last: int, comparable: bool) -> None:
         *([checks.near_rollout(metrics, bound=ROLLOUT_BOUND)] if comparable else []),
     )
     rows = pq.read_table(script.output / "checkpoints" / "tokens" / "step_1.parquet").to_pylist()
-    for column in ("student_log_probs", "teacher_log_probs", "teacher_entropy", "lookahead_entropy", "gate", "ratio_weight"):
+    for column in (
+        "student_log_probs",
+        "teacher_log_probs",
+        "teacher_entropy",
+        "lookahead_entropy",
+        "gate",
+        "ratio_weight",
+    ):
         values = torch.tensor([value for row in rows for value in row[column]])
         assert not on_bfloat16_grid(values[values != values.round()]), column
 
@@ -102,7 +113,8 @@ def test_the_model_keeps_what_makes_a_real_one_hard(prepared):
         assert text == f"<|im_start|>user\n1 + 1?<|im_end|>\n<|im_start|>assistant\n{end}"
 
 
-# Keys in which a rehearsal differs from what the same command composes for a GPU; everything else, precision too, is the same.
+# Keys in which a rehearsal differs from what the same command composes for a GPU; everything else, precision too, is
+# the same.
 ACTOR = "actor_rollout_ref.actor"
 ON_A_CPU = {
     "actor_rollout_ref.model.override_config.attn_implementation",
@@ -122,7 +134,9 @@ def composed(platform: str, overrides: Sequence[str], folder: Path) -> dict[str,
     echo = folder / "echo"  # stands in for python
     echo.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[3:]))\n")
     echo.chmod(0o755)
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("VERL_")} | {"VERL_PLATFORM": platform}
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("VERL_")} | {
+        "VERL_PLATFORM": platform
+    }
     cases = {}
     for leg, (name, own) in LEGS.items():
         variables = {**kept, **SMALL, **own, "PYTHON": str(echo), "OUTPUT": str(folder)}
@@ -130,7 +144,13 @@ def composed(platform: str, overrides: Sequence[str], folder: Path) -> dict[str,
         # the metrics file's name is the time
         cases[leg] = ("ppo_trainer", [word for word in json.loads(printed) if "VERL_FILE_LOGGER_PATH" not in word])
     process = subprocess.run(
-        [sys.executable, "-c", COMPOSE], env=kept, input=json.dumps(cases), capture_output=True, text=True, check=True, cwd=ROOT
+        [sys.executable, "-c", COMPOSE],
+        env=kept,
+        input=json.dumps(cases),
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
     )
     return {leg: dict(_leaves(json.loads(process.stdout)[leg])) for leg in LEGS}
 
@@ -141,7 +161,12 @@ def _leaves(node: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 
 def test_a_rehearsal_differs_from_the_gpus_run_in_these_keys_alone(tmp_path):
-    on_cpu, on_gpu, missing, found = composed("cpu", GPU_PRECISION, tmp_path), composed("", (), tmp_path), object(), set()
+    on_cpu, on_gpu, missing, found = (
+        composed("cpu", GPU_PRECISION, tmp_path),
+        composed("", (), tmp_path),
+        object(),
+        set(),
+    )
     for leg in LEGS:
         ours, theirs = on_cpu[leg], on_gpu[leg]
         found |= {key for key in ours.keys() | theirs.keys() if ours.get(key, missing) != theirs.get(key, missing)}
@@ -164,13 +189,17 @@ def test_one_step_of_the_one_gpu_script(prepared, tmp_path):
 def test_a_script_from_the_data_to_the_report(leg, prepared, tmp_path):
     script, lora = script_of(leg, prepared, tmp_path / leg), "LORA_RANK" not in LEGS[leg][1]
     killed = script.run(timeout=RUN_SECONDS, kill_when=lambda: script.saved() == 1)
-    assert (killed.returncode, script.saved(), killed.outlived_by) == (-signal.SIGKILL, 1, []), script.log.read_text()[-6000:]
+    assert (killed.returncode, script.saved(), killed.outlived_by) == (-signal.SIGKILL, 1, []), script.log.read_text()[
+        -6000:
+    ]
     state = checkpoint.load(script.checkpoint(1))["baseline"]
     assert list(steps_of(script.output / "metrics")) in ([0], [0, 1])
 
     assert script.run(timeout=RUN_SECONDS).well, script.log.read_text()[-6000:]
     newest = max((script.output / "metrics").iterdir())
-    lines = [json.loads(text) for text in newest.read_text().splitlines()]  # verl validates when it starts, resumed or not
+    lines = [
+        json.loads(text) for text in newest.read_text().splitlines()
+    ]  # verl validates when it starts, resumed or not
     assert [line["step"] for line in lines if "egrsd/mixing" in line["data"]] == [2]  # and repeats no step
     metrics = steps_of(script.output / "metrics")
     assert_trained(script, last=2, comparable="TOP_K" in LEGS[leg][1])
@@ -181,12 +210,26 @@ def test_a_script_from_the_data_to_the_report(leg, prepared, tmp_path):
 
     evaluated = tmp_path / leg / "evaluated" / "2"
     data = prepared / "data" / f"{BENCHMARK}.parquet"
-    words = ["evaluate", "--model", script.checkpoint(2), "--data", data, "--k", "2", "--max-tokens", "32", "--out", evaluated]
+    words = [
+        "evaluate",
+        "--model",
+        script.checkpoint(2),
+        "--data",
+        data,
+        "--k",
+        "2",
+        "--max-tokens",
+        "32",
+        "--out",
+        evaluated,
+    ]
     log = tmp_path / "evaluate.log"
-    assert run([sys.executable, "-m", "recipe.egrsd." + words[0], *words[1:]], log=log, timeout=300, variables=CPU).well, (
-        log.read_text()[-6000:]
+    assert run(
+        [sys.executable, "-m", "recipe.egrsd." + words[0], *words[1:]], log=log, timeout=300, variables=CPU
+    ).well, log.read_text()[-6000:]
+    assert_fine(
+        checks.evaluated(json.loads((evaluated / "results.json").read_text()), benchmark=BENCHMARK, problems=TEST)
     )
-    assert_fine(checks.evaluated(json.loads((evaluated / "results.json").read_text()), benchmark=BENCHMARK, problems=TEST))
 
     page = tmp_path / "report.html"
     words = [sys.executable, "-m", "recipe.egrsd.report", tmp_path / leg, "--out", page]

@@ -1,7 +1,7 @@
 """The scripts in examples/: compared key by key with the paper, every variable followed to its keys, nothing trained.
 
-PYTHON names a program that prints the arguments it is given, so that a script's command is composed in this process. Three
-scripts also run the real command line with ``--cfg job``, which must give the same config.
+PYTHON names a program that prints the arguments it is given, so that a script's command is composed in this process.
+Three scripts also run the real command line with ``--cfg job``, which must give the same config.
 """
 
 import json
@@ -65,7 +65,8 @@ DERIVED = {
 }
 ELSEWHERE = {"gamma_window", "data"}  # test_gamma_and_window, test_data_on_cpu.py
 
-# Every variable of run_qwen3_fsdp.sh: a value unlike any script's default, and the keys it must reach when all are given at once.
+# Every variable of run_qwen3_fsdp.sh: a value unlike any script's default, and the keys it must reach when all are
+# given at once.
 OPTIM, ROLLOUT = "actor_rollout_ref.actor.optim", "actor_rollout_ref.rollout"
 KNOBS = {
     "MODEL": ("me/other", {"actor_rollout_ref.model.path": "me/other"}),
@@ -80,7 +81,10 @@ KNOBS = {
     "ROLLOUTS": (4, {f"{ROLLOUT}.n": 4}),
     "TEACHER_KIND": ("live", {"algorithm.egrsd.teacher.kind": "live"}),
     "SYNC_EVERY": (9, {"algorithm.egrsd.teacher.sync_every": 9}),
-    "EMA_DECAY": (0.9, {"algorithm.egrsd.teacher.ema_decay": 0.9, "actor_rollout_ref.ref.fsdp_config.model_dtype": "fp32"}),
+    "EMA_DECAY": (
+        0.9,
+        {"algorithm.egrsd.teacher.ema_decay": 0.9, "actor_rollout_ref.ref.fsdp_config.model_dtype": "fp32"},
+    ),
     "PRIVILEGE": ("shuffled", {"algorithm.egrsd.privilege": "shuffled"}),
     "STUDENT_THINKING": ("true", {"data.apply_chat_template_kwargs.enable_thinking": True}),
     "TEACHER_THINKING": ("false", {"algorithm.egrsd.teacher.enable_thinking": False}),
@@ -158,9 +162,15 @@ def composed(arguments):
 def shell(script: str, *words: str, cwd: Path, **variables) -> subprocess.CompletedProcess[str]:
     """The script in a shell that has set none of its variables."""
     ours = {*KNOBS, "OUTPUT", "DOCTOR", "RUN", "SWEEPS", "DRY_RUN", "PYTHON"}
-    kept = {name: value for name, value in os.environ.items() if name not in ours and not name.startswith(("VERL_", "HYDRA_"))}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ours and not name.startswith(("VERL_", "HYDRA_"))
+    }
     environment = kept | {"PYTHON": sys.executable} | {name: str(value) for name, value in variables.items()}
-    return subprocess.run([EXAMPLES / script, *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [EXAMPLES / script, *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
+    )
 
 
 def config_of(given: list[str]) -> DictConfig:
@@ -185,7 +195,9 @@ def test_every_setting_of_the_paper_is_compared():
 def test_settings_are_the_papers(composed, model, algorithm):
     config, settings = composed(MODELS[model], ALGORITHM=algorithm), PAPER["settings"]
     assert config.actor_rollout_ref.model.path == f"Qwen/{model}"
-    assert {name: plain(OmegaConf.select(config, key)) for name, key in KEYS.items()} == {name: settings[name] for name in KEYS}
+    assert {name: plain(OmegaConf.select(config, key)) for name, key in KEYS.items()} == {
+        name: settings[name] for name in KEYS
+    }
     assert {name: derive(config) for name, derive in DERIVED.items()} == {name: settings[name] for name in DERIVED}
     assert config.actor_rollout_ref.actor.ppo_mini_batch_size == settings["batch"]  # one update for each batch
     assert config.trainer.max_actor_ckpt_to_keep is None  # none of the four checkpoints is deleted
@@ -249,7 +261,9 @@ def test_an_adapter_is_sent_alone(composed):
 def test_data_that_is_not_there_is_named_before_ray_starts(tmp_path):
     process = shell("run_qwen3_4b_fsdp.sh", "ray_kwargs.ray_init.num_cpus=64", cwd=tmp_path, DATA="nowhere")
     assert process.returncode == 1
-    assert process.stderr.splitlines()[-1].startswith(f"EGRSD: data.train_files={tmp_path}/nowhere/train.parquet is not here; ")
+    assert process.stderr.splitlines()[-1].startswith(
+        f"EGRSD: data.train_files={tmp_path}/nowhere/train.parquet is not here; "
+    )
 
 
 def test_all_parameters(composed):
@@ -290,7 +304,8 @@ def test_the_real_command_line_gives_the_same_config(composed, tmp_path, script,
 
 
 def memory_lines(config: DictConfig, size: str, gpu_gib: float) -> list[str]:
-    """What the doctor estimates: a line for each phase with its terms of 1 GiB and more, as the scripts' comments have it."""
+    """What the doctor estimates: a line for each phase with its terms of 1 GiB and more, as the scripts' comments
+    have it."""
     plain = {"trust_remote_code": False, "enable_gradient_checkpointing": True, "lora_adapter_path": None}
     model = config.actor_rollout_ref.model
     adapter = {key: model[key] for key in ("lora_rank", "target_modules", "exclude_modules")}
@@ -367,7 +382,9 @@ def test_the_report_finds_what_a_run_writes(composed, tmp_path):
     """The third command is given the folder of the second: its metrics, tokens, and evaluations put beside them."""
     config = composed("run_qwen3_4b_fsdp.sh", OUTPUT="here")
     metrics = Path(OmegaConf.select(config, METRICS_FILE))
-    metrics.write_text('{"step": 25, "data": {"egrsd/gate_mean": 0.9}}\n')  # verl's logger makes no folder: the script has
+    metrics.write_text(
+        '{"step": 25, "data": {"egrsd/gate_mean": 0.9}}\n'
+    )  # verl's logger makes no folder: the script has
     write_tokens(Path(config.trainer.default_local_dir).parent, config.algorithm.egrsd.save_tokens_every)
     write_evaluation(tmp_path / "here/evaluated/100", config.trainer.total_training_steps, 0.6, 9000.0)
     run = read_run(tmp_path / "here", "here")
@@ -375,7 +392,9 @@ def test_the_report_finds_what_a_run_writes(composed, tmp_path):
 
 
 def test_the_doctor_is_given_what_the_run_is_given(arguments, tmp_path):
-    (run,), (doctor,) = (arguments("run_qwen3_8b_fsdp.sh", "a=b", **given) for given in ({}, {"DOCTOR": 1, "OUTPUT": "looked"}))
+    (run,), (doctor,) = (
+        arguments("run_qwen3_8b_fsdp.sh", "a=b", **given) for given in ({}, {"DOCTOR": 1, "OUTPUT": "looked"})
+    )
     assert (run[1], doctor[1]) == ("verl.trainer.main_ppo", "recipe.egrsd.doctor")
     assert [word.split("=")[0] for word in run[2:]] == [word.split("=")[0] for word in doctor[2:]]
     assert not (tmp_path / "looked").exists()
@@ -395,10 +414,14 @@ def test_ablations_are_the_papers_and_ours(arguments):
     assert len(egrsds) == len(runs)
     assert all(run.trainer.logger == ["console"] for run in runs)
     sweep = {name.removeprefix("gamma-"): egrsd for name, egrsd in egrsds.items() if name.startswith("gamma-")}
-    assert {name: egrsd.gamma for name, egrsd in sweep.items()} == {name: float(name) for name in PAPER["gamma_sweep"]["Avg"]}
+    assert {name: egrsd.gamma for name, egrsd in sweep.items()} == {
+        name: float(name) for name in PAPER["gamma_sweep"]["Avg"]
+    }
     windows = [egrsd.window for name, egrsd in egrsds.items() if name.startswith("window-")]
     assert windows == [int(window) for window in PAPER["lookahead"]["Avg_AvgLen"]]
-    teachers = {f"{e.teacher.kind}_{e.teacher.sync_every or e.teacher.ema_decay or ''}".rstrip("_") for e in egrsds.values()}
+    teachers = {
+        f"{e.teacher.kind}_{e.teacher.sync_every or e.teacher.ema_decay or ''}".rstrip("_") for e in egrsds.values()
+    }
     assert teachers == set(PAPER["teacher_update"]["Avg"])
     assert {egrsd.clip_range for egrsd in egrsds.values()} == {0, 0.1, 0.2, 0.4}
     assert egrsds["length_bonus-0"].length_bonus == 0

@@ -1,7 +1,8 @@
-"""The extra egrsd-verl[kernels]: transformers' flash attention from the hub, with a kernel of our own in the hub's cache.
+"""The extra egrsd-verl[kernels]: transformers' flash attention from the hub, with a kernel of our own in the hub's
+cache.
 
-Neither GPU nor hub is needed: the kernel is PyTorch's attention, row by row, under flash-attn's names, so that the whole
-way of a run with flash attention is walked, packed rows included, and its numbers can be checked.
+Neither GPU nor hub is needed: the kernel is PyTorch's attention, row by row, under flash-attn's names, so that the
+whole way of a run with flash attention is walked, packed rows included, and its numbers can be checked.
 """
 
 import os
@@ -54,27 +55,34 @@ def with_kernels(tmp_path_factory) -> dict[str, str]:
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
     (build / "__init__.py").write_text(KERNEL)
-    path = os.pathsep.join([str(folder / "packages"), str(ROOT / 'tests' / 'support')])
+    path = os.pathsep.join([str(folder / "packages"), str(ROOT / "tests" / "support")])
     return {"HF_HUB_OFFLINE": "1", "KERNELS_CACHE": str(folder / "cache"), "PYTHONPATH": path}
 
 
 def fault(variables: dict[str, str]) -> str:
     code = "from recipe.egrsd.machines import attention; print(attention.attention_fault('flash_attention_2'))"
     command = [sys.executable, "-c", code]
-    return subprocess.run(command, env=os.environ | variables, check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        command, env=os.environ | variables, check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 def test_a_kernel_counts_as_flash_attention(with_kernels, tmp_path):
     assert fault(with_kernels) == ""
     empty = fault(with_kernels | {"KERNELS_CACHE": str(tmp_path)})  # as on a machine that does not reach the hub
-    assert "FlashAttention2" in empty and "An error occurred while trying to load from 'kernels-community/flash-attn2'" in empty
+    assert (
+        "FlashAttention2" in empty
+        and "An error occurred while trying to load from 'kernels-community/flash-attn2'" in empty
+    )
 
 
 def test_a_run_on_it_scores_as_a_plain_forward(with_kernels, tmp_path):
     """At most 1e-4 nat from a float32 forward with sdpa, for the teacher's packed rows and the student's."""
     write_inputs(tmp_path)
     flash = [f"{KEY}=flash_attention_2", "algorithm.egrsd.teacher.kind=live"]
-    result = good(run(tmp_path, tmp_path / "run", [*flash, *COIN_REWARD, "trainer.total_training_steps=1"], **with_kernels))
+    result = good(
+        run(tmp_path, tmp_path / "run", [*flash, *COIN_REWARD, "trainer.total_training_steps=1"], **with_kernels)
+    )
     assert "EGRSD: attn_implementation=flash_attention_2." in result.log
     assert "using `kernels-community/flash-attn2` from the `kernels` library" in result.log
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32).eval()

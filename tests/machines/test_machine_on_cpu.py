@@ -31,10 +31,20 @@ def naming(name: str) -> str:
     [
         (None, {}, FLASH, ""),  # verl's default: nobody could be asked, or everybody has it
         (None, {"a": ("", ""), "b": ("", "")}, FLASH, ""),
-        (None, {"a": ("", ""), "b": ("", "is not installed")}, SDPA, "flash_attention_2 cannot be used on b (is not installed)"),
+        (
+            None,
+            {"a": ("", ""), "b": ("", "is not installed")},
+            SDPA,
+            "flash_attention_2 cannot be used on b (is not installed)",
+        ),
         (FLASH, {"a": ("", "")}, FLASH, ""),
         ("eager", {"a": ("", "")}, "eager", ""),
-        (FLASH, {"a": ("", ""), "b": ("", "not there")}, None, "=flash_attention_2 cannot be used on b: not there. Drop the key"),
+        (
+            FLASH,
+            {"a": ("", ""), "b": ("", "not there")},
+            None,
+            "=flash_attention_2 cannot be used on b: not there. Drop the key",
+        ),
         (None, {"a": ("", ""), "b": ("no GPU", "")}, None, "b cannot train: no GPU. Update the driver"),
     ],
 )
@@ -65,11 +75,19 @@ def outside(words: list[str], **variables: str) -> subprocess.CompletedProcess[s
 
 def test_a_library_that_is_not_there_stops_the_command_line(tmp_path):
     """Before Ray. A worker would say so after a minute, below fifty lines of Ray's."""
-    words = ["-m", "verl.trainer.main_ppo", "algorithm=egrsd", f"++{attention.KEY}={FLASH}", f"hydra.run.dir={tmp_path}"]
+    words = [
+        "-m",
+        "verl.trainer.main_ppo",
+        "algorithm=egrsd",
+        f"++{attention.KEY}={FLASH}",
+        f"hydra.run.dir={tmp_path}",
+    ]
     process = outside(words, VERL_PLATFORM="cpu")
     assert process.returncode == 1
     message = process.stderr.splitlines()[-1]
-    assert message.startswith(f"EGRSD: {attention.KEY}={FLASH} cannot be used on this machine: FlashAttention2 has been")
+    assert message.startswith(
+        f"EGRSD: {attention.KEY}={FLASH} cannot be used on this machine: FlashAttention2 has been"
+    )
     assert NOT_INSTALLED in message and "Drop the key, for sdpa needs no library" in message
     assert "ray init kwargs" not in process.stdout
 
@@ -117,7 +135,9 @@ def test_every_node_with_gpus_is_asked():
 # ---------------------------------------------------------------- driver
 
 
-PROPRIETARY = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.129.03  Thu Oct 19 18:56:32 UTC 2023\nGCC version:  gcc 12\n"
+PROPRIETARY = (
+    "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.129.03  Thu Oct 19 18:56:32 UTC 2023\nGCC version:  gcc 12\n"
+)
 OPEN = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54.14  Release Build  (dvs-builder)\n"
 
 
@@ -127,7 +147,11 @@ OPEN = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54.14  Rele
         (PROPRIETARY, "13.0", "driver 535.129.03: CUDA 13.0 needs the series 580 or newer"),
         (OPEN, "13.0", "driver 550.54.14: CUDA 13.0 needs the series 580 or newer"),
         (PROPRIETARY.replace("535", "515"), "12.8", "driver 515.129.03: CUDA 12.8 needs the series 525 or newer"),
-        (OPEN, None, f"PyTorch {torch.__version__} can use no GPU beside NVIDIA's driver 550.54.14: it was built without CUDA"),
+        (
+            OPEN,
+            None,
+            f"PyTorch {torch.__version__} can use no GPU beside NVIDIA's driver 550.54.14: it was built without CUDA",
+        ),
     ],
 )
 def test_gpus_that_pytorch_cannot_use(text, cuda, said, monkeypatch, tmp_path):
@@ -151,7 +175,8 @@ def test_a_driver_that_is_new_enough_is_not_blamed(text, cuda, monkeypatch, tmp_
 
 
 def test_a_process_that_was_given_no_gpu_is_not_asked(monkeypatch, tmp_path):
-    """A container on a machine with an old driver shows the driver's file and no device; a shell may hide the devices."""
+    """A container on a machine with an old driver shows the driver's file and no device; a shell may hide the
+    devices."""
     monkeypatch.delenv("VERL_PLATFORM", raising=False)
     (tmp_path / "version").write_text(OPEN)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
@@ -172,7 +197,8 @@ def test_a_machine_without_gpus_has_no_fault(monkeypatch, tmp_path):
 
 
 def test_sdpa_keeps_packed_rows_apart_with_a_square_mask():
-    """What MASK_BYTES counts: one byte for each pair of tokens of a pack, and no mask at all for a row that stands alone."""
+    """What MASK_BYTES counts: one byte for each pair of tokens of a pack, and no mask at all for a row that stands
+    alone."""
     config = Qwen3Config(num_hidden_layers=1, attn_implementation=SDPA)
     packed = {"config": config, "inputs_embeds": torch.empty(1, 5, 1), "attention_mask": None, "past_key_values": None}
     mask = create_causal_mask(**packed, position_ids=torch.tensor([[0, 1, 2, 0, 1]]))

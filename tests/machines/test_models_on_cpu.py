@@ -40,11 +40,15 @@ def config(model: str | Path, *, lora_rank: int = 0, limit: int = 64, device: st
 def lookups(monkeypatch) -> list[str]:
     """Hosts whose address this process asks for."""
     asked, resolve = [], socket.getaddrinfo
-    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *args, **kwargs: asked.append(host) or resolve(host, *args, **kwargs))
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *args, **kwargs: asked.append(host) or resolve(host, *args, **kwargs)
+    )
     return asked
 
 
-@pytest.mark.filterwarnings("ignore:Unable to fetch remote file:UserWarning", "ignore:Could not find a config file:UserWarning")
+@pytest.mark.filterwarnings(
+    "ignore:Unable to fetch remote file:UserWarning", "ignore:Could not find a config file:UserWarning"
+)
 def test_a_sync_of_an_adapter_asks_the_hub_for_a_name_and_not_for_a_folder(model, lookups):
     """verl calls it once a decoder layer (fsdp_utils.py:698)."""
     counts = {}
@@ -122,7 +126,9 @@ def test_what_can_be_no_name_on_the_hub_is_refused_at_once(name, lookups):
 def test_what_the_hub_does_not_give_is_refused_in_one_line(lookups):
     """Here there is no hub; it is asked once, not for half a minute."""
     began = time.monotonic()
-    with pytest.raises(ValueError, match=rf"^{PATH}=models/smoll is no folder here, and the hub does not give it") as said:
+    with pytest.raises(
+        ValueError, match=rf"^{PATH}=models/smoll is no folder here, and the hub does not give it"
+    ) as said:
         models.located(config("models/smoll"))
     assert time.monotonic() - began < 5 and "\n" not in str(said.value)
 
@@ -135,12 +141,22 @@ def test_a_folder_without_weights_is_refused(model, tmp_path):
 
 def test_a_weight_that_no_message_can_hold_is_refused_on_a_cpu(model, tmp_path):
     """A vocabulary of 151,936 of 64 float32 numbers each is 37.1 MiB."""
-    sizes = json.loads((model / "config.json").read_text()) | {"vocab_size": 151_936, "hidden_size": 64, "intermediate_size": 128}
+    sizes = json.loads((model / "config.json").read_text()) | {
+        "vocab_size": 151_936,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+    }
     (tmp_path / "config.json").write_text(json.dumps(sizes))
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(ValueError, match=r"update_weights_bucket_megabytes=37 cannot hold .*, 38 MiB in float32, .* to 38"):
+    with pytest.raises(
+        ValueError, match=r"update_weights_bucket_megabytes=37 cannot hold .*, 38 MiB in float32, .* to 38"
+    ):
         models.located(config(tmp_path, limit=37))
-    for fits in (config(tmp_path, limit=38), config(tmp_path, limit=1, lora_rank=8), config(tmp_path, limit=1, device="cuda")):
+    for fits in (
+        config(tmp_path, limit=38),
+        config(tmp_path, limit=1, lora_rank=8),
+        config(tmp_path, limit=1, device="cuda"),
+    ):
         assert [found.folder for found in models.located(fits)] == [tmp_path]
 
 

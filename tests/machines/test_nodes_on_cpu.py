@@ -30,7 +30,9 @@ def bare_python(tmp_path_factory) -> Path:
     return python_without_us(tmp_path_factory.mktemp("bare"))
 
 
-def run_on_two_nodes(inputs: Path, folder: Path, overrides: list[str], *, second: Path | str, timeout: float = 600) -> Run:
+def run_on_two_nodes(
+    inputs: Path, folder: Path, overrides: list[str], *, second: Path | str, timeout: float = 600
+) -> Run:
     """From an empty folder, because Ray lets workers import from the folder that the driver was started in."""
     with cluster(folder / "nodes", [sys.executable, second], environment(folder)) as join:
         return run(inputs, folder, [*TWO_NODES, *overrides], cwd=folder / "nodes", timeout=timeout, **join)
@@ -59,7 +61,10 @@ def test_two_nodes_train_as_one(code, full, rollouts, inputs, bare_python, tmp_p
     assert [place["code"].startswith(ours) for place in (one, other)] == [code == "installed"] * 2
 
 
-REFUSALS = {"no code": "cannot run the recipe: ModuleNotFoundError: No module named 'recipe", "other code": ", the trainer verl "}
+REFUSALS = {
+    "no code": "cannot run the recipe: ModuleNotFoundError: No module named 'recipe",
+    "other code": ", the trainer verl ",
+}
 
 
 @pytest.mark.slow
@@ -72,7 +77,9 @@ def test_a_node_without_the_trainers_code_stops_the_run_by_name(second, inputs, 
         shutil.copytree(Path(recipe.egrsd.__file__).parent, site_packages / "recipe" / "egrsd")
         with (site_packages / "recipe" / "egrsd" / "method" / "weights.py").open("a") as weights:
             weights.write("# an older version\n")
-    for attempt in range(8):  # verl lets Ray place the trainer anywhere: on the second node it dies itself, without our sentence
+    for attempt in range(
+        8
+    ):  # verl lets Ray place the trainer anywhere: on the second node it dies itself, without our sentence
         result = run_on_two_nodes(inputs, tmp_path / f"run_{attempt}", [], second=python, timeout=200)
         assert result.returncode not in (0, None)
         if "The actor with name TaskRunnerV1 failed to import on the worker" not in result.log:

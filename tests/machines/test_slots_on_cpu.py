@@ -1,4 +1,5 @@
-"""The CPUs that a run takes from Ray: counted by hand, refused by name, and compared with what Ray says while a run trains."""
+"""The CPUs that a run takes from Ray: counted by hand, refused by name, and compared with what Ray says while a run
+trains."""
 
 import shutil
 import subprocess
@@ -60,7 +61,11 @@ def test_the_sum(overrides, cpus):
 
 def test_each_summand_has_its_source():
     """Where the installed packages ask for the CPUs; the lines may move between versions, the words do not."""
-    pool = ["reward.reward_model.enable_resource_pool=true", "reward.reward_model.nnodes=1", "reward.reward_manager.name=remote"]
+    pool = [
+        "reward.reward_model.enable_resource_pool=true",
+        "reward.reward_model.nnodes=1",
+        "reward.reward_manager.name=remote",
+    ]
     asked = {"controller.py": "num_cpus=1", "simple_storage.py": "num_cpus=1", "base.py": "max_colocate_count: int = 3"}
     found = slots.cpu_slots(composed(*pool))
     assert len(found) == 5
@@ -78,7 +83,9 @@ def test_a_ray_that_is_told_too_few_is_refused_before_it_starts():
     with pytest.raises(RuntimeError) as refused:
         slots.check_before_ray(composed(ONE_GPU, f"{told}=4"))
     said = str(refused.value)
-    assert said.startswith("Ray has 4 CPUs and the run holds 5 = 1 for TransferQueue's controller + 1 for its storage units (")
+    assert said.startswith(
+        "Ray has 4 CPUs and the run holds 5 = 1 for TransferQueue's controller + 1 for its storage units ("
+    )
     assert "3 for trainer.nnodes × n_gpus_per_node = 1 rank(s), 3 each" in said
     assert "ray_kwargs.ray_init.num_cpus=…" in said and "\n" not in said
 
@@ -105,7 +112,12 @@ def nodes(*cpus: int) -> list[dict]:
     """As ray.nodes() says; the last one is dead."""
     dead = [{"Alive": False, "NodeID": "0", "NodeManagerAddress": "10.0.0.0", "Resources": {"CPU": 999.0}}]
     return [
-        {"Alive": True, "NodeID": f"{n}", "NodeManagerAddress": f"10.0.0.{n}", "Resources": {"CPU": float(c)} if c else {}}
+        {
+            "Alive": True,
+            "NodeID": f"{n}",
+            "NodeManagerAddress": f"10.0.0.{n}",
+            "Resources": {"CPU": float(c)} if c else {},
+        }
         for n, c in enumerate(cpus, 1)
     ] + dead
 
@@ -116,7 +128,11 @@ def nodes(*cpus: int) -> list[dict]:
         ((5,), [ONE_GPU], ""),
         ((4,), [ONE_GPU], "Ray has 4 CPUs and the run holds 5 = "),
         ((27, 25), ["trainer.nnodes=2"], ""),
-        ((40, 24), ["trainer.nnodes=2"], "1 of 2 Ray node(s) have the 24 CPUs left that trainer.n_gpus_per_node=8 ranks"),
+        (
+            (40, 24),
+            ["trainer.nnodes=2"],
+            "1 of 2 Ray node(s) have the 24 CPUs left that trainer.n_gpus_per_node=8 ranks",
+        ),
         ((0, 9), [ONE_GPU], "Ray node 10.0.0.1 has 0 CPUs, 1 fewer than TransferQueue puts"),
         ((0, 9), [ONE_GPU, "+transfer_queue.backend.SimpleStorage.required_node_resource=CPU"], ""),
         ((4, 4, 4, 4), [ONE_GPU, "trainer.n_gpus_per_node=2"], "0 of 4 Ray node(s) have the 6 CPUs left"),
@@ -147,7 +163,9 @@ print("never reached")
 """
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert result.returncode == 1 and not result.stdout
-    assert result.stderr.splitlines()[-1].startswith("EGRSD: Ray has 4 CPUs and the run holds 5 = 1 for TransferQueue's")
+    assert result.stderr.splitlines()[-1].startswith(
+        "EGRSD: Ray has 4 CPUs and the run holds 5 = 1 for TransferQueue's"
+    )
 
 
 def test_the_command_line_refuses(tmp_path):
@@ -161,7 +179,8 @@ def test_the_command_line_refuses(tmp_path):
 
 @pytest.mark.slow
 def test_ray_agrees(full: Run, padded: Run):
-    """What Ray itself counts while a step trains: padded was given exactly the sum, two ranks of full take it from 32."""
+    """What Ray itself counts while a step trains: padded was given exactly the sum, two ranks of full take it from
+    32."""
     for run, ranks, given in ((padded, 1, 5), (full, 2, 32)):
         sum_ = slots.total(composed(f"trainer.n_gpus_per_node={ranks}"))
         for step in (1, 3):

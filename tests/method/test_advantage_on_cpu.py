@@ -1,4 +1,5 @@
-"""recipe/egrsd/method/advantage.py against hand arithmetic, loop oracles and the order of Alg. 1 (use first, update after)."""
+"""recipe/egrsd/method/advantage.py against hand arithmetic, loop oracles and the order of Alg. 1 (use first, update
+after)."""
 
 import copy
 import json

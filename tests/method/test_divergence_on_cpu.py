@@ -63,10 +63,11 @@ def test_by_hand():
 
 
 def test_a_clipped_entry_turns_its_own_gradient_around():
-    """p_T = (.9, .1), p_S = (.5, .5). The first entry's gradient is p_S - p_T = -.4: a step of descent raises its logit.
+    """p_T = (.9, .1), p_S = (.5, .5). The first entry's gradient is p_S - p_T = -.4: a step of descent raises its
+    logit.
 
-    Clipped at .05 (its share is .9 ln 1.8 = .529), the other entry's alone is left, .1 p_S = +.05: a step lowers it. OPSD's
-    published clip, and why docs/experiments.md has a row without it.
+    Clipped at .05 (its share is .9 ln 1.8 = .529), the other entry's alone is left, .1 p_S = +.05: a step lowers it.
+    OPSD's published clip, and why docs/experiments.md has a row without it.
     """
     student, teacher = (torch.tensor([row]).log() for row in ([0.5, 0.5], [0.9, 0.1]))
     for clip, expected in ((None, -0.4), (0.05, 0.05)):

@@ -225,12 +225,16 @@ def test_without_the_gate_it_is_rlsds_update(batch: Batch, mixing: float):
     scale = weights.entropy_scale(batch.entropy, batch.response_mask, min_nats=batch.min_nats)
     gate = weights.entropy_gate(entropy, scale, gamma=0.0, floor=batch.floor)
     ratio = weights.ratio_weight(student, teacher, batch.advantages, clip_range=batch.clip_range)
-    assert_tokens_close(batch.advantages * weights.mixed_weight(ratio, mixing=mixing) * gate, expected, batch.response_mask)
+    assert_tokens_close(
+        batch.advantages * weights.mixed_weight(ratio, mixing=mixing) * gate, expected, batch.response_mask
+    )
 
 
 def test_mixing_by_hand():
     weight = torch.tensor([[0.8, 1.0, 1.2]])
-    torch.testing.assert_close(weights.mixed_weight(weight, mixing=0.5), torch.tensor([[0.9, 1.0, 1.1]]), atol=1e-7, rtol=0)
+    torch.testing.assert_close(
+        weights.mixed_weight(weight, mixing=0.5), torch.tensor([[0.9, 1.0, 1.1]]), atol=1e-7, rtol=0
+    )
     assert torch.equal(weights.mixed_weight(weight, mixing=1.0), weight)
     assert weights.mixed_weight(weight, mixing=0.0).tolist() == [[1.0, 1.0, 1.0]]
 

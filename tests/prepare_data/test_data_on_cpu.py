@@ -1,4 +1,5 @@
-"""prepare_data on small local files with the columns of the published data sets: what is written, dropped, counted, resumed."""
+"""prepare_data on small local files with the columns of the published data sets: what is written, dropped, counted,
+resumed."""
 
 import json
 import re
@@ -37,7 +38,14 @@ PUBLISHED = {
         (r"\frac{1}{576}", None),
     ),
     "math500": (
-        {"problem": "P?", "solution": r"\boxed{\frac12}", "answer": r"\frac12", "subject": "S", "level": 2, "unique_id": "t/1"},
+        {
+            "problem": "P?",
+            "solution": r"\boxed{\frac12}",
+            "answer": r"\frac12",
+            "subject": "S",
+            "level": 2,
+            "unique_id": "t/1",
+        },
         (r"\frac12", r"\boxed{\frac12}"),
     ),
     "minerva": ({"question": "P?", "answer": "4.5e33"}, ("4.5e33", None)),
@@ -75,7 +83,9 @@ def prepare(tmp_path) -> Callable[..., dict[str, Any]]:
         path = write(tmp_path / f"{train}.parquet", rows)
         benchmarks = [] if "--benchmarks" in words else ["--benchmarks"]
         validation = [] if "--validation" in words else ["--validation", "0"]
-        prepare_data.main(["--out", str(tmp_path / out), "--train", f"{train}={path}", *benchmarks, *validation, *words])
+        prepare_data.main(
+            ["--out", str(tmp_path / out), "--train", f"{train}={path}", *benchmarks, *validation, *words]
+        )
         return json.loads((tmp_path / out / "train.report.json").read_text())
 
     return run
@@ -166,7 +176,9 @@ def test_dapo_is_unwrapped_and_its_copies_are_dropped(prepare, tmp_path):
 def test_any_file_with_named_columns(suffix, tmp_path):
     path = tmp_path / f"mine.{suffix}"
     if suffix == "csv":
-        path.write_text('q,a,s\n"What is 3, in three digits?",003,"It is\n\\boxed{003}"\nWhich element is Na?,NA,sodium\n')
+        path.write_text(
+            'q,a,s\n"What is 3, in three digits?",003,"It is\n\\boxed{003}"\nWhich element is Na?,NA,sodium\n'
+        )
     else:
         rows = [{"q": "What is 3, in three digits?", "a": "003", "s": "It is\n\\boxed{003}"}]
         rows += [{"q": "Which element is Na?", "a": "NA", "s": "sodium"}]
@@ -184,8 +196,14 @@ def test_any_file_with_named_columns(suffix, tmp_path):
     ("words", "sentence"),
     [
         (["--train", "nowhere.jsonl"], r"nowhere.jsonl cannot be read: FileNotFoundError"),
-        (["--train", "{path}"], r"has no column \['answer'\], only \['problem', .*name the right ones with --problem-column"),
-        (["--train", "{path}", "--answer-column", "none", "--solution-column", "none"], "needs a problem, and a solution or an"),
+        (
+            ["--train", "{path}"],
+            r"has no column \['answer'\], only \['problem', .*name the right ones with --problem-column",
+        ),
+        (
+            ["--train", "{path}", "--answer-column", "none", "--solution-column", "none"],
+            "needs a problem, and a solution or an",
+        ),
         (["--train", "openthoughts={path}"], "1 of 1 rows are usable .* and --validation takes 256 of them"),
         (["--benchmarks", "aime26"], r"names \['aime26'\]; choose from \['aime24',"),
     ],
@@ -200,7 +218,9 @@ def test_what_cannot_be_used_is_named(words, sentence, tmp_path):
 def test_without_the_hub_a_file_is_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(SystemExit, match=r"HuggingFaceH4/aime_2024 cannot be read: ConnectionError: .* name a file instead"):
+    with pytest.raises(
+        SystemExit, match=r"HuggingFaceH4/aime_2024 cannot be read: ConnectionError: .* name a file instead"
+    ):
         prepare_data.main(["--out", str(tmp_path), "--train", "none", "--benchmarks", "aime24"])
 
 
@@ -250,7 +270,9 @@ def test_what_can_be_used_is_kept(prepare, tmp_path):
     rows = [row | {"problem": f"{row['problem']} ({index})"} for index, (row, _) in enumerate(USABLE.values())]
     report = prepare(rows)
     assert dropped(report) == {}
-    assert [row["reward_model"]["ground_truth"] for row in rows_of(tmp_path / "out")] == [answer for _, answer in USABLE.values()]
+    assert [row["reward_model"]["ground_truth"] for row in rows_of(tmp_path / "out")] == [
+        answer for _, answer in USABLE.values()
+    ]
     assert report["answers"] == {"from_the_answer_column": len(rows) - 1, "from_the_solutions_box": 1}
 
 
@@ -272,7 +294,9 @@ def test_the_report_says_what_the_answer_checker_thinks_of_the_solutions(prepare
 
 
 def test_lengths_are_counted(prepare):
-    report = prepare([openthoughts(index, Answer="7", solution="x" * length) for index, length in enumerate([1, 249, 250, 900])])
+    report = prepare(
+        [openthoughts(index, Answer="7", solution="x" * length) for index, length in enumerate([1, 249, 250, 900])]
+    )
     assert report["solution_chars"] == {
         "median": 250, "p90": 250, "max": 900, "histogram": {"0-249": 2, "250-499": 1, "500-999": 1}
     }  # fmt: skip
@@ -283,15 +307,21 @@ def test_validation_rows_are_held_out_whatever_the_order(prepare, tmp_path):
     held_out = []
     for out, order in (("there", rows), ("back", rows[::-1])):
         report = prepare(order, "--validation", "5", out=out)
-        train, validation = ([row["prompt"][0]["content"] for row in rows_of(tmp_path / out, n)] for n in ("train", "validation"))
+        train, validation = (
+            [row["prompt"][0]["content"] for row in rows_of(tmp_path / out, n)] for n in ("train", "validation")
+        )
         assert len(train) == 15 and not {*train} & {*validation}
-        assert {name: facts["rows"] for name, facts in report["files"].items()} == {"train.parquet": 15, "validation.parquet": 5}
+        assert {name: facts["rows"] for name, facts in report["files"].items()} == {
+            "train.parquet": 15,
+            "validation.parquet": 5,
+        }
         held_out.append({*validation})
     assert held_out[0] == held_out[1]
 
 
 def test_the_training_data_set_reads_what_was_written(prepare, tmp_path):
-    """The real tokenizer, the recipe's own template and the default instruction; the think block of a solution stays."""
+    """The real tokenizer, the recipe's own template and the default instruction; the think block of a solution
+    stays."""
     prepare([openthoughts(index) for index in range(1, 7)], "--validation", "2")
     teacher = OmegaConf.load(ROOT / "recipe/egrsd/config/algorithm/egrsd.yaml").algorithm.egrsd.teacher
     train, validation = (str(tmp_path / "out" / f"{name}.parquet") for name in ("train", "validation"))
@@ -320,8 +350,8 @@ def test_the_training_data_set_reads_what_was_written(prepare, tmp_path):
 
 BENCHMARK = {
     "aime": [
-        "Find the number of ordered pairs of positive integers (m, n) with m + n = 2024 and gcd(m, n) = 8. The answer can be "
-        "written as p/q where p and q are relatively prime positive integers. Find p + q."
+        "Find the number of ordered pairs of positive integers (m, n) with m + n = 2024 and gcd(m, n) = 8. The answer "
+        "can be written as p/q where p and q are relatively prime positive integers. Find p + q."
     ],
     "roots": [ROOTS],
     "short": ["Compute $17 \\cdot 23$."],
@@ -332,7 +362,10 @@ BENCHMARK = {
     ("problem", "expected"),
     [
         (ROOTS, [("roots", 0)]),
-        ("Let $x$ and $y$ be REAL numbers such that\n$$x + y =10$$, $$xy=21.$$ Find $\\left(x^{2}+y^2\\right)$!", [("roots", 0)]),
+        (
+            "Let $x$ and $y$ be REAL numbers such that\n$$x + y =10$$, $$xy=21.$$ Find $\\left(x^{2}+y^2\\right)$!",
+            [("roots", 0)],
+        ),
         (f"Here is an old problem. {ROOTS} Explain each step.", [("roots", 0)]),
         ("Let $x$ and $y$ be real numbers such that $x-y=4$ and $xy=5$. Find all values of $x^3-y^3$.", []),
         ("The probability can be written as p/q where p and q are relatively prime positive integers. Find p + q.", []),
@@ -406,7 +439,8 @@ def test_what_is_complete_stays_and_what_is_not_is_made_again(everything, prepar
 
 @pytest.mark.parametrize("moment", range(7))
 def test_an_interruption_leaves_nothing_half_written(everything, monkeypatch, tmp_path, moment):
-    """Every file is written whole under another name first. The interruption comes after half of the bytes of one of them."""
+    """Every file is written whole under another name first. The interruption comes after half of the bytes of one of
+    them."""
     whole, out = everything("whole"), tmp_path / "out"
     replace, replaced = prepare_data.os.replace, []
 

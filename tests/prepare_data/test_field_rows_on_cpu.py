@@ -1,4 +1,5 @@
-"""Rows and files as people have them: missing values in every dress, chats, types, files of other kinds. What becomes of each."""
+"""Rows and files as people have them: missing values in every dress, chats, types, files of other kinds. What
+becomes of each."""
 
 import json
 
@@ -52,7 +53,10 @@ def test_a_missing_answer_is_missing_in_any_dress(value):
         ({"problem": 7}, "the problem is int, expected a text or a chat"),
         ({"problem": [USER, ASSISTANT]}, "the prompt must end in a user turn of plain text"),
         ({"problem": []}, "the prompt must end in a user turn of plain text"),
-        ({"problem": [{"role": "user", "content": [{"type": "image"}]}]}, "the prompt must be a list of turns of plain text"),
+        (
+            {"problem": [{"role": "user", "content": [{"type": "image"}]}]},
+            "the prompt must be a list of turns of plain text",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_dropped_under_what_it_is(changes, reason):
@@ -63,7 +67,12 @@ def test_what_cannot_be_used_is_dropped_under_what_it_is(changes, reason):
 
 def test_lists_of_one_and_numbers_are_taken():
     assert read(SOURCE, 0, row(answer=["8"], solution=[r"So \boxed{7}."]), instruction="").answer == "8"
-    assert [read(SOURCE, 0, row(answer=value), instruction="").answer for value in (8, 8.0, 0.5, "NA")] == ["8", "8", "0.5", "NA"]
+    assert [read(SOURCE, 0, row(answer=value), instruction="").answer for value in (8, 8.0, 0.5, "NA")] == [
+        "8",
+        "8",
+        "0.5",
+        "NA",
+    ]
 
 
 def test_the_turns_before_the_problem_are_kept():
@@ -92,9 +101,19 @@ def test_what_the_reward_cannot_use_the_teacher_is_not_shown(truth):
         ("rows.jsonl", "", ["--train"], "rows.jsonl has no rows."),
         ("rows.jsonl", "\n \n", ["--train"], "rows.jsonl has no rows."),
         ("rows.json", "[]", ["--train"], "rows.json has no rows."),
-        ("rows.tsv", "a\tb\n", ["--train"], "is a file of a kind that is not read; give one of .parquet, .json, .jsonl, .csv."),
+        (
+            "rows.tsv",
+            "a\tb\n",
+            ["--train"],
+            "is a file of a kind that is not read; give one of .parquet, .json, .jsonl, .csv.",
+        ),
         ("rows.jsonl.gz", "x", ["--train"], "is a file of a kind that is not read"),
-        ("rows.csv", "Problem,Answer\nP?,7\n", ["--train", "none", "--benchmarks", "aime24="], "the published columns: rename"),
+        (
+            "rows.csv",
+            "Problem,Answer\nP?,7\n",
+            ["--train", "none", "--benchmarks", "aime24="],
+            "the published columns: rename",
+        ),
     ],
 )
 def test_a_file_is_refused_for_what_it_is(tmp_path, name, content, words, sentence):
@@ -110,11 +129,24 @@ def test_a_file_is_refused_for_what_it_is(tmp_path, name, content, words, senten
 @pytest.mark.parametrize("rows", [5, 120])
 @pytest.mark.parametrize("columns", [("answer", "none"), ("none", "question"), ("none", "answer")])
 def test_a_mark_in_another_column(tmp_path, columns, rows):
-    """--mark is of the cell that --answer-column names: the refusal names the column that holds it, or says that none does."""
+    """--mark is of the cell that --answer-column names: the refusal names the column that holds it, or says that
+    none does."""
     mark = "####" if columns[1] != "answer" else "@@"
     path = tmp_path / "train.jsonl"
-    path.write_text("\n".join(json.dumps({"question": f"What is {i} + 1?", "answer": f"#### {i + 1}"}) for i in range(rows)))
-    words = ["--out", str(tmp_path / "out"), "--train", str(path), "--problem-column", "question", "--benchmarks", "--mark", mark]
+    path.write_text(
+        "\n".join(json.dumps({"question": f"What is {i} + 1?", "answer": f"#### {i + 1}"}) for i in range(rows))
+    )
+    words = [
+        "--out",
+        str(tmp_path / "out"),
+        "--train",
+        str(path),
+        "--problem-column",
+        "question",
+        "--benchmarks",
+        "--mark",
+        mark,
+    ]
     with pytest.raises(SystemExit) as stopped:
         prepare_data.main([*words, "--solution-column", columns[0], "--answer-column", columns[1]])
     way = "'answer' holds ####, so --answer-column answer --solution-column none --mark '####'."
@@ -126,12 +158,17 @@ def test_a_mark_in_another_column(tmp_path, columns, rows):
 
 def test_the_mark_of_gsm8k(tmp_path):
     """Named after the first hundred rows, of which none is usable; with it they are read."""
-    cells = [{"question": f"What is {i} + 1?", "answer": f"{i} + 1 = <<{i}+1={i + 1}>>{i + 1}\n#### {i + 1}"} for i in range(120)]
+    cells = [
+        {"question": f"What is {i} + 1?", "answer": f"{i} + 1 = <<{i}+1={i + 1}>>{i + 1}\n#### {i + 1}"}
+        for i in range(120)
+    ]
     path = tmp_path / "train.parquet"
     pq.write_table(pa.Table.from_pylist(cells), path)
     words = ["--out", str(tmp_path / "out"), "--train", str(path), "--problem-column", "question", "--benchmarks"]
     words += ["--validation", "2", "--solution-column"]
-    with pytest.raises(SystemExit, match=r"none of the first 100 rows is usable .* --solution-column none --mark '####'"):
+    with pytest.raises(
+        SystemExit, match=r"none of the first 100 rows is usable .* --solution-column none --mark '####'"
+    ):
         prepare_data.main([*words, "answer", "--answer-column", "none"])
     prepare_data.main([*words, "none", "--answer-column", "answer", "--mark", "####"])  # as told
     rows = pq.read_table(tmp_path / "out" / "train.parquet").to_pylist()

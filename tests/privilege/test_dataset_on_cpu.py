@@ -74,7 +74,9 @@ def dataset(
         "template": str(tiny.TEACHER_TEMPLATE),
         "max_prompt_length": 256,
     }
-    egrsd = {"teacher": settings | teacher, "privilege": privilege, "use_v1": True, "trainer_mode": "egrsd_sync"} | (entry or {})
+    egrsd = {"teacher": settings | teacher, "privilege": privilege, "use_v1": True, "trainer_mode": "egrsd_sync"} | (
+        entry or {}
+    )
     config = OmegaConf.create(
         {
             "train_files": str(path) if train else "another.parquet",
@@ -112,7 +114,9 @@ def test_the_teacher_is_told_of_the_tools_that_the_student_has(tokenizer, tmp_pa
     (tmp_path / "tools.py").write_text(TOOLS)
     path = write(tmp_path / "rows.parquet", {0: {"tool_selection": []}, 1: {"tool_selection": ["add"]}})
     tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.chat_template = "{% for tool in tools or [] %}[{{ tool.function.name }}]{% endfor %}" + tokenizer.chat_template
+    tokenizer.chat_template = (
+        "{% for tool in tools or [] %}[{{ tool.function.name }}]{% endfor %}" + tokenizer.chat_template
+    )
     rows = dataset(tokenizer, path, data={"function_tool_path": str(tmp_path / "tools.py")})
     starts = [tokenizer.decode(row["teacher_prompt_ids"]).split("<|im_start|>")[0] for row in rows]
     assert starts == ["[add][multiply]", "[add]", *["[add][multiply]"] * (len(PROBLEMS) - 2)]
@@ -123,7 +127,13 @@ def test_the_built_in_template_is_complete(tokenizer, tmp_path):
     row = dataset(tokenizer, write(tmp_path / "rows.parquet"), template=None, max_prompt_length=2048)[0]
     text = tokenizer.decode(row["teacher_prompt_ids"])
     begin, end = text.index("=== Reference Solution Begin ==="), text.index("=== Reference Solution End ===")
-    assert begin < text.index(reference_solution(PROBLEMS[0])) < end < text.index("in your own words") < text.index(INSTRUCTION)
+    assert (
+        begin
+        < text.index(reference_solution(PROBLEMS[0]))
+        < end
+        < text.index("in your own words")
+        < text.index(INSTRUCTION)
+    )
 
 
 def test_rows_of_different_length_are_collated(tokenizer, tmp_path):
@@ -152,7 +162,9 @@ def test_a_bad_row_is_refused_with_its_number_and_reason(name, tokenizer, tmp_pa
     path = write(tmp_path / "rows.parquet", {3: {"solution": solution}})
     with pytest.raises(ValueError, match="cannot use 1 of 6 training rows") as refusal:
         dataset(tokenizer, path)
-    assert f"row 3: {reason}" in str(refusal.value) or ("row 3: " in str(refusal.value) and reason in str(refusal.value))
+    assert f"row 3: {reason}" in str(refusal.value) or (
+        "row 3: " in str(refusal.value) and reason in str(refusal.value)
+    )
 
 
 def test_bad_rows_are_dropped_and_counted_where_filtering_is_asked_for(tokenizer, tmp_path, capsys):

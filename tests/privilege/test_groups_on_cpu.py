@@ -1,7 +1,8 @@
 """Groups, padding samples, tool tokens and rollouts of several rows: the trainer's own steps on a real TransferQueue.
 
-Rows are written as verl's agent loop writes them, padded by verl, scored, shaped and turned into advantages by the trainer, and
-weighted by the loss hook; only the forward pass is a table of numbers instead of an engine. The oracle sees rollouts, not rows.
+Rows are written as verl's agent loop writes them, padded by verl, scored, shaped and turned into advantages by the
+trainer, and weighted by the loss hook; only the forward pass is a table of numbers instead of an engine. The oracle
+sees rollouts, not rows.
 """
 
 from types import SimpleNamespace
@@ -75,7 +76,9 @@ def batch(queue) -> KVBatchMeta:
     tq.kv_batch_put(keys=keys, partition_id="train", fields=fields, tags=tags)
     padded = upsample_batch_to_divisible_size(KVBatchMeta(keys=keys, tags=tags, partition_id="train"), 8, EOS)
     # The student is scored after padding.
-    scored = [-random(len(ROLLOUTS[key][1]), n) if key in ROLLOUTS else -random(1, n) for n, key in enumerate(padded.keys)]
+    scored = [
+        -random(len(ROLLOUTS[key][1]), n) if key in ROLLOUTS else -random(1, n) for n, key in enumerate(padded.keys)
+    ]
     fields = TensorDict({"old_log_probs": jagged(scored)}, batch_size=8)
     tq.kv_batch_put(keys=padded.keys, partition_id="train", fields=fields)
     padded.reorder([6, 4, 1, 0, 7, 3, 2, 5])
@@ -135,7 +138,9 @@ def test_the_teacher_reads_the_row_with_the_privileged_prompt_in_front(trainer, 
     trainer._compute_advantage(batch, {})
     seen = trainer.teacher.workers.rows
     padding = [[PRIVILEGED[0], EOS] for key in batch.keys if key.startswith("pad")]
-    rows = [PRIVILEGED + ADDED.get(key, []) + [10 + n] * len(mask) for n, (key, (_, mask)) in enumerate(ROLLOUTS.items())]
+    rows = [
+        PRIVILEGED + ADDED.get(key, []) + [10 + n] * len(mask) for n, (key, (_, mask)) in enumerate(ROLLOUTS.items())
+    ]
     assert sorted(seen) == sorted(rows + padding) and seen[0] == max(rows, key=len)
 
 
@@ -182,17 +187,29 @@ def test_every_row_has_its_rollouts_advantage_on_sampled_tokens_only(estimator, 
 def test_weights_are_the_oracles_on_sampled_tokens_and_nothing_else_counts(split, trainer, batch):
     """Lookahead over tool tokens, a micro-batch of padding alone: gradient and metrics by the loops of the paper."""
     trainer._compute_advantage(batch, {})
-    names = ("prompts", "responses", "response_mask", "old_log_probs", "teacher_log_probs", "teacher_entropy", "advantages")
+    names = (
+        "prompts",
+        "responses",
+        "response_mask",
+        "old_log_probs",
+        "teacher_log_probs",
+        "teacher_entropy",
+        "advantages",
+    )
     data = tq.kv_batch_get(keys=batch.keys, partition_id="train", select_fields=list(names))
     rows = {name: list(data[name].unbind()) for name in names}
     num_tokens = sum(sum(mask) for _, mask in ROLLOUTS.values())
     gradients, sums = {}, {}
     for chosen in split:
-        micro = TensorDict({name: jagged([column[i] for i in chosen]) for name, column in rows.items()}, batch_size=len(chosen))
+        micro = TensorDict(
+            {name: jagged([column[i] for i in chosen]) for name, column in rows.items()}, batch_size=len(chosen)
+        )
         tu.assign_non_tensor(micro, dp_size=1, batch_num_tokens=num_tokens, global_batch_size=4)
         tu.assign_non_tensor(micro, egrsd_entropy_scale=trainer.entropy_scale, egrsd_mixing=1.0)
         leaves = [
-            torch.cat([torch.zeros(len(rows["prompts"][i]) - 1), rows["old_log_probs"][i], torch.zeros(1)]).requires_grad_()
+            torch.cat(
+                [torch.zeros(len(rows["prompts"][i]) - 1), rows["old_log_probs"][i], torch.zeros(1)]
+            ).requires_grad_()
             for i in chosen
         ]
         loss, metrics = egrsd_loss(actor_config(), trainer.egrsd, {"log_probs": jagged(leaves)}, micro)
@@ -227,14 +244,18 @@ def oracle_weights(rows: dict[str, dict[str, list]], *, gamma: float, window: in
     result = {
         "gate": gate,
         "weight": reference.ratio_weight(student, teacher, advantages, 0.2),
-        "token advantage": reference.token_advantages(student, teacher, entropy, mask, advantages, gamma=gamma, window=window),
+        "token advantage": reference.token_advantages(
+            student, teacher, entropy, mask, advantages, gamma=gamma, window=window
+        ),
     }
     return {name: dict(zip(keys, column, strict=True)) for name, column in result.items()}
 
 
 def test_a_row_whose_prompt_was_rewritten_is_refused():
     prompts = [torch.tensor(PROMPT), torch.tensor([1, 7, 3, 4])]
-    with pytest.raises(ValueError, match=r"the prompt of row b_1_1 does not begin with the prompt of its rollout's first row"):
+    with pytest.raises(
+        ValueError, match=r"the prompt of row b_1_1 does not begin with the prompt of its rollout's first row"
+    ):
         teacher_prompts(["b_1_0", "b_1_1"], prompts, [PRIVILEGED] * 2)
     with pytest.raises(ValueError, match=r"row b_1_1 does not begin"):
         teacher_prompts(["b_1_1"], prompts[:1], [PRIVILEGED])
@@ -249,5 +270,7 @@ def test_a_verl_without_the_worker_that_trains_and_generates_is_named():
     """verl 0.9.1 plans it so for separate_async, which is refused before; a later one might elsewhere."""
     trainer = object.__new__(EgrsdSync)
     trainer.config, trainer._enable_hybrid_replicas = composed("critic.enable=false"), False
-    with pytest.raises(RuntimeError, match=r"verl plans workers for \['Actor'\], and EGRSD builds on one that both trains"):
+    with pytest.raises(
+        RuntimeError, match=r"verl plans workers for \['Actor'\], and EGRSD builds on one that both trains"
+    ):
         trainer._init_resource_pool_mgr()

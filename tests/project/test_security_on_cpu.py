@@ -32,7 +32,9 @@ def test_transfer_queue_unpickles_what_reaches_it(tmp_path):
     ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     try:
         tq.init(OmegaConf.create({"backend": {"SimpleStorage": {"num_data_storage_units": 1}}}))
-        info = ray.get(ray.get_actor("TransferQueueController", namespace="transfer_queue").get_zmq_server_info.remote())
+        info = ray.get(
+            ray.get_actor("TransferQueueController", namespace="transfer_queue").get_zmq_server_info.remote()
+        )
         with zmq.Context() as context, context.socket(zmq.DEALER) as stranger:
             stranger.connect(f"tcp://{info.ip}:{info.ports['request_handle_socket']}")
             stranger.send_multipart(encode(Touch(tmp_path / "touched")))

@@ -1,4 +1,5 @@
-"""The report on made-up runs: what it reads, which checkpoints it may choose, what it shows, and that no text breaks out."""
+"""The report on made-up runs: what it reads, which checkpoints it may choose, what it shows, and that no text breaks
+out."""
 
 import json
 import math
@@ -137,7 +138,10 @@ def test_a_run_has_one_colour_throughout(tmp_path):
     audits = {run.name: [leakage.audit(rows, step) for step, rows in run.tokens.items()] for run in runs}
     assert '<p class="legend"><span><i class="line c1"></i>trained</span></p>' in page.render(runs, audits)
     pictures = figures.pictures(runs, audits)
-    for name, labels in {"training": ["trained"], "leakage": ["trained: own reference", "other problems' references"]}.items():
+    for name, labels in {
+        "training": ["trained"],
+        "leakage": ["trained: own reference", "other problems' references"],
+    }.items():
         (legend,) = pictures[name].legends
         assert [text.get_text() for text in legend.get_texts()] == labels
         assert {line.get_color() for line in pictures[name].axes[0].lines} == {figures.COLORS[1]}
@@ -178,7 +182,9 @@ def test_the_step_of_an_adapter_is_that_of_its_checkpoint(tmp_path):
     assert list(read_run(tmp_path, "run").checkpoints) == [75]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"benchmarks": {}}', '{"benchmarks": {"a": {"avg": "high", "tokens_mean": 1}}}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"benchmarks": {}}', '{"benchmarks": {"a": {"avg": "high", "tokens_mean": 1}}}']
+)
 def test_a_broken_evaluation_is_named(tmp_path, text):
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(ValueError, match=r"results\.json is no evaluation: .*; move it away or evaluate again"):
@@ -255,7 +261,12 @@ def test_steps_are_whole_numbers(tmp_path, steps):
 
 def test_svg_takes_the_ink_of_the_page(folders):
     text = figures.svg((4, 2), figures.one_curve, [read_run(folders[1], "b $x_1$ <b>&")], "egrsd/gate_mean")
-    assert text.startswith("<svg") and "currentColor" in text and figures.INK_OF_SVG not in text and "<metadata" not in text
+    assert (
+        text.startswith("<svg")
+        and "currentColor" in text
+        and figures.INK_OF_SVG not in text
+        and "<metadata" not in text
+    )
 
 
 def row(response: str, solution: str | None, prompt: str = "What is 1 + 1?") -> dict:

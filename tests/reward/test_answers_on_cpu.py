@@ -1,4 +1,5 @@
-"""recipe/egrsd/reward: what is equal. The examples of docs/answers.md, real failures by kind, sweeps over real ground truths."""
+"""recipe/egrsd/reward: what is equal. The examples of docs/answers.md, real failures by kind, sweeps over real
+ground truths."""
 
 import json
 import random

@@ -352,7 +352,10 @@ def test_a_hundred_bombs_among_ten_thousand_responses_cost_little_but_their_own_
         return time.monotonic() - start
 
     plain, bombs = seconds(cases), seconds(with_bombs)
-    print(f"10,000 responses: {plain:.1f} s; with 100 bombs of 1 s among them: {bombs:.1f} s, {bombs / plain:.2f} times that")
+    print(
+        f"10,000 responses: {plain:.1f} s; with 100 bombs of 1 s among them: {bombs:.1f} s, {bombs / plain:.2f} times "
+        "that"
+    )
     assert bombs <= 2 * plain + 100 * 1.0
 
 

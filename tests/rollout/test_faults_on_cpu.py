@@ -1,4 +1,5 @@
-"""A killed trainer resumes where it was, a torn checkpoint is named, a dead engine or worker ends the run with its cause."""
+"""A killed trainer resumes where it was, a torn checkpoint is named, a dead engine or worker ends the run with its
+cause."""
 
 import json
 import os
@@ -22,7 +23,8 @@ KILLS = (
     ("_step_once", 1, 0.3), ("_save_checkpoint", 1, 0.05), ("_score_with_teacher", 2, 0.3), ("_save_checkpoint", 2, 0.1),
     ("_update_actor", 3, 0.3),
 )  # fmt: skip
-"""Method of the trainer, step, longest delay after it was entered: rollout, checkpoint (0.1 s in all), scoring, update."""
+"""Method of the trainer, step, longest delay after it was entered: rollout, checkpoint (0.1 s in all), scoring,
+update."""
 
 
 @pytest.mark.slow
@@ -30,7 +32,8 @@ KILLS = (
 @pytest.mark.timeout(2400)  # six runs, behind two that others make meanwhile
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 6))])
 def test_a_killed_trainer_resumes_to_the_same_end(seed, padded, inputs, rollouts, tmp_path):
-    """Kills at random moments of four phases, each resumed: bit for bit the parameters of the run that never stopped."""
+    """Kills at random moments of four phases, each resumed: bit for bit the parameters of the run that never
+    stopped."""
     overrides = [
         *COIN_REWARD, *DESCENT, *PADDED, *replaying(rollouts), "trainer.save_freq=1",
         f"trainer.default_local_dir={tmp_path / 'checkpoints'}",
@@ -127,7 +130,9 @@ def test_a_full_disk_names_what_it_left(saved):
 def test_a_torn_checkpoint_is_named(saved, part):
     missing = Path(saved.default_local_dir) / "global_step_2" / part
     missing.unlink() if missing.is_file() else shutil.rmtree(missing)
-    with pytest.raises(ValueError, match=rf"global_step_2, named by .*, has no {part}: the checkpoint is torn .* or start over"):
+    with pytest.raises(
+        ValueError, match=rf"global_step_2, named by .*, has no {part}: the checkpoint is torn .* or start over"
+    ):
         checkpoint.folder_to_resume(saved, has_teacher=False)
 
 
@@ -147,7 +152,9 @@ def test_a_torn_tracker_is_named(saved, text):
 def test_a_checkpoint_that_is_gone_does_not_mean_from_scratch(saved):
     """verl prints a line and starts over."""
     (Path(saved.default_local_dir) / checkpoint.TRACKER).write_text("7")
-    with pytest.raises(ValueError, match=r"global_step_7, named by .*latest_checkpointed_iteration.txt, has no egrsd.json"):
+    with pytest.raises(
+        ValueError, match=r"global_step_7, named by .*latest_checkpointed_iteration.txt, has no egrsd.json"
+    ):
         checkpoint.folder_to_resume(saved, has_teacher=False)
 
 
@@ -203,7 +210,8 @@ def test_a_killed_process_ends_the_run_within_a_minute(victim, tmp_path):
 @pytest.mark.slow
 @pytest.mark.long
 def test_an_engine_that_cannot_take_the_weights_ends_the_run_with_its_error(tmp_path):
-    """The receiver raises before it answers, as it does for a weight it does not know; verl alone would wait for ever."""
+    """The receiver raises before it answers, as it does for a weight it does not know; verl alone would wait for
+    ever."""
     write_inputs(tmp_path / "inputs")
     result = run(tmp_path / "inputs", tmp_path / "run", [*COIN_REWARD], timeout=400, EGRSD_BREAK_SYNC="1")
     assert result.returncode not in (0, None, -signal.SIGTERM)

@@ -80,7 +80,9 @@ def waiting(cluster, monkeypatch):
     )
     tags = [{"is_prompt": True, "status": status, "global_steps": 3} for status in ("finished", "running")]
     tq.kv_batch_put(keys=["a", "b"], partition_id="train", tags=tags)
-    thread = threading.Thread(target=buffer.sample, kwargs={"global_steps": 3, "partition_id": "train", "batch_size": 2})
+    thread = threading.Thread(
+        target=buffer.sample, kwargs={"global_steps": 3, "partition_id": "train", "batch_size": 2}
+    )
     thread.start()
     yield SimpleNamespace(trainer=trainer, server=server, workers=workers, progress=Progress(trainer, thread.ident))
     # The trajectory first: verl refuses two finished prompts without one, and may look between the two lines.
@@ -105,7 +107,9 @@ def test_a_prompt_that_nobody_works_on_is_lost(waiting):
     assert looks(waiting.progress, 1.5) is None  # a worker holds it
     ray.get(waiting.workers[1].hold.remote(0))
     stuck = looks(waiting.progress, 10)
-    assert "will not come: no agent-loop worker holds a prompt and vLLM holds no request, so nobody works on them" in stuck
+    assert (
+        "will not come: no agent-loop worker holds a prompt and vLLM holds no request, so nobody works on them" in stuck
+    )
     assert "step 3 is in sample" in stuck
     assert "prompts: 0 pending, 1 running, 1 finished, 0 failure; responses finished: 0" in stuck
     assert "in each vLLM server: 0 (0 tokens); prompts held by each agent-loop worker: 0, 0" in stuck
@@ -119,7 +123,9 @@ def test_a_dead_worker_is_named(waiting):
 
 def test_what_is_silent_for_long_is_said_and_then_ended(waiting, capsys):
     stuck = looks(waiting.progress, 20)
-    assert re.search(r"do not come: no token, no response. step 3 is in sample, where nothing has moved for [34] s; ", stuck)
+    assert re.search(
+        r"do not come: no token, no response. step 3 is in sample, where nothing has moved for [34] s; ", stuck
+    )
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3  # after 0.5, 1 and 2 seconds
     pattern = r"EGRSD sees no progress: step 3 is in sample, .* The run may be slow; it is ended after 3 s\."
@@ -155,7 +161,9 @@ def test_a_worker_that_takes_no_prompts_is_waited_for_as_rollouts_are(waiting, m
     thread = threading.Thread(target=waiting.trainer.agent_loop_manager.generate_sequences, args=(None,))
     thread.start()
     stuck = looks(Progress(waiting.trainer, thread.ident), 5)
-    assert "do not come: no token, no response. step 3 is in generate_sequences, where nothing has moved for 3 s" in stuck
+    assert (
+        "do not come: no token, no response. step 3 is in generate_sequences, where nothing has moved for 3 s" in stuck
+    )
     assert "prompts held by each agent-loop worker: no answer within 0 s, 1" in stuck
     ray.get(blocked)
     thread.join()
@@ -203,7 +211,9 @@ WATCH = "ASK_SECONDS=1,ANSWER_SECONDS=2,SAY_SECONDS=5,IDLE_SECONDS=20"
 def test_a_lost_prompt_ends_the_run(tmp_path):
     """A whole run in which verl's agent loop starts a prompt of the second step and forgets it."""
     write_inputs(tmp_path / "inputs")
-    result = run(tmp_path / "inputs", tmp_path / "run", [*COIN_REWARD], timeout=400, EGRSD_WATCH=WATCH, EGRSD_LOSE_PROMPT="2")
+    result = run(
+        tmp_path / "inputs", tmp_path / "run", [*COIN_REWARD], timeout=400, EGRSD_WATCH=WATCH, EGRSD_LOSE_PROMPT="2"
+    )
     assert result.returncode not in (0, None, -signal.SIGTERM)
     stuck = re.search(r"Stuck: the rollouts that the trainer waits for will not come: .*", result.log).group()
     assert "so nobody works on them. step 2 is in fit > step > _step_once > sample" in stuck
@@ -212,7 +222,9 @@ def test_a_lost_prompt_ends_the_run(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.parametrize(("sent", "reason"), [("SIGSTOP", "do not come: no token"), ("SIGKILL", "agent-loop worker died|died")])
+@pytest.mark.parametrize(
+    ("sent", "reason"), [("SIGSTOP", "do not come: no token"), ("SIGKILL", "agent-loop worker died|died")]
+)
 def test_a_stopped_worker_ends_the_run(sent, reason, tmp_path):
     write_inputs(tmp_path / "inputs", train=64)
     stopped = []
@@ -226,7 +238,9 @@ def test_a_stopped_worker_ends_the_run(sent, reason, tmp_path):
                 worker.send_signal(getattr(signal, sent))
 
     overrides = [*COIN_REWARD, "trainer.total_training_steps=100000", "trainer.total_epochs=100000"]
-    result = run(tmp_path / "inputs", tmp_path / "run", overrides, timeout=400, watch=stop_after_first_step, EGRSD_WATCH=WATCH)
+    result = run(
+        tmp_path / "inputs", tmp_path / "run", overrides, timeout=400, watch=stop_after_first_step, EGRSD_WATCH=WATCH
+    )
     for worker in stopped:
         worker.send_signal(signal.SIGKILL) if worker.is_running() else None
     assert result.returncode not in (0, None, -signal.SIGTERM)
@@ -238,7 +252,8 @@ def test_a_stopped_worker_ends_the_run(sent, reason, tmp_path):
 @pytest.mark.slow
 @pytest.mark.long
 def test_a_slow_reward_is_waited_for(tmp_path):
-    """Longer than the log's patience, not than the watchdog's, for each response of its own: vLLM has nothing to do meanwhile."""
+    """Longer than the log's patience, not than the watchdog's, for each response of its own: vLLM has nothing to do
+    meanwhile."""
     write_inputs(tmp_path / "inputs")
     (tmp_path / "slow.py").write_text("import time\n\ndef compute_score(**_):\n    time.sleep(8)\n    return 1.0\n")
     reward = [f"reward.custom_reward_function.path={tmp_path / 'slow.py'}", "trainer.total_training_steps=1"]

@@ -1,4 +1,5 @@
-"""A model with tied embeddings reaches vLLM whole, with full parameters and under an adapter; a sync that fails says why."""
+"""A model with tied embeddings reaches vLLM whole, with full parameters and under an adapter; a sync that fails says
+why."""
 
 import pytest
 from runs import COIN_REWARD, COMMIT, good, on_the_hub, run, write_inputs
@@ -11,7 +12,8 @@ BUCKET = "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_mega
 
 
 def test_a_failed_sync_says_every_cause_in_one_line():
-    """As in verl's receiver, whose clean-up fails because the weights are still in use: vLLM hands on the last text alone."""
+    """As in verl's receiver, whose clean-up fails because the weights are still in use: vLLM hands on the last text
+    alone."""
 
     def receive() -> None:
         try:
@@ -25,7 +27,8 @@ def test_a_failed_sync_says_every_cause_in_one_line():
 
 
 def test_which_models_have_one_weight_for_both_ends():
-    """A head left out by mistake would stay as it was in vLLM, without a word: both are sent where a config is unclear."""
+    """A head left out by mistake would stay as it was in vLLM, without a word: both are sent where a config is
+    unclear."""
     assert is_tied(Qwen3Config(tie_word_embeddings=True)) and not is_tied(Qwen3Config(tie_word_embeddings=False))
     composed = Qwen2VLConfig(tie_word_embeddings=False)
     composed.get_text_config().tie_word_embeddings = True
@@ -46,7 +49,8 @@ def test_a_tied_model_is_sent_in_parts(tmp_path):
 @pytest.mark.slow
 @pytest.mark.long
 def test_an_adapter_on_a_tied_model_needs_one_key_and_a_name_on_the_hub(tmp_path):
-    """README's way to an adapter, on the layout of Qwen3-4B and smaller: after every update vLLM and FSDP agree in float32."""
+    """README's way to an adapter, on the layout of Qwen3-4B and smaller: after every update vLLM and FSDP agree in
+    float32."""
     write_inputs(tmp_path / "inputs", tied=True)
     snapshot = on_the_hub(tmp_path / "home", "some/tiny", tmp_path / "inputs" / "model")
     overrides = [

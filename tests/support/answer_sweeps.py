@@ -1,4 +1,5 @@
-"""Answers made of others: with one sign changed, so that they are wrong, or written otherwise, so that they are right."""
+"""Answers made of others: with one sign changed, so that they are wrong, or written otherwise, so that they are
+right."""
 
 import re
 from collections.abc import Callable, Iterator

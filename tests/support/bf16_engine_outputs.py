@@ -1,9 +1,11 @@
-"""Scores and trains with verl's real FSDP2 engine on one gloo rank in verl's GPU precision: parameters and autocast in bfloat16.
+"""Scores and trains with verl's real FSDP2 engine on one gloo rank in verl's GPU precision: parameters and autocast in
+bfloat16.
 
     python tests/support/bf16_engine_outputs.py MODEL_FOLDER OUT.pt
 
-OUT.pt: packed or padded -> what the teacher's scoring pass made of the logits that its head gave it, and what the student's loss
-was handed beside the logits it comes from. The engine test's other configurations score whole rows, which no teacher does.
+OUT.pt: packed or padded -> what the teacher's scoring pass made of the logits that its head gave it, and what the
+student's loss was handed beside the logits it comes from. The engine test's other configurations score whole rows,
+which no teacher does.
 """
 
 import sys
@@ -63,7 +65,9 @@ def recorded_logits():
 def scored(engine, batch: TensorDict) -> dict[str, Tensor]:
     with recorded_logits() as logits, engine.eval_mode():
         output = engine.infer_batch(batch)["model_output"]
-    values = {name: response_from_nested(output[name], batch["response_mask"]).values() for name in ("log_probs", "entropy")}
+    values = {
+        name: response_from_nested(output[name], batch["response_mask"]).values() for name in ("log_probs", "entropy")
+    }
     return {"logits": torch.cat(logits), "labels": batch["responses"].values(), **values}
 
 

@@ -27,7 +27,8 @@ def composed(*overrides: str, algorithm: str = "egrsd") -> DictConfig:
 
 
 def refusal(monkeypatch, folder: Path, *overrides: str) -> str:
-    """What ``python -m`` says before it ends, in this process, so that verl is imported once for all; Ray is never reached."""
+    """What ``python -m`` says before it ends, in this process, so that verl is imported once for all; Ray is never
+    reached."""
     GlobalHydra.instance().clear()
     monkeypatch.setattr(sys, "argv", ["main_ppo", "algorithm=egrsd", f"hydra.run.dir={folder}", *overrides])
     with pytest.raises(SystemExit) as stopped:

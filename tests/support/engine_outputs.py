@@ -2,8 +2,9 @@
 
     python tests/support/engine_outputs.py MODEL_FOLDER OUT.pt [verl]
 
-Each entry of OUT.pt is one configuration: the bfloat16 logits that the model produced, packed to (tokens, vocabulary), the
-input ids, and the log-probs and entropies that the engine made of them. With ``verl`` the engine computes them as verl does.
+Each entry of OUT.pt is one configuration: the bfloat16 logits that the model produced, packed to (tokens, vocabulary),
+the input ids, and the log-probs and entropies that the engine made of them. With ``verl`` the engine computes them as
+verl does.
 """
 
 import itertools
@@ -14,7 +15,11 @@ import sys
 import torch
 from tensordict import TensorDict
 
-os.environ |= {"VERL_PLATFORM": "cpu", "VERL_USE_EXTERNAL_MODULES": "recipe.egrsd.register", "VERL_ENGINE_VENDOR": "egrsd"}
+os.environ |= {
+    "VERL_PLATFORM": "cpu",
+    "VERL_USE_EXTERNAL_MODULES": "recipe.egrsd.register",
+    "VERL_ENGINE_VENDOR": "egrsd",
+}
 os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
 import verl  # noqa: F401  loads register
 from verl.utils import tensordict_utils as tu
@@ -27,11 +32,15 @@ HAS_COMPILER = any(map(shutil.which, ("g++", "clang++")))
 LENGTHS = (40, 7, 23, 2, 31, 12)
 
 
-def build_engine(model: str, *, chunking: bool, compiled: bool, dtype: str = "bf16", forward_only: bool = True, **options):
+def build_engine(
+    model: str, *, chunking: bool, compiled: bool, dtype: str = "bf16", forward_only: bool = True, **options
+):
     engine = EngineRegistry.new(
         model_type="language_model",
         backend="fsdp2",
-        model_config=HFModelConfig(path=model, override_config={"attn_implementation": "sdpa"}, use_remove_padding=True),
+        model_config=HFModelConfig(
+            path=model, override_config={"attn_implementation": "sdpa"}, use_remove_padding=True
+        ),
         engine_config=FSDPEngineConfig(
             strategy="fsdp2",
             mixed_precision={"param_dtype": dtype, "reduce_dtype": "fp32", "buffer_dtype": "fp32"},
@@ -52,7 +61,11 @@ def make_batch(vocabulary: int, *, packed: bool, dynamic: bool, temperature: flo
     rows = [torch.randint(vocabulary, (length,), generator=generator) for length in LENGTHS]
     nested = lambda columns: torch.nested.as_nested_tensor(columns, layout=torch.jagged)  # noqa: E731
     mask = nested([torch.ones_like(row) for row in rows])
-    columns = {"input_ids": nested(rows), "position_ids": nested([torch.arange(len(row)) for row in rows]), "loss_mask": mask}
+    columns = {
+        "input_ids": nested(rows),
+        "position_ids": nested([torch.arange(len(row)) for row in rows]),
+        "loss_mask": mask,
+    }
     batch = TensorDict(columns, batch_size=len(rows))
     tu.assign_non_tensor(
         batch, calculate_entropy=True, compute_loss=False, temperature=temperature, use_remove_padding=packed,
@@ -88,7 +101,9 @@ def unpack(kwargs: dict, logits: torch.Tensor):
     """(ids, logits) of every row of a micro-batch, packed or padded."""
     ids, mask = kwargs["input_ids"], kwargs["attention_mask"]
     if mask is not None:
-        yield from ((row[keep.bool()], row_logits[keep.bool()]) for row, row_logits, keep in zip(ids, logits, mask, strict=True))
+        yield from (
+            (row[keep.bool()], row_logits[keep.bool()]) for row, row_logits, keep in zip(ids, logits, mask, strict=True)
+        )
         return
     starts = [*(kwargs["position_ids"][0] == 0).nonzero()[:, 0].tolist(), ids.shape[1]]
     yield from ((ids[0, a:b], logits[0, a:b]) for a, b in itertools.pairwise(starts))
@@ -106,7 +121,9 @@ def main(model: str, out: str, as_verl: str = "") -> None:
             continue
         engine = build_engine(model, chunking=chunking, compiled=compiled)
         vocabulary = engine.model_config.hf_config.vocab_size
-        for packed, dynamic, temperature, padding in itertools.product((True, False), (True, False), (1.0, 1.1), (0, 9)):
+        for packed, dynamic, temperature, padding in itertools.product(
+            (True, False), (True, False), (1.0, 1.1), (0, 9)
+        ):
             batch = make_batch(vocabulary, packed=packed, dynamic=dynamic, temperature=temperature)
             name = f"{chunking=} {compiled=} {packed=} {dynamic=} {temperature=} {padding=}"
             results[name] = {"temperature": temperature, **run(engine, batch, padded_vocabulary=padding)}

@@ -16,7 +16,24 @@ HOSTILE = [
     "</script><script>document.title='broken'</script>", "<img src=x onerror=\"document.title='broken'\">", "<!--", "]]>",
     "&lt;b&gt;", "\u2028", "'\"`", "{{ 7 * 7 }}", "\n", "", "  ", "\u202e", "$x_1$", "</style>", "<svg onload=alert(1)>", "\x00",
 ]  # fmt: skip
-WORDS = ["First ", "add ", "the ", "ones: ", "3+", "4=", "7, ", "then ", "carry ", "0", ". ", "So ", "x ", "is ", "57", ".\n"]
+WORDS = [
+    "First ",
+    "add ",
+    "the ",
+    "ones: ",
+    "3+",
+    "4=",
+    "7, ",
+    "then ",
+    "carry ",
+    "0",
+    ". ",
+    "So ",
+    "x ",
+    "is ",
+    "57",
+    ".\n",
+]
 
 
 class Spelling:
@@ -29,7 +46,9 @@ class Spelling:
         return "".join(self.texts[i] for i in ids)
 
 
-def write_tokens(folder: Path, step: int, *, texts: Sequence[str] = (), window: int = 3, solutions: Sequence[str] = ()) -> Path:
+def write_tokens(
+    folder: Path, step: int, *, texts: Sequence[str] = (), window: int = 3, solutions: Sequence[str] = ()
+) -> Path:
     """Four responses, the second with a hole in its mask and a NaN under it; entropies of locks, forks and pivots."""
     vocabulary = [*WORDS, *HOSTILE, *texts]
     draw = torch.Generator().manual_seed(step)
@@ -66,8 +85,14 @@ def write_metrics(folder: Path, steps: int = 30, *, shift: float = 0.0) -> None:
     """Waves around the middle of each healthy range; the truncated share leaves its own."""
     lines = []
     for step in range(1, steps + 1):
-        data = {name: _middle(meaning) + 0.05 * math.sin(step / 3 + len(name)) + shift for name, meaning in METRICS.items()}
-        data |= {"egrsd/truncated_frac": 0.3 + step / 60, "response_length/mean": 700 - 5 * step, "training/global_step": step}
+        data = {
+            name: _middle(meaning) + 0.05 * math.sin(step / 3 + len(name)) + shift for name, meaning in METRICS.items()
+        }
+        data |= {
+            "egrsd/truncated_frac": 0.3 + step / 60,
+            "response_length/mean": 700 - 5 * step,
+            "training/global_step": step,
+        }
         if step % 10 == 0:
             data["val-core/aime/acc/mean@4"] = {10: 0.4, 20: 0.6, 30: 0.6}[step]
         lines.append(json.dumps({"step": step, "data": data}))
@@ -75,10 +100,16 @@ def write_metrics(folder: Path, steps: int = 30, *, shift: float = 0.0) -> None:
     (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
 
 
-def write_evaluation(folder: Path, step: int | None, accuracy: float, tokens_mean: float, *, se: float | None = 0.02) -> None:
+def write_evaluation(
+    folder: Path, step: int | None, accuracy: float, tokens_mean: float, *, se: float | None = 0.02
+) -> None:
     """As recipe.egrsd.evaluate writes it."""
     folder.mkdir(parents=True)
-    figures = {"samples": 4, "accuracy": {"value": accuracy, "se": se}, "tokens_mean": {"value": tokens_mean, "se": 300.0}}
+    figures = {
+        "samples": 4,
+        "accuracy": {"value": accuracy, "se": se},
+        "tokens_mean": {"value": tokens_mean, "se": 300.0},
+    }
     name = "models/Qwen3-4B" if step is None else f"run/checkpoints/global_step_{step}"
     macro = {key: figures[key] for key in ("accuracy", "tokens_mean")}
     results = {"model": name, "settings": {}, "benchmarks": {"aime24": figures, "HMMT25": figures}, "macro": macro}

@@ -21,8 +21,21 @@ def settings(**changes) -> EgrsdConfig:
         kind="frozen", sync_every=None, ema_decay=None, enable_thinking=True, solution_key="s", instruction="", template=None,
         max_prompt_length=9,
     )  # fmt: skip
-    knobs = {"gamma": 0.7, "window": 2, "floor": 0.1, "min_entropy_scale": 1.0, "clip_range": 0.2, "advantage": "running"}
-    knobs |= {"mixing": 1.0, "mixing_decay_steps": None, "divergence": None, "divergence_clip": None, "privilege": "solution"}
+    knobs = {
+        "gamma": 0.7,
+        "window": 2,
+        "floor": 0.1,
+        "min_entropy_scale": 1.0,
+        "clip_range": 0.2,
+        "advantage": "running",
+    }
+    knobs |= {
+        "mixing": 1.0,
+        "mixing_decay_steps": None,
+        "divergence": None,
+        "divergence_clip": None,
+        "privilege": "solution",
+    }
     knobs |= {"score_student": "auto", "save_tokens_every": None}
     return EgrsdConfig(**(knobs | {"length_bonus": 0.5, "warmup_steps": 10} | changes), teacher=teacher)
 
@@ -52,7 +65,9 @@ def rows(seed: int = 0) -> dict[str, list[Tensor]]:
 
 
 def micro_batch(samples: dict[str, list[Tensor]], chosen: Sequence[int], *, dp_size: int = 1) -> TensorDict:
-    batch = TensorDict({name: jagged([column[i] for i in chosen]) for name, column in samples.items()}, batch_size=len(chosen))
+    batch = TensorDict(
+        {name: jagged([column[i] for i in chosen]) for name, column in samples.items()}, batch_size=len(chosen)
+    )
     num_tokens = sum(int(mask.sum()) for mask in samples["response_mask"])
     tu.assign_non_tensor(batch, dp_size=dp_size, batch_num_tokens=num_tokens, global_batch_size=4)
     tu.assign_non_tensor(batch, egrsd_entropy_scale=SCALE, egrsd_mixing=1.0)

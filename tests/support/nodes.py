@@ -18,9 +18,11 @@ START_SECONDS = 120
 
 @contextmanager
 def cluster(folder: Path, pythons: Sequence[str | Path], env: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """One node for each Python, the first is the head; each has one logical GPU. Yields the variables by which a run joins them.
+    """One node for each Python, the first is the head; each has one logical GPU. Yields the variables by which a run
+    joins them.
 
-    Not ray.cluster_utils.Cluster, which writes its address where every other run on this machine would find and join it.
+    Not ray.cluster_utils.Cluster, which writes its address where every other run on this machine would find and join
+    it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     temp = tempfile.mkdtemp(prefix="nodes")  # short: the path of a socket in it may have 107 characters
@@ -32,7 +34,9 @@ def cluster(folder: Path, pythons: Sequence[str | Path], env: Mapping[str, str])
     try:
         for number, python in enumerate(pythons):
             log = folder / f"node_{number}"
-            role = [f"--address={join['RAY_ADDRESS']}"] if number else [*head, f"--ray-client-server-port={_free_port()}"]
+            role = (
+                [f"--address={join['RAY_ADDRESS']}"] if number else [*head, f"--ray-client-server-port={_free_port()}"]
+            )
             with log.open("w") as output:
                 started.append(
                     psutil.Popen(
@@ -55,7 +59,8 @@ def python_without_us(folder: Path) -> Path:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     (site_packages,) = folder.glob("lib/python*/site-packages")
     borrowed = [path for path in sys.path if path.endswith("site-packages")]
-    # Python does not read the .pth files of folders that a .pth file names, so that an editable install of us stays out.
+    # Python does not read the .pth files of folders that a .pth file names, so that an editable install of us stays
+    # out.
     (site_packages / "borrowed.pth").write_text("\n".join(borrowed) + "\n")
     python = folder / "bin" / "python"
     code = "import importlib.util as u, ray, verl; assert not u.find_spec('recipe') or not u.find_spec('recipe.egrsd')"

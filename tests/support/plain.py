@@ -3,7 +3,9 @@
 import torch
 
 
-def plain_forward(model, prompt: list[int], response: torch.Tensor, *, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+def plain_forward(
+    model, prompt: list[int], response: torch.Tensor, *, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-prob of each response token and entropy of its distribution, by one transformers forward of the bare row."""
     row = torch.cat([torch.tensor(prompt), response])
     with torch.no_grad():

@@ -1,4 +1,5 @@
-"""Loaded in every process of a test run (VERL_USE_EXTERNAL_MODULES): keeps what the trainer saw, breaks things when told to."""
+"""Loaded in every process of a test run (VERL_USE_EXTERNAL_MODULES): keeps what the trainer saw, breaks things when
+told to."""
 
 import json
 import os
@@ -29,10 +30,15 @@ def _keep_batches(module) -> None:
         fields = [field for field in FIELDS if field != "old_log_probs" or self.student_scores_needed]
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
         kept = {
-            field: [row.clone() for row in data[field].unbind()] if isinstance(data[field], torch.Tensor) else list(data[field])
+            field: [row.clone() for row in data[field].unbind()]
+            if isinstance(data[field], torch.Tensor)
+            else list(data[field])
             for field in fields
         }
-        kept |= {"is_padding": [tag.get("is_padding", False) for tag in batch.tags], "entropy_scale": self.entropy_scale}
+        kept |= {
+            "is_padding": [tag.get("is_padding", False) for tag in batch.tags],
+            "entropy_scale": self.entropy_scale,
+        }
         kept |= {"baseline": self.baseline.state_dict()}
         kept |= {"cpus": {"all": ray.cluster_resources()["CPU"], "free": ray.available_resources().get("CPU", 0)}}
         result = update_actor(self, batch, metrics)
@@ -45,7 +51,8 @@ def _keep_batches(module) -> None:
 
 @wrapt.when_imported("verl.trainer.ppo.v1.trainer_base")
 def _disturb_old_log_probs(module) -> None:
-    """EGRSD_NOISE=nats adds so much to every old_log_prob that verl's scoring pass writes: whoever trains on them shows it.
+    """EGRSD_NOISE=nats adds so much to every old_log_prob that verl's scoring pass writes: whoever trains on them shows
+    it.
 
     A GPU computes them with such a noise, because the pass packs other rows together than the update; a CPU does not.
     """
@@ -97,7 +104,8 @@ def _kill_on_request(module) -> None:
 
 @wrapt.when_imported("recipe.egrsd.trainer")
 def _kill_the_engine_on_request(module) -> None:
-    """EGRSD_KILL_ENGINE=method:step kills the vLLM engines of this run when the trainer enters the method in that step."""
+    """EGRSD_KILL_ENGINE=method:step kills the vLLM engines of this run when the trainer enters the method in that
+    step."""
     if "EGRSD_KILL_ENGINE" not in os.environ:
         return
     name, step = os.environ["EGRSD_KILL_ENGINE"].split(":")
@@ -114,7 +122,8 @@ def _kill_the_engine_on_request(module) -> None:
 
 
 def engines_of_this_run() -> list[int]:
-    """Process ids below this run's raylet, which started this process, too; runs beside this one have engines of their own."""
+    """Process ids below this run's raylet, which started this process, too; runs beside this one have engines of
+    their own."""
     return [child.pid for child in psutil.Process(os.getppid()).children(recursive=True) if "EngineCor" in child.name()]
 
 

@@ -105,7 +105,8 @@ def token_advantages(
 def rlsd_token_advantages(
     student: list[Row], teacher: list[Row], advantages: Sequence[float], *, clip_range: float, mixing: float
 ) -> list[Row]:
-    """RLSD as published (arXiv 2604.03128): A * ((1 - lambda) + lambda * clip((p_T / p_S)^sign(A), 1 - eps, 1 + eps))."""
+    """RLSD as published (arXiv 2604.03128): A * ((1 - lambda) + lambda * clip((p_T / p_S)^sign(A), 1 - eps, 1 +
+    eps))."""
     result = []
     for i, advantage in enumerate(advantages):
         row = []

@@ -43,7 +43,8 @@ LORA = ["actor_rollout_ref.model.lora_rank=8", "actor_rollout_ref.model.lora_alp
 COIN_REWARD = [f"reward.custom_reward_function.path={ROOT / 'tests' / 'support' / 'coin_reward.py'}"]
 
 
-# Composes many command lines in one process: JSON, name -> (primary config, overrides), to JSON, name -> config or refusal.
+# Composes many command lines in one process: JSON, name -> (primary config, overrides), to JSON, name -> config or
+# refusal.
 COMPOSE = """
 import json, sys
 import verl
@@ -69,7 +70,9 @@ def qwen3(size: str) -> Qwen3Config:
         "8B": (4096, 12288, 36, 32, False),
     }[size]
     sizes = {"vocab_size": 151936, "hidden_size": hidden, "intermediate_size": mlp, "num_hidden_layers": layers}
-    return Qwen3Config(**sizes, num_attention_heads=heads, num_key_value_heads=8, head_dim=128, tie_word_embeddings=tied)
+    return Qwen3Config(
+        **sizes, num_attention_heads=heads, num_key_value_heads=8, head_dim=128, tie_word_embeddings=tied
+    )
 
 
 @dataclass(frozen=True)
@@ -96,9 +99,9 @@ def write_inputs(
 ) -> None:
     """A tiny Qwen3 with random but decided weights, and parquet files of addition problems.
 
-    Its weights are the usual initial ones times body or head: those alone are so small that every distribution is uniform. Larger
-    factors make larger logits, and with them larger float32 rounding errors between two ways to compute the same number. Tied
-    embeddings are those of Qwen3-4B and smaller.
+    Its weights are the usual initial ones times body or head: those alone are so small that every distribution is
+    uniform. Larger factors make larger logits, and with them larger float32 rounding errors between two ways to compute
+    the same number. Tied embeddings are those of Qwen3-4B and smaller.
     """
     tokenizer = tiny.build_tokenizer()
     config = tiny.build_model(tokenizer).config
@@ -170,7 +173,8 @@ def run(
     cwd: Path = ROOT,
     **env: str,
 ) -> Run:
-    """Runs it to its end; ``watch(process, log_path)`` is called once a second meanwhile. Kills it after ``timeout`` seconds."""
+    """Runs it to its end; ``watch(process, log_path)`` is called once a second meanwhile. Kills it after ``timeout``
+    seconds."""
     folder.mkdir(parents=True, exist_ok=True)
     log_path, started = folder / "log", time.monotonic()
     with log_path.open("w") as log:
@@ -235,12 +239,15 @@ def good(result: Run) -> Run:
 def processes(name: str, folder: Path) -> list[psutil.Process]:
     """Those of that name that belong to the run whose files are in this folder; others may run beside it."""
     probe = str(folder / "probe")
-    found = [process for process in psutil.process_iter(["cmdline"]) if (process.info["cmdline"] or [""])[0].startswith(name)]
+    found = [
+        process for process in psutil.process_iter(["cmdline"]) if (process.info["cmdline"] or [""])[0].startswith(name)
+    ]
     return [process for process in found if process.environ().get("EGRSD_PROBE") == probe]
 
 
 def run_plain_grpo(inputs: Path, folder: Path, overrides: list[str]) -> Run:
-    """verl without the word, on the CPU: tests/support/plain_grpo.py, the settings a CPU forces, and ours where verl leaves a choice."""
+    """verl without the word, on the CPU: tests/support/plain_grpo.py, the settings a CPU forces, and ours where verl
+    leaves a choice."""
     cpu = OmegaConf.load(ROOT / "recipe/egrsd/cpu/config.yaml")
     del cpu.ray_kwargs.ray_init.runtime_env, cpu.trainer.logger
     settings = [
@@ -252,11 +259,14 @@ def run_plain_grpo(inputs: Path, folder: Path, overrides: list[str]) -> Run:
         "+ray_kwargs.ray_init.runtime_env.env_vars.VLLM_CPU_KVCACHE_SPACE='1'",
         *(f"++{key}={value}" for key, value in leaves(cpu)),
     ]  # fmt: skip
-    return run(inputs, folder, [*settings, *overrides], algorithm="", VERL_USE_EXTERNAL_MODULES="", EGRSD_PROBE=os.devnull)
+    return run(
+        inputs, folder, [*settings, *overrides], algorithm="", VERL_USE_EXTERNAL_MODULES="", EGRSD_PROBE=os.devnull
+    )
 
 
 def on_bfloat16_grid(values: torch.Tensor) -> bool:
-    """True if every value is a bfloat16 number: a float32 that was rounded on its way. One in 65,536 is so by chance."""
+    """True if every value is a bfloat16 number: a float32 that was rounded on its way. One in 65,536 is so by
+    chance."""
     values = values[values != 0].float()
     return len(values) > 0 and torch.equal(values.bfloat16().float(), values)
 

@@ -39,7 +39,12 @@ def weights(result: Run, step: int, *, window: int, gamma: float = 0.3):
     for name, row in rows(result, step).items():
         student, teacher, entropy, advantages = (row[column].float()[None] for column in COLUMNS)
         mask = torch.ones_like(student, dtype=torch.bool)
-        yield name, token_weights(student, teacher, entropy, advantages, mask, entropy_scale=scale, mixing=1.0, **egrsd.weight_knobs)
+        yield (
+            name,
+            token_weights(
+                student, teacher, entropy, advantages, mask, entropy_scale=scale, mixing=1.0, **egrsd.weight_knobs
+            ),
+        )
 
 
 def assert_same_training(one: Run, other: Run) -> None:
@@ -53,4 +58,6 @@ def assert_same_training(one: Run, other: Run) -> None:
         assert one.probe(step)["baseline"] == pytest.approx(other.probe(step)["baseline"], abs=1e-12)
     after, expected = parameters(one, 3), parameters(other, 3)
     for name, tensor in expected.items():
-        torch.testing.assert_close(after[name], tensor, atol=1e-6, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            after[name], tensor, atol=1e-6, rtol=0, msg=lambda text, name=name: f"{name}: {text}"
+        )

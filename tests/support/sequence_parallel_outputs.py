@@ -2,7 +2,8 @@
 
     python tests/support/sequence_parallel_outputs.py MODEL_FOLDER OUT.pt RANKS
 
-OUT.pt: what a scoring pass and a training pass on the responses' head say of the response tokens, and the gradient of the head.
+OUT.pt: what a scoring pass and a training pass on the responses' head say of the response tokens, and the gradient of
+the head.
 """
 
 import os
@@ -43,7 +44,10 @@ def main(rank: int, model: str, out: str, ranks: int) -> None:
         gradient = engine.module.lm_head.weight.grad.full_tensor()
     trained = checked(output, batch["response_mask"], names=range(3))
     if rank == 0:
-        torch.save({"scored": [s.values() for s in scores], "trained": [t.values() for t in trained], "gradient": gradient}, out)
+        torch.save(
+            {"scored": [s.values() for s in scores], "trained": [t.values() for t in trained], "gradient": gradient},
+            out,
+        )
 
 
 if __name__ == "__main__":

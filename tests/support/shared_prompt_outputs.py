@@ -1,8 +1,10 @@
-"""Scores groups of responses with verl's real engine on one gloo rank, each row alone or with shared prompts, keeps the scores.
+"""Scores groups of responses with verl's real engine on one gloo rank, each row alone or with shared prompts, keeps the
+scores.
 
     python tests/support/shared_prompt_outputs.py MODEL_FOLDER OUT.pt
 
-OUT.pt: name of the configuration -> rows of a micro-batch, log-probs and entropies of the responses in the order of the batch.
+OUT.pt: name of the configuration -> rows of a micro-batch, log-probs and entropies of the responses in the order of the
+batch.
 """
 
 import sys

@@ -1,7 +1,7 @@
 """Writes checkpoints with verl's own FSDP checkpoint manager, as a run would: python verl_checkpoints.py MODEL FOLDER
 
-    full    weights in shards         full_hf    the same, and saved as a model under huggingface/
-    lora    an adapter and its base   lora_only  the adapter alone (save_lora_only=true)
+full    weights in shards         full_hf    the same, and saved as a model under huggingface/
+lora    an adapter and its base   lora_only  the adapter alone (save_lora_only=true)
 """
 
 import sys

@@ -1,4 +1,5 @@
-"""Teachers that move, in whole runs: what they score is what a plain transformers forward of the expected weights gives."""
+"""Teachers that move, in whole runs: what they score is what a plain transformers forward of the expected weights
+gives."""
 
 import re
 from pathlib import Path
@@ -49,7 +50,9 @@ def saved_students(result: Run, inputs: Path, *, lora: bool) -> list[Weights]:
 def build(inputs: Path, weights: Weights, *, lora: bool):
     model = AutoModelForCausalLM.from_pretrained(inputs / "model", dtype=torch.float32)
     if lora:
-        model = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"))
+        model = get_peft_model(
+            model, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+        )
         assert {name for name, _ in model.named_parameters() if "lora_" in name} == set(weights)
     model.load_state_dict(weights, strict=not lora)
     return model.eval()
@@ -88,7 +91,9 @@ def assert_memory(result: Run, kind: str, students: list[Weights], student: str)
         assert not said
         return
     share = sum(tensor.numel() for tensor in students[0].values()) / (2 if student == "full" else 1)
-    kept = int(re.search(rf"EGRSD keeps a {kind} teacher of ([\d,]+) parameters on each rank.", said[0])[1].replace(",", ""))
+    kept = int(
+        re.search(rf"EGRSD keeps a {kind} teacher of ([\d,]+) parameters on each rank.", said[0])[1].replace(",", "")
+    )
     assert share <= kept <= 1.01 * share  # the first rank's rows are rounded up
 
 
@@ -108,10 +113,14 @@ def test_a_moving_teacher_resumes_to_the_bit(student, inputs, rollouts, tmp_path
     states = [checkpoint.load(each.folder / "checkpoints" / "global_step_3") for each in (whole, resumed)]
     assert states[0]["baseline"] == states[1]["baseline"]
     begun = [state["alarms"]["length collapse"] for state in states]
-    assert len(begun[0]) == 2 and begun[1] == begun[0][:1]  # the step that was resumed from is not in its own checkpoint
+    assert (
+        len(begun[0]) == 2 and begun[1] == begun[0][:1]
+    )  # the step that was resumed from is not in its own checkpoint
     (at_2 / "actor" / "egrsd_teacher_world_size_1_rank_0.pt").unlink()
     refused = run(inputs, tmp_path / "refused", [*overrides, *resume], timeout=60)
-    assert "has no actor/egrsd_teacher_*.pt: the checkpoint is torn or was not written by EGRSD with this" in refused.log
+    assert (
+        "has no actor/egrsd_teacher_*.pt: the checkpoint is torn or was not written by EGRSD with this" in refused.log
+    )
 
 
 def assert_equal(ours, theirs) -> None:

@@ -34,7 +34,9 @@ def test_the_teachers_head_is_gathered_with_its_bias():
     """Phi has one; a teacher without it is another distribution, whose own weights would pull the student away."""
     torch.manual_seed(0)
     head, hidden = torch.nn.Linear(4, 6), torch.randn(3, 4)
-    engine = SimpleNamespace(under_way=SimpleNamespace(hidden=hidden), module=SimpleNamespace(get_output_embeddings=lambda: head))
+    engine = SimpleNamespace(
+        under_way=SimpleNamespace(hidden=hidden), module=SimpleNamespace(get_output_embeddings=lambda: head)
+    )
     worker = object.__new__(EgrsdWorker)
     worker.actor, worker.ref = SimpleNamespace(engine=engine), None
     worker.hold_teacher_head(kind="reverse_kl", clip=None)

@@ -20,7 +20,9 @@ def whole_batch_loss(model, teacher, batch: dict, *, kind: str, clip: float | No
             taught = logits_of(teacher, batch["teacher_prompt_ids"][row])
         student, taught = logits_of(model, batch["prompts"][row]).log_softmax(-1), taught.log_softmax(-1)
         left, right = (taught, student) if kind == "forward_kl" else (student, taught)
-        divergence = (left.exp() * (left - right)).clamp(max=torch.inf if clip is None else clip).sum(-1)  # torch's own gradient
+        divergence = (
+            (left.exp() * (left - right)).clamp(max=torch.inf if clip is None else clip).sum(-1)
+        )  # torch's own gradient
         total, tokens = total + divergence.sum(), tokens + len(response)
     return total / tokens
 
@@ -70,7 +72,12 @@ def test_a_step_is_gradient_descent_on_the_divergence(algorithm, kind, clip, ove
 @pytest.mark.parametrize("mode", MODES)
 def test_opsd_with_an_adapter_closes_in_on_the_teacher(mode, inputs, tmp_path):
     """The frozen teacher is the actor with its adapter off; the same problems again and again."""
-    overrides = [*LORA, "data.max_response_length=8", "trainer.total_training_steps=12", "actor_rollout_ref.actor.optim.lr=3e-3"]
+    overrides = [
+        *LORA,
+        "data.max_response_length=8",
+        "trainer.total_training_steps=12",
+        "actor_rollout_ref.actor.optim.lr=3e-3",
+    ]
     result = good(run(inputs, tmp_path, [*overrides, f"trainer.v1.trainer_mode={mode}"], algorithm="opsd"))
     divergence = [step["egrsd/divergence_mean"] for step in result.metrics]
     assert sum(divergence[-3:]) < 0.8 * sum(divergence[:3])

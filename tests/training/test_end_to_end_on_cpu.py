@@ -16,7 +16,8 @@ pytestmark = pytest.mark.slow
 
 
 def test_teacher_is_the_initial_model_under_the_privileged_prompt(any_run, inputs):
-    """At most 1e-4 nat from a plain float32 forward, after the student has been trained: full and LoRA, packed and padded."""
+    """At most 1e-4 nat from a plain float32 forward, after the student has been trained: full and LoRA, packed and
+    padded."""
     model = AutoModelForCausalLM.from_pretrained(inputs / "model", dtype=torch.float32).eval()
     batch, compared = any_run.probe(3), 0
     for row, padding in enumerate(batch["is_padding"]):
@@ -49,7 +50,9 @@ def test_metrics_are_those_of_the_paper_oracle(any_run):
     gate = entropy_gate(looked, scale, gamma=settings["gamma"], floor=0.1)
     advantages = [row[0] for row in columns["advantages"]]
     weight = ratio_weight(columns["old_log_probs"], columns["teacher_log_probs"], advantages, clip_range=0.2)
-    tokens = [(w, g) for ws, gs, ms in zip(weight, gate, mask, strict=True) for w, g, m in zip(ws, gs, ms, strict=True) if m]
+    tokens = [
+        (w, g) for ws, gs, ms in zip(weight, gate, mask, strict=True) for w, g, m in zip(ws, gs, ms, strict=True) if m
+    ]
     logged = any_run.metrics[1]
     expected = {
         "egrsd/entropy_scale": scale,
@@ -71,7 +74,9 @@ def test_advantages_are_those_of_the_running_baseline(padded):
     assert len({round(reward, 6) for batch in rewards for reward in batch}) >= 2
     for batch, advantages in zip(batches, expected, strict=True):
         for row, advantage in zip(batch["advantages"], advantages, strict=True):
-            torch.testing.assert_close(row.double(), torch.full_like(row, advantage, dtype=torch.float64), atol=1e-5, rtol=0)
+            torch.testing.assert_close(
+                row.double(), torch.full_like(row, advantage, dtype=torch.float64), atol=1e-5, rtol=0
+            )
 
 
 def test_every_documented_metric_is_logged_and_no_other(any_run):
@@ -106,9 +111,15 @@ def test_validation_shows_accuracy_and_length(lora):
 
 def test_saved_tokens_are_those_of_the_batch(full):
     folder = full.folder / "checkpoints" / "tokens"
-    assert {path.name for path in folder.iterdir()} == {"step_1.parquet", "step_2.parquet"}  # the first step and every second one
+    assert {path.name for path in folder.iterdir()} == {
+        "step_1.parquet",
+        "step_2.parquet",
+    }  # the first step and every second one
     batch = full.probe(2)
-    seen = {(str(uid), tuple(ids.tolist())): i for i, (uid, ids) in enumerate(zip(batch["uid"], batch["responses"], strict=True))}
+    seen = {
+        (str(uid), tuple(ids.tolist())): i
+        for i, (uid, ids) in enumerate(zip(batch["uid"], batch["responses"], strict=True))
+    }
     rows = pq.read_table(folder / "step_2.parquet").to_pylist()
     assert len(rows) == len(seen) == 8
     for row in rows:

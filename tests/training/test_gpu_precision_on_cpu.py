@@ -1,6 +1,8 @@
-"""Whole runs in verl's GPU precision: bfloat16 parameters and autocast, which every other whole run of these tests leaves out.
+"""Whole runs in verl's GPU precision: bfloat16 parameters and autocast, which every other whole run of these tests
+leaves out.
 
-And with ``score_student=auto``, as users run it. ``make test-long`` adds adapters, divergences and a teacher that moves.
+And with ``score_student=auto``, as users run it. ``make test-long`` adds adapters, divergences and a teacher that
+moves.
 """
 
 import itertools
@@ -24,7 +26,8 @@ EXACT = {"egrsd/mixing"}
 
 @pytest.fixture(scope="module")
 def packed(run_once) -> Run:
-    """CL-EGRSD, full parameters, two ranks, packed, four responses share a prompt; records its rollouts, saves every token."""
+    """CL-EGRSD, full parameters, two ranks, packed, four responses share a prompt; records its rollouts, saves every
+    token."""
     saved = ["trainer.n_gpus_per_node=2", "trainer.save_freq=3", *EVERY_TOKEN]
     return run_once("bf16", lambda folder: [*SETTINGS, *replaying(folder / "rollouts"), *saved])
 
@@ -57,7 +60,9 @@ def assert_nothing_was_rounded(result: Run) -> None:
 def test_no_number_was_rounded_to_bfloat16(name, request):
     result = request.getfixturevalue(name)
     assert_nothing_was_rounded(result)
-    for step, column in itertools.product((1, 2, 3), ("student_log_probs", "gate", "ratio_weight", "lookahead_entropy")):
+    for step, column in itertools.product(
+        (1, 2, 3), ("student_log_probs", "gate", "ratio_weight", "lookahead_entropy")
+    ):
         values = torch.tensor([value for row in tokens(result, step).values() for value in row[column]])
         assert not on_bfloat16_grid(values[values != values.round()]), column
 
@@ -72,7 +77,9 @@ def test_ranks_packing_and_micro_batches_change_no_more_than_bfloat16_rounds(pac
         assert ours.keys() == theirs.keys() and len(ours) == 8
         bounds = {"student_log_probs": student_bound, "teacher_log_probs": 0.1, "teacher_entropy": 0.05, "gate": 0.01}
         for column, bound in bounds.items():
-            one, other = (torch.tensor([value for key in ours for value in side[key][column]]) for side in (ours, theirs))
+            one, other = (
+                torch.tensor([value for key in ours for value in side[key][column]]) for side in (ours, theirs)
+            )
             assert (one - other).abs().max() <= bound, (step, column)
             assert (one - other).abs().mean() <= bound / 3, (step, column)
     after, expected = parameters(padded, 3), parameters(packed, 3)
@@ -90,7 +97,8 @@ LONG = {
 @pytest.mark.long
 @pytest.mark.parametrize("case", LONG)
 def test_no_other_method_rounds_either(case, inputs, tmp_path):
-    """Adapter, divergences (whose head is gathered once a step) and a teacher that moves: three steps that end, and train."""
+    """Adapter, divergences (whose head is gathered once a step) and a teacher that moves: three steps that end, and
+    train."""
     algorithm, overrides = LONG[case]
     settings = [*COIN_REWARD, *GPU_PRECISION, *AUTO, *overrides]
     result = good(run(inputs, tmp_path, settings, algorithm=algorithm))
@@ -100,7 +108,8 @@ def test_no_other_method_rounds_either(case, inputs, tmp_path):
 
 @pytest.mark.long
 def test_a_teacher_that_sees_nothing_raises_the_alarm(inputs, tmp_path):
-    """The same prompt for both and weights that never move: what is left of |log ratio| is rounding, and the alarm says so."""
+    """The same prompt for both and weights that never move: what is left of |log ratio| is rounding, and the alarm
+    says so."""
     (tmp_path / "nothing.jinja").write_text("{{ problem }}\n\n{{ instruction }}")
     overrides = [
         *COIN_REWARD, *GPU_PRECISION, *AUTO, "actor_rollout_ref.actor.optim.lr=0",

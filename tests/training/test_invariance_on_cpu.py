@@ -1,7 +1,7 @@
 """The numbers do not depend on how the work is split, and reduce to what they should. Whole runs on the same rollouts.
 
-Ranks, micro-batches, static or dynamic batches, packed or padded: all four differ at once between the two runs that are compared
-here; ``make test-long`` changes one at a time.
+Ranks, micro-batches, static or dynamic batches, packed or padded: all four differ at once between the two runs that are
+compared here; ``make test-long`` changes one at a time.
 """
 
 import itertools
@@ -14,6 +14,7 @@ from same_training import assert_same_training, rows, weights
 from recipe.egrsd.watch.metrics import METRICS
 
 pytestmark = pytest.mark.slow
+
 
 def test_ranks_micro_batches_batching_and_padding_change_nothing(full, padded, inputs):
     assert_same_training(full, padded)
@@ -80,10 +81,13 @@ def test_a_teacher_that_sees_no_solution_leaves_only_the_gate(adapter, inputs, t
 
 
 def test_without_its_parts_it_is_verls_grpo_to_the_bit(inputs, rollouts, tmp_path):
-    """gamma = clip_range = length_bonus = 0, group advantages: the same parameters as verl's own trainer, loss and engine."""
+    """gamma = clip_range = length_bonus = 0, group advantages: the same parameters as verl's own trainer, loss and
+    engine."""
     shared = [*COIN_REWARD, *DESCENT, *replaying(rollouts), "trainer.save_freq=3"]
     parts_off = ["algorithm.egrsd.gamma=0", "algorithm.egrsd.clip_range=0", "algorithm.egrsd.length_bonus=0"]
-    ours = good(run(inputs, tmp_path / "ours", [*shared, *parts_off, "algorithm.egrsd.advantage=grpo"], algorithm="egrsd"))
+    ours = good(
+        run(inputs, tmp_path / "ours", [*shared, *parts_off, "algorithm.egrsd.advantage=grpo"], algorithm="egrsd")
+    )
     verls = good(run_plain_grpo(inputs, tmp_path / "verl", shared))
     assert not (verls.folder / "probe").exists()
     assert not any("egrsd" in name for name in verls.metrics[-1])
@@ -96,14 +100,24 @@ def test_without_its_parts_it_is_verls_grpo_to_the_bit(inputs, rollouts, tmp_pat
 
 def test_one_update_a_batch_needs_no_scoring_pass(full, inputs, rollouts, tmp_path):
     """The same parameters and metrics without verl's old_log_prob pass; its two metrics come from the training pass."""
-    overrides = [*COIN_REWARD, *DESCENT, *replaying(rollouts), "trainer.save_freq=3", "algorithm.egrsd.score_student=auto"]
+    overrides = [
+        *COIN_REWARD,
+        *DESCENT,
+        *replaying(rollouts),
+        "trainer.save_freq=3",
+        "algorithm.egrsd.score_student=auto",
+    ]
     result = good(run(inputs, tmp_path, overrides, EGRSD_PROBE=""))
     assert "EGRSD takes log p_S from the training pass" in result.log
     assert "EGRSD keeps verl's old_log_prob pass: algorithm.egrsd.score_student=always." in full.log
     expected = parameters(full, 3)
     for name, tensor in parameters(result, 3).items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-6, rtol=0)
-    shared = [*METRICS.keys() - {"egrsd/divergence_mean"}, "training/rollout_probs_diff_max", "training/rollout_probs_diff_mean"]
+    shared = [
+        *METRICS.keys() - {"egrsd/divergence_mean"},
+        "training/rollout_probs_diff_max",
+        "training/rollout_probs_diff_mean",
+    ]
     for ours, theirs in zip(result.metrics, full.metrics, strict=True):
         assert {name: ours[name] for name in shared} == pytest.approx({name: theirs[name] for name in shared}, abs=1e-5)
         assert ours["timing_s/old_log_prob"] < 0.01 < theirs["timing_s/old_log_prob"]
@@ -115,7 +129,9 @@ def test_an_adapter_needs_none_either(inputs, rollouts, tmp_path):
     seeded = [f"actor_rollout_ref.{role}.fsdp_config.full_determinism=True" for role in ("actor", "ref")]
     overrides = [*COIN_REWARD, *DESCENT, *LORA, *seeded, *replaying(rollouts), "trainer.save_freq=3"]
     runs = {
-        choice: good(run(inputs, tmp_path / choice, [*overrides, f"algorithm.egrsd.score_student={choice}"], EGRSD_PROBE=""))
+        choice: good(
+            run(inputs, tmp_path / choice, [*overrides, f"algorithm.egrsd.score_student={choice}"], EGRSD_PROBE="")
+        )
         for choice in ("auto", "always")
     }
     expected = adapter(runs["always"], 3)

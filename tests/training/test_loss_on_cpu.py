@@ -31,7 +31,8 @@ def test_switched_off_it_is_verls_loss_bit_for_bit():
 
 
 def test_gradient_is_advantage_times_the_oracles_weights():
-    """d loss / d log p[t] = -A w[t] g[t] / number of tokens, with w and g from the loops of the paper; 0 under the mask."""
+    """d loss / d log p[t] = -A w[t] g[t] / number of tokens, with w and g from the loops of the paper; 0 under the
+    mask."""
     samples = rows()
     _, gradient, _ = loss_and_gradient(samples, range(4))
     lists = {name: [row.double().tolist() for row in column] for name, column in samples.items()}
@@ -69,7 +70,8 @@ def test_loss_gradient_and_metrics_do_not_depend_on_the_split(splits):
 
 
 def test_weights_come_from_the_pass_that_is_trained_not_from_the_scored_one():
-    """The teacher agrees with the current student everywhere, while old_log_probs say otherwise: every ratio weight is 1."""
+    """The teacher agrees with the current student everywhere, while old_log_probs say otherwise: every ratio weight
+    is 1."""
     samples, chosen = rows(), range(4)
     samples["teacher_log_probs"] = [row + 0.05 for row in samples["old_log_probs"]]
     model_output, _ = output(samples, chosen, shift=0.05)

@@ -1,4 +1,5 @@
-"""verl's asynchronous colocated trainer under EGRSD: the checks of the synchronous runs, and a resume with prompts in flight."""
+"""verl's asynchronous colocated trainer under EGRSD: the checks of the synchronous runs, and a resume with prompts
+in flight."""
 
 import pytest
 import test_end_to_end_on_cpu as end_to_end
@@ -31,7 +32,10 @@ def test_teacher_weights_and_metrics(colocate, inputs):
 
 
 def test_it_resumes_with_its_baseline(colocate, student, inputs, tmp_path):
-    resume = ["trainer.resume_mode=resume_path", f"trainer.resume_from_path={colocate.folder}/checkpoints/global_step_2"]
+    resume = [
+        "trainer.resume_mode=resume_path",
+        f"trainer.resume_from_path={colocate.folder}/checkpoints/global_step_2",
+    ]
     resumed = good(run(inputs, tmp_path, [*COLOCATE, *STUDENTS[student], *resume]))
     assert [step["training/global_step"] for step in resumed.metrics] == [3, 4]
     assert resumed.probe(3)["baseline"] == colocate.probe(3)["baseline"]

@@ -1,4 +1,5 @@
-"""Every alarm speaks at its threshold, once, with numbers and advice; not just below it, and not about what is switched off."""
+"""Every alarm speaks at its threshold, once, with numbers and advice; not just below it, and not about what is
+switched off."""
 
 import json
 import math
@@ -64,7 +65,10 @@ def test_the_start_is_the_mean_of_the_first_steps():
     for length in range(START_STEPS):  # 0 .. 9: mean 4.5, alarm at 2.25
         assert alarms.check({"response_length/mean": 100.0 + length}) == []
     assert not any(alarms.check({"response_length/mean": 52.26}) for _ in range(ALARM_STEPS))
-    assert "at most 52.25 = 0.5 times" in [alarms.check({"response_length/mean": 52.25}) for _ in range(ALARM_STEPS)][-1][0]
+    assert (
+        "at most 52.25 = 0.5 times"
+        in [alarms.check({"response_length/mean": 52.25}) for _ in range(ALARM_STEPS)][-1][0]
+    )
 
 
 @pytest.mark.parametrize("stopped", [START_STEPS // 2, START_STEPS, 2 * START_STEPS])
@@ -116,7 +120,11 @@ def test_what_a_preset_switches_off_is_not_spoken_of(preset):
 
 @pytest.mark.parametrize(
     ("key", "value", "name"),
-    [("floor", 1.0, "gate at its floor"), ("mixing", 0.0, "ratio clip saturated"), ("privilege", "none", "privilege inert")],
+    [
+        ("floor", 1.0, "gate at its floor"),
+        ("mixing", 0.0, "ratio clip saturated"),
+        ("privilege", "none", "privilege inert"),
+    ],
 )
 def test_what_a_key_switches_off_is_not_spoken_of(key, value, name):
     assert switched_off(settings(**{key: value})) == {name}

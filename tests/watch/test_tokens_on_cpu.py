@@ -44,7 +44,9 @@ def saved(folder, tokenizer, **changes):
 
 def test_every_column_is_that_of_the_paper(tmp_path, tokenizer):
     path, egrsd = saved(tmp_path / "tokens", tokenizer)
-    assert path == tmp_path / "tokens" / "step_3.parquet" and [file.name for file in path.parent.iterdir()] == [path.name]
+    assert path == tmp_path / "tokens" / "step_3.parquet" and [file.name for file in path.parent.iterdir()] == [
+        path.name
+    ]
     table, samples = pq.read_table(path), rows()
     assert json.loads(table.schema.metadata[b"egrsd"])["window"] == egrsd.window == 2
     for i, row in enumerate(table.to_pylist()):
@@ -108,7 +110,8 @@ def test_the_first_step_and_every_so_many():
 
 
 class FixedMicroBatches:
-    """A worker group of eight ranks that splits its rows as verl does where micro-batches have a fixed number of them."""
+    """A worker group of eight ranks that splits its rows as verl does where micro-batches have a fixed number of
+    them."""
 
     compute_ref_log_prob = None
 
@@ -118,7 +121,9 @@ class FixedMicroBatches:
     def compute_log_prob(self, batch: TensorDict) -> TensorDict:
         for share in tu.chunk_tensordict(batch, 8):
             defaults = {"use_dynamic_bsz": False, "micro_batch_size_per_gpu": 4}
-            tu.assign_non_tensor(share, **{key: tu.get_non_tensor_data(share, key, value) for key, value in defaults.items()})
+            tu.assign_non_tensor(
+                share, **{key: tu.get_non_tensor_data(share, key, value) for key, value in defaults.items()}
+            )
             prepare_micro_batches(share)
         values = nested([row.float() for row in batch["input_ids"].unbind()])
         return TensorDict({"log_probs": values, "entropy": values}, batch_size=len(batch))

@@ -46,7 +46,9 @@ class TeacherConfig:
         return self.kind in MOVING_KINDS
 
     def __post_init__(self) -> None:
-        _require(self.kind in TEACHER_KINDS, "teacher.kind", self.kind, f"is not available; choose from {TEACHER_KINDS}")
+        _require(
+            self.kind in TEACHER_KINDS, "teacher.kind", self.kind, f"is not available; choose from {TEACHER_KINDS}"
+        )
         _require(self.max_prompt_length > 0, "teacher.max_prompt_length", self.max_prompt_length, "must be positive")
         for key, kind, ok, reason in (
             ("sync_every", "snapshot", lambda steps: steps >= 1, "must be a number of steps >= 1 (paper: 20, 50)"),
@@ -57,9 +59,13 @@ class TeacherConfig:
                 said = f"{reason}, which algorithm.egrsd.teacher.kind={kind} needs"
                 _require(value is not None and ok(value), f"teacher.{key}", value, said)
             else:
-                _require(value is None, f"teacher.{key}", value, f"means nothing to teacher.kind={self.kind}; leave it null")
+                _require(
+                    value is None, f"teacher.{key}", value, f"means nothing to teacher.kind={self.kind}; leave it null"
+                )
         found = self.template is None or os.path.isfile(self.template)
-        _require(found, "teacher.template", self.template, "is not a file; name a jinja file, or null for the built-in one")
+        _require(
+            found, "teacher.template", self.template, "is not a file; name a jinja file, or null for the built-in one"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -99,26 +105,41 @@ class EgrsdConfig:
     teacher: TeacherConfig
 
     def __post_init__(self) -> None:
-        _require(self.gamma >= 0, "gamma", self.gamma, "would trust the teacher most where it is least certain; use gamma >= 0")
+        _require(
+            self.gamma >= 0,
+            "gamma",
+            self.gamma,
+            "would trust the teacher most where it is least certain; use gamma >= 0",
+        )
         _require(self.window >= 0, "window", self.window, "would look at past tokens; use window >= 0")
         _require(0 <= self.floor <= 1, "floor", self.floor, "must lie in [0, 1]")
         _require(self.min_entropy_scale > 0, "min_entropy_scale", self.min_entropy_scale, "must be positive (nats)")
-        _require(0 <= self.clip_range < 1, "clip_range", self.clip_range, "must lie in [0, 1), or a weight could be negative")
+        _require(
+            0 <= self.clip_range < 1, "clip_range", self.clip_range, "must lie in [0, 1), or a weight could be negative"
+        )
         _require(0 <= self.mixing <= 1, "mixing", self.mixing, "must lie in [0, 1]")
         steps = self.mixing_decay_steps
         _require(steps is None or steps >= 1, "mixing_decay_steps", steps, "must be a number of steps >= 1, or null")
         _require(self.length_bonus >= 0, "length_bonus", self.length_bonus, "would punish short answers; use >= 0")
         _require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "must be >= 0")
-        _require(self.score_student in ("auto", "always"), "score_student", self.score_student, "must be auto or always")
+        _require(
+            self.score_student in ("auto", "always"), "score_student", self.score_student, "must be auto or always"
+        )
         every = self.save_tokens_every
         _require(every is None or every >= 1, "save_tokens_every", every, "must be a number of steps >= 1, or null")
-        _require(self.privilege in PRIVILEGES, "privilege", self.privilege, f"is not available; choose from {PRIVILEGES}")
+        _require(
+            self.privilege in PRIVILEGES, "privilege", self.privilege, f"is not available; choose from {PRIVILEGES}"
+        )
         self._check_divergence()
 
     def _check_divergence(self) -> None:
         kind, clip = self.divergence, self.divergence_clip
-        _require(kind in (None, *DIVERGENCES), "divergence", kind, f"is not available; choose from {DIVERGENCES}, or null")
-        _require(clip is None or kind is not None, "divergence_clip", clip, "means nothing to divergence=null; leave it null")
+        _require(
+            kind in (None, *DIVERGENCES), "divergence", kind, f"is not available; choose from {DIVERGENCES}, or null"
+        )
+        _require(
+            clip is None or kind is not None, "divergence_clip", clip, "means nothing to divergence=null; leave it null"
+        )
         _require(clip is None or clip > 0, "divergence_clip", clip, "must be positive (nats), or null")
         for key in ("gamma", "window", "clip_range", "length_bonus") if kind else ():
             value = getattr(self, key)
@@ -191,7 +212,9 @@ def uses_reference(config: Any) -> bool:
 def uses_lora(config: Any) -> bool:
     """True if the actor trains an adapter: the frozen teacher is then the actor with the adapter off (trainer_base.py:234)."""
     model = config.actor_rollout_ref.model
-    return (model.get("lora") or {}).get("rank", 0) > 0 or model.get("lora_rank", 0) > 0 or bool(model.lora_adapter_path)
+    return (
+        (model.get("lora") or {}).get("rank", 0) > 0 or model.get("lora_rank", 0) > 0 or bool(model.lora_adapter_path)
+    )
 
 
 def sends_adapter(config: Any) -> bool:

@@ -1,7 +1,8 @@
-"""Every check across keys of a whole verl config: what would not be EGRSD, or EGRSD on wrong numbers, is refused by name.
+"""Every check across keys of a whole verl config: what would not be EGRSD, or EGRSD on wrong numbers, is refused by
+name.
 
-``validate`` runs when the command line has been read, before Ray starts, and once more in the trainer's constructor. Imports
-neither torch nor verl.
+``validate`` runs when the command line has been read, before Ray starts, and once more in the trainer's constructor.
+Imports neither torch nor verl.
 """
 
 import os
@@ -34,9 +35,11 @@ def validate(config: Any) -> EgrsdConfig:
     """Checks a whole verl config, as hydra or a trainer hands it over, and returns its ``algorithm.egrsd``.
 
     Raises:
-        ValueError: for the first setting under which a run would not be EGRSD, would be EGRSD on wrong numbers, or would
-            fail late. The sentence names the key, the reason and the way out. Whatever else stops a check becomes one, too.
-        RuntimeError: for a verl outside the range that the tests ran on (REQUIRED_VERL.txt), unless EGRSD_ALLOW_UNTESTED_VERL=1.
+        ValueError: for the first setting under which a run would not be EGRSD, would be EGRSD on wrong numbers, or
+            would fail late. The sentence names the key, the reason and the way out. Whatever else stops a check becomes
+            one, too.
+        RuntimeError: for a verl outside the range that the tests ran on (REQUIRED_VERL.txt), unless
+            EGRSD_ALLOW_UNTESTED_VERL=1.
     """
     try:
         return _validated(config)
@@ -68,17 +71,19 @@ def check_entry(entry: Mapping[str, Any]) -> None:
         ValueError: if the run is about to be led by a trainer that knows nothing of EGRSD.
     """
     if not entry["use_v1"]:
-        raise ValueError("trainer.use_v1=false runs verl's legacy trainer, which would train without EGRSD; drop that override.")
+        raise ValueError(
+            "trainer.use_v1=false runs verl's legacy trainer, which would train without EGRSD; drop that override."
+        )
     if entry["trainer_mode"].removeprefix("egrsd_") == "separate_async":
         raise ValueError(
-            "trainer.v1.trainer_mode=separate_async is not supported by EGRSD: verl then makes several updates in a step, with "
-            "one batch maximum, baseline and teacher for all of them, and its weight transfer needs NCCL, which our tests on "
-            f"CPUs do not have; use one of {list(TRAINER_MODES)}."
+            "trainer.v1.trainer_mode=separate_async is not supported by EGRSD: verl then makes several updates in a "
+            "step, with one batch maximum, baseline and teacher for all of them, and its weight transfer needs NCCL, "
+            f"which our tests on CPUs do not have; use one of {list(TRAINER_MODES)}."
         )
     if entry["trainer_mode"] not in TRAINER_MODES:
         raise ValueError(
-            f"trainer.v1.trainer_mode={entry['trainer_mode']} selects verl's own trainer, which would train plain GRPO; use one "
-            f"of {list(TRAINER_MODES)} (algorithm=egrsd sets the first)."
+            f"trainer.v1.trainer_mode={entry['trainer_mode']} selects verl's own trainer, which would train plain "
+            f"GRPO; use one of {list(TRAINER_MODES)} (algorithm=egrsd sets the first)."
         )
 
 
@@ -94,7 +99,8 @@ def check_data_files(data: Any) -> None:
             path = Path(file).expanduser()
             if "://" not in file and not path.exists() and not glob(str(path)):  # verl's reader takes patterns, too
                 raise ValueError(
-                    f"data.{key}={file} is not here; write it with python -m recipe.egrsd.prepare_data, or correct the name."
+                    f"data.{key}={file} is not here; write it with python -m recipe.egrsd.prepare_data, or correct the "
+                    "name."
                 )
 
 
@@ -118,7 +124,9 @@ def allows_untested_verl() -> bool:
 def _check_verl_version() -> None:
     untested = untested_verl()
     if untested and not allows_untested_verl():
-        raise RuntimeError(f"{untested}. Install a version in that range, or set {ALLOW_UNTESTED_VERL}=1 to try this one.")
+        raise RuntimeError(
+            f"{untested}. Install a version in that range, or set {ALLOW_UNTESTED_VERL}=1 to try this one."
+        )
 
 
 def _check_trainer(config: Any) -> None:
@@ -130,22 +138,22 @@ def _check_trainer(config: Any) -> None:
         )
     if (algorithm.get("rollout_correction") or {}).get("bypass_mode"):
         raise ValueError(
-            "algorithm.rollout_correction.bypass_mode=true takes the student's log-probs from vLLM and the teacher's from the "
-            "training engine, so their ratio would measure the engines; set it to false."
+            "algorithm.rollout_correction.bypass_mode=true takes the student's log-probs from vLLM and the teacher's "
+            "from the training engine, so their ratio would measure the engines; set it to false."
         )
     if (config.get("distillation") or {}).get("enabled"):
         raise ValueError("distillation.enabled=true replaces the loss that EGRSD weights; set it to false.")
     if config.actor_rollout_ref.actor.checkpoint.async_save:
         raise ValueError(
-            "actor_rollout_ref.actor.checkpoint.async_save=true saves no sooner with fsdp2, and verl then never names a "
-            "checkpoint as complete, so that a resumed run would start at step 0 over the old ones; set it to false."
+            "actor_rollout_ref.actor.checkpoint.async_save=true saves no sooner with fsdp2, and verl then never names "
+            "a checkpoint as complete, so that a resumed run would start at step 0 over the old ones; set it to false."
         )
     load_format = config.actor_rollout_ref.rollout.load_format
     if sends_adapter(config) and "dummy" in load_format:
         raise ValueError(
-            f"actor_rollout_ref.rollout.load_format={load_format} sends the base under the adapter, which vLLM refuses of a "
-            "model with tied embeddings (Qwen3-4B and smaller); drop that override (algorithm=egrsd sets load_format=safetensors "
-            "and layered_summon=true with an adapter)."
+            f"actor_rollout_ref.rollout.load_format={load_format} sends the base under the adapter, which vLLM refuses "
+            "of a model with tied embeddings (Qwen3-4B and smaller); drop that override (algorithm=egrsd sets "
+            "load_format=safetensors and layered_summon=true with an adapter)."
         )
 
 
@@ -153,14 +161,18 @@ def _check_engine(config: Any) -> None:
     """FSDP2 is the one engine on which a run of ours was ever made."""
     parts = config.actor_rollout_ref
     if config.get("model_engine", "dp") != "dp":
-        raise ValueError(f"model_engine={config.model_engine} is not supported by EGRSD; drop that override, for verl's own dp.")
+        raise ValueError(
+            f"model_engine={config.model_engine} is not supported by EGRSD; drop that override, for verl's own dp."
+        )
     for part in ("actor", "ref"):
         if "fsdp_config" not in parts[part]:
-            raise ValueError(f"actor_rollout_ref.{part} has no fsdp_config, so it is not verl's dp_{part}; drop that override.")
+            raise ValueError(
+                f"actor_rollout_ref.{part} has no fsdp_config, so it is not verl's dp_{part}; drop that override."
+            )
         if parts[part].strategy != "fsdp2":
             raise ValueError(
-                f"actor_rollout_ref.{part}.strategy={parts[part].strategy} is not supported by EGRSD: every run of ours was "
-                "FSDP2; drop that override (algorithm=egrsd sets fsdp2)."
+                f"actor_rollout_ref.{part}.strategy={parts[part].strategy} is not supported by EGRSD: every run of "
+                "ours was FSDP2; drop that override (algorithm=egrsd sets fsdp2)."
             )
 
 
@@ -169,13 +181,13 @@ def _check_numerics(config: Any, model: Any) -> None:
     vendor = config.ray_kwargs.ray_init.runtime_env.env_vars.get("VERL_ENGINE_VENDOR")
     if vendor != "egrsd":
         raise ValueError(
-            f"ray_kwargs.ray_init.runtime_env.env_vars.VERL_ENGINE_VENDOR={vendor} selects an engine that rounds logits to "
-            "bfloat16; leave it at egrsd."
+            f"ray_kwargs.ray_init.runtime_env.env_vars.VERL_ENGINE_VENDOR={vendor} selects an engine that rounds "
+            "logits to bfloat16; leave it at egrsd."
         )
     if model.use_fused_kernels:
         raise ValueError(
-            "actor_rollout_ref.model.use_fused_kernels=true: no fused kernel was ever run with EGRSD, and verl's torch backend "
-            "rounds the entropy to bfloat16; set it to false."
+            "actor_rollout_ref.model.use_fused_kernels=true: no fused kernel was ever run with EGRSD, and verl's torch "
+            "backend rounds the entropy to bfloat16; set it to false."
         )
 
 
@@ -184,14 +196,16 @@ def _check_teacher_rows(config: Any, egrsd: EgrsdConfig) -> None:
     prefix, engine, ranks = scoring_engine(config)
     if not engine.log_prob_use_dynamic_bsz:
         if engine.log_prob_micro_batch_size_per_gpu is None and engine.log_prob_micro_batch_size is None:
-            raise ValueError(f"{prefix}_micro_batch_size_per_gpu is not set, but the teacher is scored in such batches; set it.")
+            raise ValueError(
+                f"{prefix}_micro_batch_size_per_gpu is not set, but the teacher is scored in such batches; set it."
+            )
         return
     longest = egrsd.teacher.max_prompt_length + config.data.max_response_length
     limit = engine.log_prob_max_token_len_per_gpu
     if limit * ranks < longest:
         raise ValueError(
-            f"{prefix}_max_token_len_per_gpu={limit} (x {ranks} sequence-parallel ranks) cannot hold one teacher row of up to "
-            f"{longest} tokens (algorithm.egrsd.teacher.max_prompt_length={egrsd.teacher.max_prompt_length} + "
+            f"{prefix}_max_token_len_per_gpu={limit} (x {ranks} sequence-parallel ranks) cannot hold one teacher row "
+            f"of up to {longest} tokens (algorithm.egrsd.teacher.max_prompt_length={egrsd.teacher.max_prompt_length} + "
             f"data.max_response_length={config.data.max_response_length}); raise the first or lower the second."
         )
 
@@ -199,7 +213,9 @@ def _check_teacher_rows(config: Any, egrsd: EgrsdConfig) -> None:
 def _check_divergence(config: Any, kind: str) -> None:
     """A divergence over the vocabulary is the whole loss, and needs all logits of a token in one place."""
     actor, ref = config.actor_rollout_ref.actor, config.actor_rollout_ref.ref
-    splits = {f"actor_rollout_ref.{name}": sequence_parallel_ranks(part) for name, part in (("actor", actor), ("ref", ref))}
+    splits = {
+        f"actor_rollout_ref.{name}": sequence_parallel_ranks(part) for name, part in (("actor", actor), ("ref", ref))
+    }
     for key, value, good, reason in (
         *((f"{part}.ulysses_sequence_parallel_size", ranks, 1, "splits rows") for part, ranks in splits.items()),
         ("actor_rollout_ref.actor.use_kl_loss", actor.use_kl_loss, False, "adds a term to the loss"),
@@ -208,7 +224,8 @@ def _check_divergence(config: Any, kind: str) -> None:
     ):
         if value != good:
             raise ValueError(
-                f"{key}={value} {reason}, which algorithm.egrsd.divergence={kind} does not allow; set it to {str(good).lower()}."
+                f"{key}={value} {reason}, which algorithm.egrsd.divergence={kind} does not allow; set it to "
+                f"{str(good).lower()}."
             )
 
 
@@ -216,20 +233,24 @@ def _check_teacher_weights(config: Any, egrsd: EgrsdConfig) -> None:
     actor, kind, moves = config.actor_rollout_ref.actor, egrsd.teacher.kind, egrsd.teacher.moves
     if kind == "frozen" and config.actor_rollout_ref.model.get("lora_adapter_path"):
         raise ValueError(
-            "actor_rollout_ref.model.lora_adapter_path starts the student from base + adapter, while the frozen teacher would "
-            "be the base alone; merge the adapter into the model first and train a fresh one."
+            "actor_rollout_ref.model.lora_adapter_path starts the student from base + adapter, while the frozen "
+            "teacher would be the base alone; merge the adapter into the model first and train a fresh one."
         )
     precision = config.actor_rollout_ref.ref.fsdp_config
     dtype, float32 = precision.model_dtype, ("fp32", "float32")
-    if uses_reference(config) and dtype not in float32 and (precision.get("mixed_precision") or {}).get("param_dtype") in float32:
+    if (
+        uses_reference(config)
+        and dtype not in float32
+        and (precision.get("mixed_precision") or {}).get("param_dtype") in float32
+    ):
         raise ValueError(
-            f"actor_rollout_ref.ref.fsdp_config.model_dtype={dtype} rounds the teacher's weights before they are used in "
-            "mixed_precision.param_dtype=fp32; set it to fp32."
+            f"actor_rollout_ref.ref.fsdp_config.model_dtype={dtype} rounds the teacher's weights before they are used "
+            "in mixed_precision.param_dtype=fp32; set it to fp32."
         )
     if kind == "ema" and uses_reference(config) and dtype not in float32:
         raise ValueError(
-            f"actor_rollout_ref.ref.fsdp_config.model_dtype={dtype} rounds the small steps of algorithm.egrsd.teacher.kind=ema "
-            "to nothing; set it to fp32."
+            f"actor_rollout_ref.ref.fsdp_config.model_dtype={dtype} rounds the small steps of "
+            "algorithm.egrsd.teacher.kind=ema to nothing; set it to fp32."
         )
     if moves and uses_reference(config) and (actor.use_kl_loss or config.algorithm.use_kl_in_reward):
         raise ValueError(

@@ -1,4 +1,5 @@
-"""Parts that let the same command run without a GPU. Imported only when VERL_PLATFORM=cpu; nothing here alters a GPU run."""
+"""Parts that let the same command run without a GPU. Imported only when VERL_PLATFORM=cpu; nothing here alters a GPU
+run."""
 
 import os
 

@@ -27,7 +27,8 @@ class CpuEgrsdEngine(EgrsdEngine):
 
 
 class CpuEgrsdWorker(EgrsdWorker):
-    """Opens the process group itself: verl asks for "cpu:gloo,cpu:gloo", which torch refuses (utils/distributed.py:89)."""
+    """Opens the process group itself: verl asks for "cpu:gloo,cpu:gloo", which torch refuses
+    (utils/distributed.py:89)."""
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def init_model(self):

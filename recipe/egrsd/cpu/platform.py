@@ -10,7 +10,8 @@ from verl.plugin.platform.platform_manager import PlatformRegistry
 
 
 class _CpuDeviceModule(SimpleNamespace):
-    """torch.cpu, completed by the parts of torch.cuda's API that verl calls; memory figures are 0 because nothing tracks them."""
+    """torch.cpu, completed by the parts of torch.cuda's API that verl calls; memory figures are 0 because nothing
+    tracks them."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(torch.cpu, name)

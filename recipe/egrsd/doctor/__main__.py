@@ -60,7 +60,9 @@ def examine(case: Case, chosen: Sequence[Check] = CHECKS) -> dict[str, list[Find
         try:
             found.extend(check.run(case))
         except Exception as error:  # whatever stops this stops the run
-            found.append(Finding(Level.RED, str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"))
+            found.append(
+                Finding(Level.RED, str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}")
+            )
             failed.add(check.title)
     return findings
 
@@ -92,7 +94,9 @@ def show_prompts(console: Console, case: Case, rows: int | None) -> None:
                 text = f"{text[:SHOWN_CHARS]}\n[... {cut:,} characters, shown by --rows 1 ...]\n{text[-SHOWN_CHARS:]}"
             texts.append(text)
         names = ("student", "teacher")
-        table.add_row(*(Panel(escape(text), title=f"{name}, row {row}") for name, text in zip(names, texts, strict=True)))
+        table.add_row(
+            *(Panel(escape(text), title=f"{name}, row {row}") for name, text in zip(names, texts, strict=True))
+        )
         console.print(table)
 
 

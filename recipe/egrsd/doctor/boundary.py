@@ -1,4 +1,5 @@
-"""Where the response begins under both prompts. The two token lists decide, not the words of one model family's template."""
+"""Where the response begins under both prompts. The two token lists decide, not the words of one model family's
+template."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -26,32 +27,41 @@ def check(case: Case) -> Iterator[Finding]:
 
     heard = prompt(**{SWITCH: False}) != prompt(**{SWITCH: True})  # the template knows the switch
     off = _think_state(ends[0]) == "closed" or (heard and switches[0] is False)
-    level, said = _boundary(prompt() == prompt(**{SWITCH: switches[1]}), off, switches, bool(config.algorithm.egrsd.divergence))
+    level, said = _boundary(
+        prompt() == prompt(**{SWITCH: switches[1]}), off, switches, bool(config.algorithm.egrsd.divergence)
+    )
     yield Finding(level, f"student …{ends[0]!r}\nteacher …{ends[1]!r}\n{said}")
     template = tokenizer.chat_template or ""
     if not off and config.data.max_response_length <= SHORT_RESPONSE and "think" in template:
         limit = f"data.max_response_length={config.data.max_response_length}"
         key = f"data.apply_chat_template_kwargs.{SWITCH}"
-        way_out = f"+{key}=false" if heard else f"{key} does nothing to this template: a longer response, or another model"
-        yield Finding(Level.YELLOW, f"the student may think: within {limit} few such responses reach an answer; {way_out}")
+        way_out = (
+            f"+{key}=false" if heard else f"{key} does nothing to this template: a longer response, or another model"
+        )
+        yield Finding(
+            Level.YELLOW, f"the student may think: within {limit} few such responses reach an answer; {way_out}"
+        )
     if "strftime_now" in template:
         yield Finding(
             Level.YELLOW,
-            "the chat template writes today's date: the teacher's prompts keep the day of the start, the student's turn with the "
-            "day, and an evaluation that is resumed tomorrow asks other prompts",
+            "the chat template writes today's date: the teacher's prompts keep the day of the start, the student's "
+            "turn with the day, and an evaluation that is resumed tomorrow asks other prompts",
         )
 
 
 def _boundary(alike: bool, off: bool, switches: tuple[bool | None, bool], divergence: bool) -> tuple[Level, str]:
     """alike: the same chat gives both the same tokens, before and behind the user's turn."""
     if alike and None not in switches and switches[0] != switches[1]:
-        return Level.YELLOW, f"alike, although {SWITCH} is {switches[0]} and {switches[1]}: the chat template ignores it"
+        return (
+            Level.YELLOW,
+            f"alike, although {SWITCH} is {switches[0]} and {switches[1]}: the chat template ignores it",
+        )
     if alike:
         return Level.GREEN, "both begin their response at the same point"
     if not off:
         return Level.YELLOW, (
-            "the student may think where the teacher expects otherwise: all its thoughts would be scored as out of place; "
-            f"set data.apply_chat_template_kwargs.{SWITCH} and algorithm.egrsd.teacher.{SWITCH} alike"
+            "the student may think where the teacher expects otherwise: all its thoughts would be scored as out of "
+            f"place; set data.apply_chat_template_kwargs.{SWITCH} and algorithm.egrsd.teacher.{SWITCH} alike"
         )
     expects = "the teacher may expect thoughts where the student's response begins"
     if divergence:

@@ -1,4 +1,5 @@
-"""What the doctor looks at: the config as main_ppo composes it, and the model and rows that the trainer would build from it.
+"""What the doctor looks at: the config as main_ppo composes it, and the model and rows that the trainer would build
+from it.
 
 Lengths are tokens. A student's prompt is the row's own, a teacher's the privileged one.
 """
@@ -83,7 +84,9 @@ class Case:
         """As the trainer does (trainer_base.py:708). Returns the validation rows."""
         data = self.config.data
         both = [
-            create_rl_dataset(files, data, self.tokenizer, self.model.processor, is_train=is_train, max_samples=max_samples)
+            create_rl_dataset(
+                files, data, self.tokenizer, self.model.processor, is_train=is_train, max_samples=max_samples
+            )
             for files, is_train, max_samples in (
                 (data.train_files, True, data.get("train_max_samples", -1)),
                 (data.val_files, False, data.get("val_max_samples", -1)),
@@ -100,7 +103,8 @@ class Case:
 
 
 def composed(overrides: Sequence[str]) -> DictConfig:
-    """verl's primary config with these overrides, as main_ppo has it: device set, every interpolation resolved, no hydra node."""
+    """verl's primary config with these overrides, as main_ppo has it: device set, every interpolation resolved, no
+    hydra node."""
     with initialize_config_module("verl.trainer.config", version_base=None):
         config = compose("ppo_trainer", overrides=list(overrides))
     resolved(config)  # its error names the key, the next line's does not

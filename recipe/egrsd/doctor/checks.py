@@ -65,16 +65,22 @@ def batches(case: Case) -> Iterator[Finding]:
     if batch % mini:
         yield Finding(Level.RED, f"{named}: the first must be a multiple of the second")
     if mini * rollouts % ranks:
-        yield Finding(Level.RED, f"{named} × rollout.n={rollouts} must be a multiple of the {ranks} data-parallel ranks")
+        yield Finding(
+            Level.RED, f"{named} × rollout.n={rollouts} must be a multiple of the {ranks} data-parallel ranks"
+        )
     updates = batch // mini * actor.ppo_epochs
     said = f"{named}, ppo_epochs={actor.ppo_epochs}: {updates} update(s) a batch"
-    yield Finding(graded(yellow=updates > 1), said + "; the paper makes one, on the policy that sampled" * (updates > 1))
+    yield Finding(
+        graded(yellow=updates > 1), said + "; the paper makes one, on the policy that sampled" * (updates > 1)
+    )
 
 
 def model(case: Case) -> Iterator[Finding]:
     case.load_model()
     vocabulary, tokens = case.model.hf_config.get_text_config().vocab_size, len(case.tokenizer)
-    text = f"{case.model.architectures[0]}: {vocabulary:,} logits for {tokens:,} tokens of {type(case.tokenizer).__name__}"
+    text = (
+        f"{case.model.architectures[0]}: {vocabulary:,} logits for {tokens:,} tokens of {type(case.tokenizer).__name__}"
+    )
     if tokens > vocabulary:
         yield Finding(Level.RED, f"{text}: the tokenizer can write tokens that the model has no embedding for")
     else:
@@ -92,9 +98,13 @@ def rows(case: Case) -> Iterator[Finding]:
     yield Finding(graded(red=len(case.rows) < batch), counts)
     student = OmegaConf.to_container(config.data.apply_chat_template_kwargs)
     chat = case.rows[0]["raw_prompt"]
-    theirs = case.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False, **student)
+    theirs = case.tokenizer.apply_chat_template(
+        chat, add_generation_prompt=True, tokenize=True, return_dict=False, **student
+    )
     if list(theirs) != case.student_ids[0]:
-        said = "row 0: verl's tokens of the student's prompt are not those of its text, from which the teacher's are made"
+        said = (
+            "row 0: verl's tokens of the student's prompt are not those of its text, from which the teacher's are made"
+        )
         yield Finding(Level.RED, said)
     yield from _privilege(case)
 
@@ -116,7 +126,8 @@ def _privilege(case: Case) -> Iterator[Finding]:
 
 
 def budgets(case: Case) -> Iterator[Finding]:
-    """The longest rows against every limit they meet: verl cuts a prompt that is too long, and fails on a row within a step."""
+    """The longest rows against every limit they meet: verl cuts a prompt that is too long, and fails on a row within
+    a step."""
     config, parts, response = case.config, case.config.actor_rollout_ref, case.config.data.max_response_length
     student, teacher = case.longest_student_prompt, case.longest_teacher_prompt
     split = parts.actor.ulysses_sequence_parallel_size
@@ -181,7 +192,8 @@ def _score(compute_score: Any, row: dict, response: str) -> float:
 
 
 def _unreadable(compute_score: Any, row: dict) -> bool:
-    """What only an identical answer meets, as our answer checker says of another answer; a function of the user's need not."""
+    """What only an identical answer meets, as our answer checker says of another answer; a function of the user's
+    need not."""
     score = _scored(compute_score, row, r"\boxed{0}")
     return isinstance(score, dict) and bool(score.get("bad_ground_truth"))
 

@@ -1,4 +1,5 @@
-"""What a run takes of a node besides its GPUs: Ray's CPUs, and the node's own memory, estimated as a GPU's is (memory.py).
+"""What a run takes of a node besides its GPUs: Ray's CPUs, and the node's own memory, estimated as a GPU's is
+(memory.py).
 
 N ranks of the node. Not counted: pages of files, and what CUDA keeps for itself.
 """
@@ -26,17 +27,21 @@ OBJECT_STORE = 0.3
 
 
 def cpus(case: Case) -> Iterator[Finding]:
-    """What the run holds of Ray's, with verl's lines; against what Ray is told, or has here, which may be another machine."""
+    """What the run holds of Ray's, with verl's lines; against what Ray is told, or has here, which may be another
+    machine."""
     config, known = case.config, slots.known_cpus(case.config)
     short, told = known is not None and known < slots.total(config), config.ray_kwargs.ray_init.num_cpus is not None
     has = "" if known is None else f"; Ray is told that it has {known}" if told else f"; this machine has {known}"
     refused = f", and a run would be refused. {slots.WAY_OUT}" if short else ""
-    sources = "".join(f"\n  {summand.cpus} for {summand.holder}: {summand.source}" for summand in slots.cpu_slots(config))
+    sources = "".join(
+        f"\n  {summand.cpus} for {summand.holder}: {summand.source}" for summand in slots.cpu_slots(config)
+    )
     yield Finding(graded(red=short and told, yellow=short), f"a run holds {slots.total(config)}{has}{refused}{sources}")
 
 
 def memory(case: Case) -> Iterator[Finding]:
-    """Red where the run is known to be meant for such a node: --host-gib says so, or a GPU here, or VERL_PLATFORM=cpu."""
+    """Red where the run is known to be meant for such a node: --host-gib says so, or a GPU here, or
+    VERL_PLATFORM=cpu."""
     size, gib = shapes(case.model), case.host_gib or this_machine() / GIB
     trains_here = case.host_gib is not None or cpu.enabled() or torch.cuda.is_available()
     whose = "" if case.host_gib else ", this machine's (--host-gib for another)"
@@ -62,16 +67,22 @@ def this_machine() -> int:
 def demands(case: Case, size: Shapes) -> dict[str, list[Term]]:
     """What a node holds at most while a run starts, and while it trains."""
     processes = _processes(case.config)
-    return {"host, starting": [_loading(case, size), *processes], "host, training": [*_training(case, size), *processes]}
+    return {
+        "host, starting": [_loading(case, size), *processes],
+        "host, training": [*_training(case, size), *processes],
+    }
 
 
 def _loading(case: Case, size: Shapes) -> Term:
-    """The checkpoint, whole (transformer_impl.py:267): untied models are read by the first rank of a group of shards alone."""
+    """The checkpoint, whole (transformer_impl.py:267): untied models are read by the first rank of a group of shards
+    alone."""
     config, ranks = case.config, case.config.trainer.n_gpus_per_node
     tied = case.model.hf_config.get_text_config().tie_word_embeddings
     readers = ranks if tied else max(1, ranks // shards(config))
     name = "tied weights, whole on every rank" if tied else "weights, whole on one rank"
-    return Term(name, width_of(config.actor_rollout_ref.actor.fsdp_config.model_dtype), f"P·{readers}", size.parameters, readers)
+    return Term(
+        name, width_of(config.actor_rollout_ref.actor.fsdp_config.model_dtype), f"P·{readers}", size.parameters, readers
+    )
 
 
 def _training(case: Case, size: Shapes) -> list[Term]:
@@ -84,7 +95,9 @@ def _training(case: Case, size: Shapes) -> list[Term]:
     elif config.algorithm.egrsd.teacher.kind in schema.MOVING_KINDS:
         found.append(Term("teacher's adapter", 4, f"A·{ranks}", size.trained, ranks, shards=over))
     if "hf_model" in parts.actor.checkpoint.save_contents:
-        found.append(Term("whole model while saving", width_of(parts.actor.fsdp_config.model_dtype), "P", size.parameters))
+        found.append(
+            Term("whole model while saving", width_of(parts.actor.fsdp_config.model_dtype), "P", size.parameters)
+        )
     return found
 
 
@@ -123,7 +136,8 @@ def _engines(config: Any) -> int:
 
 
 def _processes(config: Any) -> list[Term]:
-    """Workers are dealt out over the nodes; the trainer, TransferQueue's controller and a storage unit may share one."""
+    """Workers are dealt out over the nodes; the trainer, TransferQueue's controller and a storage unit may share
+    one."""
     workers = config.actor_rollout_ref.rollout.agent.num_workers + config.reward.num_workers
     processes = -(-workers // config.trainer.nnodes) + 3 + config.trainer.n_gpus_per_node
     engines = _engines(config)

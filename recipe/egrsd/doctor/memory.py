@@ -22,13 +22,14 @@ from recipe.egrsd.watch.tokens import SAVED_RESPONSES
 
 GIB = 2**30
 TIGHT = 0.85  # share of a memory from which such an estimate is a warning
-# Bytes of one logit at the peak of a pass, by benchmarks/logit_memory.py. In the head (engine/head.py), of those that exist at a time:
-# bfloat16, float32 and a copy on the way to the normaliser; for a divergence both models' float32, shares and slopes, too.
+# Bytes of one logit at the peak of a pass, by benchmarks/logit_memory.py. In the head (engine/head.py), of those that
+# exist at a time: bfloat16, float32 and a copy on the way to the normaliser; for a divergence both models' float32,
+# shares and slopes, too.
 CHUNK_LOGIT, DIVERGENCE_LOGIT = 10, 24
-# By verl's own functions, of all logits (score_student=always). Trained, by whether verl finds flash-attn's cross entropy
-# (utils/torch_functional.py:38): the model's bfloat16, engine/fsdp.py's float32 and its gradient; or five of float32, one of them in
-# blocks that CUDA's allocator lends to nothing else. Scored (transformer_impl.py:1397): bfloat16 and float32, and beside them the
-# entropy of so many tokens at a time.
+# By verl's own functions, of all logits (score_student=always). Trained, by whether verl finds flash-attn's cross
+# entropy (utils/torch_functional.py:38): the model's bfloat16, engine/fsdp.py's float32 and its gradient; or five of
+# float32, one of them in blocks that CUDA's allocator lends to nothing else. Scored (transformer_impl.py:1397):
+# bfloat16 and float32, and beside them the entropy of so many tokens at a time.
 TRAINED_LOGIT = {True: 10, False: 20}
 VERL_SCORED_LOGIT, VERL_ENTROPY_LOGIT, VERL_ENTROPY_TOKENS = 6, 6, 2048
 
@@ -52,7 +53,8 @@ class Term:
 
 
 def micro_batch_tokens(config: Any, engine: Any, prefix: str, prompt: int, responses: int | None = None) -> int:
-    """T of one GPU: the limit of dynamic batches, or its share of the batch if that is less; rows times length of static ones.
+    """T of one GPU: the limit of dynamic batches, or its share of the batch if that is less; rows times length of
+    static ones.
 
     Args:
         engine: actor_rollout_ref.actor with prefix ppo; actor_rollout_ref.ref or rollout with prefix log_prob.
@@ -75,9 +77,9 @@ def check(case: Case) -> Iterator[Finding]:
     gathered = f"E = {size.ends + 2 * size.block:,} in both ends and two layers"
     yield Finding(
         Level.GREEN,
-        f"estimates, GiB{'' if cpu.enabled() else ' a GPU'}. {trained}, {gathered}, V = {size.vocabulary:,} vocabulary, "
-        f"H = {size.hidden:,}, L = {size.layers} layers, T tokens of a micro-batch, C <= {CHUNK_LOGITS:,} logits that exist "
-        "at a time",
+        f"estimates, GiB{'' if cpu.enabled() else ' a GPU'}. {trained}, {gathered}, V = {size.vocabulary:,} "
+        f"vocabulary, H = {size.hidden:,}, L = {size.layers} layers, T tokens of a micro-batch, C <= {CHUNK_LOGITS:,} "
+        "logits that exist at a time",
     )
     if not cpu.enabled():
         for phase, terms in phases(case, size).items():
@@ -115,7 +117,10 @@ def phases(case: Case, size: Shapes) -> dict[str, list[Term]]:
 
 def shards(config: Any) -> int:
     """Ranks over which each parameter is dealt out."""
-    ranks, size = config.trainer.n_gpus_per_node * config.trainer.nnodes, config.actor_rollout_ref.actor.fsdp_config.fsdp_size
+    ranks, size = (
+        config.trainer.n_gpus_per_node * config.trainer.nnodes,
+        config.actor_rollout_ref.actor.fsdp_config.fsdp_size,
+    )
     return size if 0 < size < ranks else ranks
 
 
@@ -155,7 +160,9 @@ def _mask(config: Any, prompt: int, tokens: int) -> list[Term]:
 
 def _trained_logits(case: Case, size: Shapes, tokens: int) -> list[Term]:
     config, egrsd = case.config, case.config.algorithm.egrsd
-    at_head = Term("hidden states and their gradient at the head", 4 + 2 * compute_width(config), "T·H", tokens, size.hidden)
+    at_head = Term(
+        "hidden states and their gradient at the head", 4 + 2 * compute_width(config), "T·H", tokens, size.hidden
+    )
     if egrsd.divergence:
         head = Term("teacher's head", compute_width(config), "V·H", size.vocabulary, size.hidden)
         return [_chunk(size, tokens, DIVERGENCE_LOGIT), at_head, head]

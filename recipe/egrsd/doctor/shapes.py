@@ -27,11 +27,13 @@ class BlockWidths:
     """Only an adapter is trained, no norm."""
 
     def activations(self, width: int) -> int:
-        """Bytes that one token leaves behind for the backward pass, in a layer that computes in so many bytes an element.
+        """Bytes that one token leaves behind for the backward pass, in a layer that computes in so many bytes an
+        element.
 
-        Two norms keep their input in float32 and, if they are trained, what they made of it; so do the norms of the heads. Then
-        what went into the projections, queries, keys, values, attention's result, both branches of the MLP, the activation of
-        one and their product. Attention is flash attention's or sdpa's, which keep no scores. An adapter's own few are left out.
+        Two norms keep their input in float32 and, if they are trained, what they made of it; so do the norms of the
+        heads. Then what went into the projections, queries, keys, values, attention's result, both branches of the MLP,
+        the activation of one and their product. Attention is flash attention's or sdpa's, which keep no scores. An
+        adapter's own few are left out.
         """
         heads = self.queries + self.keys
         norms = (4 + width * (not self.frozen)) * (2 * self.hidden + self.normed_heads * heads)
@@ -69,7 +71,9 @@ def shapes(model: Any) -> Shapes:
         elif model.lora_rank > 0:
             target = convert_to_regular_types(model.target_modules)
             excluded = convert_to_regular_types(model.exclude_modules)
-            adapter = LoraConfig(task_type="CAUSAL_LM", r=model.lora_rank, target_modules=target, exclude_modules=excluded)
+            adapter = LoraConfig(
+                task_type="CAUSAL_LM", r=model.lora_rank, target_modules=target, exclude_modules=excluded
+            )
             module = get_peft_model(module, adapter)
         normed = any(name.endswith("q_norm") for name, _ in layers.named_modules())
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)

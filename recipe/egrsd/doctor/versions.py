@@ -28,9 +28,15 @@ def check(case: Case) -> Iterator[Finding]:
             continue
         ours = [r for r in asked if r.name.lower() == name.lower()]
         always = [r for r in ours if r.marker is None and not r.specifier.contains(here, prereleases=True)]
-        chosen = [r for r in ours if r.marker and r.marker.evaluate({"extra": "vllm"}) and not r.marker.evaluate({"extra": ""})]
+        chosen = [
+            r
+            for r in ours
+            if r.marker and r.marker.evaluate({"extra": "vllm"}) and not r.marker.evaluate({"extra": ""})
+        ]
         other = [r for r in chosen if not cpu.enabled() and not r.specifier.contains(here, prereleases=True)]
-        why = "; ".join([f"verl needs {r.name}{r.specifier}" for r in always] + [f"verl[vllm] has {r.specifier}" for r in other])
+        why = "; ".join(
+            [f"verl needs {r.name}{r.specifier}" for r in always] + [f"verl[vllm] has {r.specifier}" for r in other]
+        )
         yield Finding(graded(red=bool(always), yellow=bool(other)), f"{name} {here}{f': {why}' if why else ''}")
     yield _attention(case.config)
 
@@ -47,9 +53,10 @@ def _verl(config: Any) -> Iterator[Finding]:
     if gpus > 1 and Version(found) < Version(FOR_SEVERAL_GPUS):
         yield Finding(
             Level.YELLOW,
-            f"verl {found} on {gpus} GPUs lacks two fixes of {FOR_SEVERAL_GPUS}'s weight sync: a fast rank can take memory "
-            "for the KV cache that a slow one still holds, and run out of it (verl#7851); with rollout.data_parallel_size "
-            f"above 1 a request can come before all engines have resumed (verl#7846). pip install verl=={FOR_SEVERAL_GPUS}",
+            f"verl {found} on {gpus} GPUs lacks two fixes of {FOR_SEVERAL_GPUS}'s weight sync: a fast rank can take "
+            "memory for the KV cache that a slow one still holds, and run out of it (verl#7851); with "
+            "rollout.data_parallel_size above 1 a request can come before all engines have resumed (verl#7846). pip "
+            f"install verl=={FOR_SEVERAL_GPUS}",
         )
 
 
@@ -62,7 +69,9 @@ def _attention(config: Any) -> Finding:
         said = f"attention: {chosen} is named and not installed here ({missing}): {attention.LIBRARIES}"
         return Finding(graded(red=torch.version.cuda is not None, yellow=True), said)
     _, tokens = attention.longest_pack(config)
-    price = f"; the mask of a pack of {tokens:,} tokens takes about {attention.mask_gib(tokens):.1f} GiB" if tokens else ""
+    price = (
+        f"; the mask of a pack of {tokens:,} tokens takes about {attention.mask_gib(tokens):.1f} GiB" if tokens else ""
+    )
     said = f"attention: {chosen} on machines with the packages of this one ({missing}){price}. Faster: {attention.LIBRARIES}"
     return Finding(Level.YELLOW, said)
 

@@ -3,8 +3,9 @@
 verl divides bfloat16 logits by the rollout temperature in bfloat16, and without remove-padding takes the entropy in
 bfloat16, too. Either moves a value by up to 0.1 nat, the size of what the gate and the ratio read.
 
-For a divergence over the vocabulary the engine also hands out what the teacher's head was given, and takes it back when it
-trains. A batch that does not ask for chunks (score_student=always) is scored and trained as verl does, from float32 logits.
+For a divergence over the vocabulary the engine also hands out what the teacher's head was given, and takes it back when
+it trains. A batch that does not ask for chunks (score_student=always) is scored and trained as verl does, from float32
+logits.
 """
 
 from collections.abc import Callable
@@ -82,18 +83,20 @@ class ChunkedPass:
 
 @EngineRegistry.register(model_type="language_model", backend=["fsdp2"], device=["cuda", "npu"], vendor=VENDOR)
 class EgrsdEngine(FSDPEngineWithLMHead):
-    """Scores responses in the head, in chunks, or hands verl float32 logits that are already scaled (transformer_impl.py:1332).
+    """Scores responses in the head, in chunks, or hands verl float32 logits that are already scaled
+    (transformer_impl.py:1332).
 
-    A batch says what it wants by flags: ``egrsd_in_chunks`` (log-probs and the like of its responses without their logits, in
-    whatever pass), ``egrsd_shared_by`` (so many rows in a row have one prompt, which is read once), ``egrsd_keeps_hidden``
-    (return what the head was given, too). Without the first, verl computes everything from all logits.
+    A batch says what it wants by flags: ``egrsd_in_chunks`` (log-probs and the like of its responses without their
+    logits, in whatever pass), ``egrsd_shared_by`` (so many rows in a row have one prompt, which is read once),
+    ``egrsd_keeps_hidden`` (return what the head was given, too). Without the first, verl computes everything from all
+    logits.
     """
 
     under_way: ChunkedPass | None = None
     """The pass of the micro-batch at hand; None where verl's own way is taken."""
     divergence: Callable[..., Divergence] | None = None
-    """Set by the worker before an update whose micro-batches hold ``teacher_hidden``, and dropped after it: (N, H) hidden states
-    of the teacher and the temperature -> what the head computes of them."""
+    """Set by the worker before an update whose micro-batches hold ``teacher_hidden``, and dropped after it: (N, H)
+    hidden states of the teacher and the temperature -> what the head computes of them."""
 
     def forward_step(self, micro_batch, loss_function, forward_only):
         self.under_way = None
@@ -109,7 +112,9 @@ class EgrsdEngine(FSDPEngineWithLMHead):
         chosen, also = hidden[under_way.layout], under_way.also
         if under_way.keeps_hidden:
             under_way.hidden = chosen.detach().to(product_dtype(chosen))  # as the head's product has it
-        return head_scores(chosen, head.weight, head.bias, under_way.labels, temperature=under_way.temperature, also=also)
+        return head_scores(
+            chosen, head.weight, head.bias, under_way.labels, temperature=under_way.temperature, also=also
+        )
 
     def require_plain_head(self) -> None:
         """See head.py. A collective call: under FSDP every rank takes part in a forward pass."""
@@ -146,7 +151,9 @@ class EgrsdEngine(FSDPEngineWithLMHead):
     def _response_positions(self, micro_batch: TensorDict, tokens: int) -> Tensor:
         """``response_positions`` of this rank's part of the packed rows, which has so many tokens."""
         shards = self.ulysses_sequence_parallel_size if self.use_ulysses_sp else 1
-        positions = F.pad(response_positions(micro_batch), (0, tokens * shards - micro_batch["input_ids"].offsets()[-1].item()))
+        positions = F.pad(
+            response_positions(micro_batch), (0, tokens * shards - micro_batch["input_ids"].offsets()[-1].item())
+        )
         return positions.view(shards, -1)[get_ulysses_sequence_parallel_rank() if shards > 1 else 0]
 
     def _inputs_after_the_prompts(self, micro_batch: TensorDict, group_size: int) -> tuple[dict, dict]:
@@ -183,12 +190,15 @@ class EgrsdEngine(FSDPEngineWithLMHead):
             result[name] = torch.nested.nested_tensor_from_jagged(unpadded, ids.offsets())
         if under_way.keeps_hidden:
             rows = under_way.hidden.split(micro_batch["responses"].offsets().diff().tolist())
-            result["teacher_hidden"] = torch.nested.as_nested_tensor([row.flatten() for row in rows], layout=torch.jagged)
+            result["teacher_hidden"] = torch.nested.as_nested_tensor(
+                [row.flatten() for row in rows], layout=torch.jagged
+            )
         return result
 
 
 def response_positions(micro_batch: TensorDict) -> Tensor:
-    """(tokens,) bool over prompt + response of all rows: True where a position predicts a response token, one before it."""
+    """(tokens,) bool over prompt + response of all rows: True where a position predicts a response token, one before
+    it."""
     ids, responses = micro_batch["input_ids"], micro_batch["responses"]
     positions = torch.zeros(ids.values().numel(), dtype=torch.bool, device=ids.device)
     for end, length in zip(ids.offsets()[1:].tolist(), responses.offsets().diff().tolist(), strict=True):
@@ -206,7 +216,8 @@ def _flag(micro_batch: TensorDict, key: str) -> bool:
 
 
 def _temperature(output_args: dict) -> tuple[str, Tensor | None]:
-    """Where verl keeps the temperatures, and in a shape that divides the logits: one a token if packed, one a row if padded."""
+    """Where verl keeps the temperatures, and in a shape that divides the logits: one a token if packed, one a row if
+    padded."""
     key, new_axes = ("temperature_rmpad", 1) if "temperature_rmpad" in output_args else ("temperature", 2)
     if output_args.get("temperature_is_one", False):
         return key, None

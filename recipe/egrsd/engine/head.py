@@ -1,8 +1,9 @@
 """The head where it counts: scores of chosen positions in float32, without their logits in memory, forward or backward.
 
-A row is a long prompt and a short response, and nobody asks for the prompt's logits. Inside the forward pass, where the head's
-weight is gathered, the head is given the response positions alone and returns scores of so many at a time. Its backward pass
-makes the logits once more, a slice of the vocabulary at a time, so that each entry of the weight's gradient is written once.
+A row is a long prompt and a short response, and nobody asks for the prompt's logits. Inside the forward pass, where the
+head's weight is gathered, the head is given the response positions alone and returns scores of so many at a time. Its
+backward pass makes the logits once more, a slice of the vocabulary at a time, so that each entry of the weight's
+gradient is written once.
 
 N  chosen positions      V  vocabulary      H  hidden size
 """
@@ -17,8 +18,8 @@ from torch.nn.functional import linear
 from recipe.egrsd.method.vocabulary import VocabularySum, scaled_log_probs
 
 CHUNK_LOGITS = 2**26
-"""Logits that exist at a time: 441 positions of a vocabulary of 151,936. A float32 tensor of them takes 256 MiB; two are alive at
-once, six for a divergence (benchmarks/logit_memory.py). Time per chunk size was not measured on a GPU."""
+"""Logits that exist at a time: 441 positions of a vocabulary of 151,936. A float32 tensor of them takes 256 MiB; two
+are alive at once, six for a divergence (benchmarks/logit_memory.py). Time per chunk size was not measured on a GPU."""
 
 
 class _Scores(torch.autograd.Function):
@@ -33,7 +34,9 @@ class _Scores(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(hidden), rows):
                 chunk = slice(start, start + rows)
-                log_p, normaliser[chunk] = scaled_log_probs(linear(hidden[chunk], weight, bias), temperature=temperature)
+                log_p, normaliser[chunk] = scaled_log_probs(
+                    linear(hidden[chunk], weight, bias), temperature=temperature
+                )
                 scores[chunk, :1] = log_p.gather(-1, labels[chunk, None])
                 if also is not None:
                     scores[chunk, 1], slope_sum[chunk, 0] = also.sums(log_p, chunk)
@@ -44,12 +47,15 @@ class _Scores(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):
-        """d score / d logit(v) = phi'(v) - p(v) sum_u phi'(u); the label's log-prob has phi' = 1 there and 0 elsewhere."""
+        """d score / d logit(v) = phi'(v) - p(v) sum_u phi'(u); the label's log-prob has phi' = 1 there and 0
+        elsewhere."""
         hidden, weight, bias, labels, normaliser, slope_sum = ctx.saved_tensors
         temperature, also, chunk_logits = ctx.settings
         wanted = ctx.needs_input_grad[:3]
         to_hidden = torch.zeros(hidden.shape, device=hidden.device)
-        to_weight, to_bias = (torch.empty_like(of) if want else None for of, want in zip((weight, bias), wanted[1:], strict=True))
+        to_weight, to_bias = (
+            torch.empty_like(of) if want else None for of, want in zip((weight, bias), wanted[1:], strict=True)
+        )
         of_label, of_also = gradient[:, :1] / temperature, gradient[:, 1:] / temperature
         pull = -of_label if also is None else -of_label - of_also * slope_sum
         width = max(1, chunk_logits // max(1, len(hidden)))
@@ -94,8 +100,8 @@ def head_scores(
 ) -> Tensor:
     """Log-prob of the labels, and another score of the same distribution, with gradients, float32 also under autocast.
 
-    Only the product with the weight has the model's dtype; verl runs the forward pass under ``torch.autocast(bfloat16)``
-    (transformer_impl.py:1565), which would cast more than that.
+    Only the product with the weight has the model's dtype; verl runs the forward pass under
+    ``torch.autocast(bfloat16)`` (transformer_impl.py:1565), which would cast more than that.
 
     Args:
         hidden: (N, H), what the head is given.
@@ -124,10 +130,12 @@ def require_plain_head(model: nn.Module, ids: Tensor) -> None:
         TypeError: if anything else becomes of them: a score made here would be another distribution's.
     """
     name, head, seen = type(model).__name__, model.get_output_embeddings(), []
-    if type(head).forward is not nn.Linear.forward:  # by its class: an adapter starts at zero, so that numbers do not show it
+    if (
+        type(head).forward is not nn.Linear.forward
+    ):  # by its class: an adapter starts at zero, so that numbers do not show it
         raise TypeError(
-            f"the head of {name} is a {type(head).__name__}, and EGRSD scores responses with the weight of an nn.Linear; leave "
-            "lm_head out of actor_rollout_ref.model.target_modules, or use a model with a plain head."
+            f"the head of {name} is a {type(head).__name__}, and EGRSD scores responses with the weight of an "
+            "nn.Linear; leave lm_head out of actor_rollout_ref.model.target_modules, or use a model with a plain head."
         )
     hooks = [  # FSDP gathers the weight in front of the first and lets go of it before the second
         head.register_forward_pre_hook(lambda _, given: seen.append(_product(head, *given))),
@@ -144,14 +152,14 @@ def require_plain_head(model: nn.Module, ids: Tensor) -> None:
     if not torch.allclose(logits.float(), returned.float(), rtol=0, atol=0, equal_nan=True):
         distance = (logits.float() - returned.float()).abs().max().item()
         raise TypeError(
-            f"{name} changes the logits of its head (a softcap or a scale: by up to {distance:.3g}), and EGRSD scores responses "
-            "in the head; use a model that does not."
+            f"{name} changes the logits of its head (a softcap or a scale: by up to {distance:.3g}), and EGRSD scores "
+            "responses in the head; use a model that does not."
         )
     distance = distance_of_products(product.float(), returned.float(), dtype=returned.dtype)
     if distance > 1:
         raise TypeError(
-            f"the head of {name} returns other logits than its weight times its hidden states ({distance:.3g} times what "
-            "rounding may do), and EGRSD scores responses with that product; use a model with a plain head."
+            f"the head of {name} returns other logits than its weight times its hidden states ({distance:.3g} times "
+            "what rounding may do), and EGRSD scores responses with that product; use a model with a plain head."
         )
 
 
@@ -162,8 +170,8 @@ def _product(head: nn.Module, hidden: Tensor) -> Tensor:
 def distance_of_products(ours: Tensor, theirs: Tensor, *, dtype: torch.dtype) -> float:
     """How far two results of one matrix product are apart: root mean square, as a multiple of what rounding may do.
 
-    The orders of summation differ, so that single entries fall on the other side of a rounding boundary: an ulp of ``dtype``,
-    1/128 of a bfloat16. A product in float32 is allowed 1e-5.
+    The orders of summation differ, so that single entries fall on the other side of a rounding boundary: an ulp of
+    ``dtype``, 1/128 of a bfloat16. A product in float32 is allowed 1e-5.
 
     Args:
         ours: float32.
@@ -181,7 +189,8 @@ def distance_of_products(ours: Tensor, theirs: Tensor, *, dtype: torch.dtype) ->
 def scoring_head(head: nn.Module, score: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """While it lasts, a forward pass through ``head`` returns ``score(hidden states)`` instead of logits.
 
-    The scores leave the head as its output, which FSDP2 watches: it gathers the weight again when their gradient arrives.
+    The scores leave the head as its output, which FSDP2 watches: it gathers the weight again when their gradient
+    arrives.
 
     Args:
         head: the model's output embedding; its weight is whole when the model calls it, also under FSDP.

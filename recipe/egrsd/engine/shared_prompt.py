@@ -51,7 +51,8 @@ def response_inputs(prompts: Sequence[Tensor], responses: Sequence[Tensor], cach
     Args:
         prompts: as above.
         responses: G n rows of token ids, group by group.
-        cache: filled by the first pass, made without a config, so that every layer keeps the whole prompt; it is used up.
+        cache: filled by the first pass, made without a config, so that every layer keeps the whole prompt; it is used
+            up.
     """
     group_size = len(responses) // len(prompts)
     cache.layers = [_PromptLayer(layer, group_size) for layer in cache.layers]
@@ -69,7 +70,9 @@ def response_inputs(prompts: Sequence[Tensor], responses: Sequence[Tensor], cach
 
 def present(rows: Sequence[Tensor], *, padding_side: str = "right") -> Tensor:
     """(rows, longest) bool: True where a padded row has a token."""
-    return pad_sequence([torch.ones_like(row, dtype=torch.bool) for row in rows], batch_first=True, padding_side=padding_side)
+    return pad_sequence(
+        [torch.ones_like(row, dtype=torch.bool) for row in rows], batch_first=True, padding_side=padding_side
+    )
 
 
 def require_attention_only(config: PretrainedConfig) -> None:
@@ -80,7 +83,7 @@ def require_attention_only(config: PretrainedConfig) -> None:
     kinds = set(getattr(config.get_text_config(), "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if kinds:
         raise TypeError(
-            f"{config.model_type} has layers of kind {sorted(kinds)}, so its responses cannot share a privileged prompt; set "
-            "actor_rollout_ref.ref.log_prob_use_dynamic_bsz=false (LoRA: actor_rollout_ref.rollout.…), by which each row is "
-            "scored alone."
+            f"{config.model_type} has layers of kind {sorted(kinds)}, so its responses cannot share a privileged "
+            "prompt; set actor_rollout_ref.ref.log_prob_use_dynamic_bsz=false (LoRA: actor_rollout_ref.rollout.…), by "
+            "which each row is scored alone."
         )

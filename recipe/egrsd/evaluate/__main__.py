@@ -3,18 +3,18 @@ r"""Accuracy and length of a model on benchmarks, with vLLM, and the paired comp
     python -m recipe.egrsd.evaluate --model MODEL --data aime24.parquet math500.parquet --out FOLDER
     python -m recipe.egrsd.evaluate compare FOLDER_BEFORE FOLDER_AFTER
 
-MODEL is a model folder or hub name, a LoRA adapter, or a checkpoint of verl (global_step_N). One engine runs on each visible GPU.
-The same command goes on where an interrupted one stopped, and draws what is missing when --k is raised. FOLDER then holds
-generations/*.parquet (every response), problems.parquet, results.json and settings.json.
+MODEL is a model folder or hub name, a LoRA adapter, or a checkpoint of verl (global_step_N). One engine runs on each
+visible GPU. The same command goes on where an interrupted one stopped, and draws what is missing when --k is raised.
+FOLDER then holds generations/*.parquet (every response), problems.parquet, results.json and settings.json.
 
-The paper's protocol is the default: thinking on, temperature 1.0, top-p 0.95, no top-k, at most 32,768 tokens, 4 samples of each
-problem. For the benchmarks of 30 problems we recommend 16 samples:
+The paper's protocol is the default: thinking on, temperature 1.0, top-p 0.95, no top-k, at most 32,768 tokens, 4
+samples of each problem. For the benchmarks of 30 problems we recommend 16 samples:
 
     --k 4 aime24=16 aime25=16 hmmt25=16
 
-With 4, HMMT25 has 120 responses: at an accuracy of 45 % their sampling alone can be worth a standard error of 4.5 points, more
-than most differences in the paper's table. 16 samples halve it. The error that stems from the choice of the 30 problems stays; a
-paired comparison of two models removes most of it, but nothing of the first.
+With 4, HMMT25 has 120 responses: at an accuracy of 45 % their sampling alone can be worth a standard error of 4.5
+points, more than most differences in the paper's table. 16 samples halve it. The error that stems from the choice of
+the 30 problems stays; a paired comparison of two models removes most of it, but nothing of the first.
 """
 
 import argparse
@@ -55,11 +55,19 @@ def evaluate(argv: Sequence[str]) -> None:
         raise Refused("--temperature 0 draws the same response every time; use --k 1 with it.")
     with store.lock(args.out):
         files = locate(args.model, base=args.base)
-        identity = {"model": files.model, "revision": files.revision, "adapter": files.adapter, "weights": files.fingerprint()}
+        identity = {
+            "model": files.model,
+            "revision": files.revision,
+            "adapter": files.adapter,
+            "weights": files.fingerprint(),
+        }
         settings = {**identity, **settled, "seed": args.seed, "dtype": args.dtype, "versions": _versions()}
         store.begin(args.out, settings)
         work = run.missing(args.out, problems, samples)
-        print(f"{len(work)} of {sum(samples[problem.benchmark] for problem in problems)} responses to generate", flush=True)
+        print(
+            f"{len(work)} of {sum(samples[problem.benchmark] for problem in problems)} responses to generate",
+            flush=True,
+        )
         if work:
             loading = Loading(
                 model=files.path,
@@ -91,24 +99,60 @@ def compare(argv: Sequence[str]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m recipe.egrsd.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m recipe.egrsd.evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--model", required=True, help="model folder or hub name, LoRA adapter, or verl checkpoint (global_step_N)")
     add("--base", help="base model of an adapter that does not name it")
-    add("--data", required=True, nargs="+", type=Path, metavar="FILE", help="benchmarks as parquet files in verl's row format")
+    add(
+        "--data",
+        required=True,
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="benchmarks as parquet files in verl's row format",
+    )
     add("--out", required=True, type=Path, metavar="FOLDER", help="a folder for this model and these settings")
-    add("--protocol", choices=protocol.PROTOCOLS, default="paper", help="settings that the following five options change one by one")
+    add(
+        "--protocol",
+        choices=protocol.PROTOCOLS,
+        default="paper",
+        help="settings that the following five options change one by one",
+    )
     add("--thinking", action=argparse.BooleanOptionalAction, help="the chat template's thinking switch")
     add("--temperature", type=float)
     add("--top-p", type=float)
     add("--top-k", type=int, help="0 for no limit")
     add("--max-tokens", type=int, help="longest response")
-    add("--k", nargs="+", default=[str(protocol.SAMPLES)], metavar="K|NAME=K", help=f"samples of each problem (default {protocol.SAMPLES})")
+    add(
+        "--k",
+        nargs="+",
+        default=[str(protocol.SAMPLES)],
+        metavar="K|NAME=K",
+        help=f"samples of each problem (default {protocol.SAMPLES})",
+    )
     add("--seed", type=int, default=0)
-    add("--dtype", default="auto", help="as vLLM's --dtype (default auto: the model's own, bfloat16 for a float32 model)")
-    add("--tensor-parallel", type=int, default=1, metavar="N", help="GPUs of one engine (default 1; more for a model too large)")
-    add("--part-size", type=int, default=256, metavar="N", help="responses in one part file (default 256; or those of a minute)")
+    add(
+        "--dtype",
+        default="auto",
+        help="as vLLM's --dtype (default auto: the model's own, bfloat16 for a float32 model)",
+    )
+    add(
+        "--tensor-parallel",
+        type=int,
+        default=1,
+        metavar="N",
+        help="GPUs of one engine (default 1; more for a model too large)",
+    )
+    add(
+        "--part-size",
+        type=int,
+        default=256,
+        metavar="N",
+        help="responses in one part file (default 256; or those of a minute)",
+    )
     return parser
 
 

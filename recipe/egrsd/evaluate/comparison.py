@@ -24,7 +24,9 @@ def compare(before: Path, after: Path) -> dict[str, Any]:
     first, second = _load(before), _load(after)
     shared = [name for name in first if name in second]
     if not shared:
-        raise Refused(f"{before} holds {', '.join(first)} and {after} holds {', '.join(second)}: no benchmark in common.")
+        raise Refused(
+            f"{before} holds {', '.join(first)} and {after} holds {', '.join(second)}: no benchmark in common."
+        )
     result = {name: _benchmark(name, first[name], second[name]) for name in shared}
     macro = {metric: statistics.macro_difference([result[name][metric] for name in shared]) for metric in METRICS}
     return {
@@ -42,10 +44,16 @@ def table(result: Mapping[str, Any]) -> str:
     lines = [["after - before", "problems", "metric", "difference ± SE", "95 % interval", "p"]]
     for name, values in [*result["benchmarks"].items(), ("mean", result["macro"])]:
         for metric, factor in METRICS.items():
-            d = {key: value if value is None or key == "p_value" else value * factor for key, value in values[metric].items()}
+            d = {
+                key: value if value is None or key == "p_value" else value * factor
+                for key, value in values[metric].items()
+            }
             known = d["se"] is not None
             interval = f"{d['low']:+,.1f} … {d['high']:+,.1f}" if known else "n/a"
-            error, p_value = f"{d['se']:,.1f}" if known else "n/a", "n/a" if d["p_value"] is None else f"{d['p_value']:.3f}"
+            error, p_value = (
+                f"{d['se']:,.1f}" if known else "n/a",
+                "n/a" if d["p_value"] is None else f"{d['p_value']:.3f}",
+            )
             count = str(values.get("problems", ""))
             lines.append([name, count, metric, f"{d['value']:+,.1f} ± {error}", interval, p_value])
     notes = [f"only in one of the two, left out: {', '.join(result['left_out'])}"] if result["left_out"] else []
@@ -56,20 +64,29 @@ def table(result: Mapping[str, Any]) -> str:
 def _load(folder: Path) -> dict[str, pd.DataFrame]:
     path = folder / store.PROBLEMS
     if not path.exists():
-        raise Refused(f"{folder} has no {store.PROBLEMS}: nothing was evaluated there, or not to its end. Finish it first.")
-    return {str(name): rows.set_index("index").sort_index() for name, rows in pd.read_parquet(path).groupby("benchmark")}
+        raise Refused(
+            f"{folder} has no {store.PROBLEMS}: nothing was evaluated there, or not to its end. Finish it first."
+        )
+    return {
+        str(name): rows.set_index("index").sort_index() for name, rows in pd.read_parquet(path).groupby("benchmark")
+    }
 
 
 def _benchmark(name: str, first: pd.DataFrame, second: pd.DataFrame) -> dict[str, statistics.Difference]:
     union = first.index.union(second.index)
     differing = [i for i in union if i not in first.index or i not in second.index]
-    differing += [i for i in first.index.intersection(second.index) if first["fingerprint"][i] != second["fingerprint"][i]]
+    differing += [
+        i for i in first.index.intersection(second.index) if first["fingerprint"][i] != second["fingerprint"][i]
+    ]
     if differing:
         raise Refused(
-            f"{name}: {len(differing)} of {len(union)} problems are missing in one run or have another text there (index "
-            f"{', '.join(differing[:SHOWN])}{', …' * (len(differing) > SHOWN)}); evaluate both runs on the same files."
+            f"{name}: {len(differing)} of {len(union)} problems are missing in one run or have another text there "
+            f"(index {', '.join(differing[:SHOWN])}{', …' * (len(differing) > SHOWN)}); evaluate both runs on the same "
+            "files."
         )
-    return {metric: statistics.paired_difference(first[metric].to_numpy(), second[metric].to_numpy()) for metric in METRICS}
+    return {
+        metric: statistics.paired_difference(first[metric].to_numpy(), second[metric].to_numpy()) for metric in METRICS
+    }
 
 
 def _different_settings(before: Path, after: Path) -> dict[str, tuple[Any, Any]]:

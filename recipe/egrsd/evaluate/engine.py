@@ -1,7 +1,7 @@
 """vLLM in processes of its own, one for each group of GPUs: prompts in, responses out as they are finished.
 
-One request is one response, with a seed of its own, so that it does not matter which engine answers it, or when. Engines take
-requests from one queue while others are under way: no batch waits for its longest response.
+One request is one response, with a seed of its own, so that it does not matter which engine answers it, or when.
+Engines take requests from one queue while others are under way: no batch waits for its longest response.
 """
 
 import multiprocessing as mp
@@ -95,7 +95,9 @@ def generate(requests: Sequence[Request], loading: Loading, sampling: Sampling) 
     for item in [*requests, *(None for _ in groups)]:
         tasks.put(item)
     length = max(len(request.prompt) for request in requests) + sampling.max_tokens
-    in_flight = min(MAX_IN_FLIGHT, -(-len(requests) // len(groups)))  # a small job is shared, not taken by the first to be ready
+    in_flight = min(
+        MAX_IN_FLIGHT, -(-len(requests) // len(groups))
+    )  # a small job is shared, not taken by the first to be ready
     arguments = (loading, sampling, length, in_flight, tasks, answers)
     places = zip(groups, free_ports(len(groups)), strict=True)
     engines = [context.Process(target=_serve, args=(",".join(group), port, *arguments)) for group, port in places]
@@ -121,13 +123,14 @@ def _next_answer(answers: mp.Queue, engines: Sequence[mp.Process]) -> Response:
             codes = [engine.exitcode for engine in engines]  # None while it lives, 0 when the queue was empty
             if any(codes) or None not in codes:
                 raise Refused(
-                    f"a vLLM engine ended before its work was done (exit codes {codes}); its error stands above. What was "
-                    "finished is stored: the same command goes on from there."
+                    f"a vLLM engine ended before its work was done (exit codes {codes}); its error stands above. What "
+                    "was finished is stored: the same command goes on from there."
                 ) from None
 
 
 def free_ports(number: int) -> list[int]:
-    """So many different ports. vLLM would look for one in each engine at the same time, and may find the same one twice."""
+    """So many different ports. vLLM would look for one in each engine at the same time, and may find the same one
+    twice."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
         for each in sockets:
@@ -136,7 +139,14 @@ def free_ports(number: int) -> list[int]:
 
 
 def _serve(
-    devices: str, port: int, loading: Loading, sampling: Sampling, length: int, in_flight: int, tasks: mp.Queue, answers: mp.Queue
+    devices: str,
+    port: int,
+    loading: Loading,
+    sampling: Sampling,
+    length: int,
+    in_flight: int,
+    tasks: mp.Queue,
+    answers: mp.Queue,
 ):
     """An engine's process: ends with the queue, or with its parent."""
     os.environ["VLLM_PORT"] = str(port)  # where vLLM begins to look
@@ -158,7 +168,9 @@ def _serve(
             else:
                 under_way += 1
                 parameters = _parameters(sampling, request.seed)
-                engine.add_request(str(request.number), {"prompt_token_ids": request.prompt}, parameters, lora_request=lora)
+                engine.add_request(
+                    str(request.number), {"prompt_token_ids": request.prompt}, parameters, lora_request=lora
+                )
         for output in engine.step() if under_way else ():
             if output.finished:
                 under_way -= 1
@@ -177,7 +189,8 @@ def _load(loading: Loading, length: int, in_flight: int):
 
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
         options["enforce_eager"] = True  # compiling takes longer than a small run
-        # vLLM reads a long queue's prompts in pieces and takes the piece's random number back, which no CPU generator can.
+        # vLLM reads a long queue's prompts in pieces and takes the piece's random number back, which no CPU generator
+        # can.
         options |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(CPU_TOKENS, length)}
     if loading.adapter:
         rank = max(8, 1 << (loading.lora_rank - 1).bit_length())  # vLLM takes powers of two

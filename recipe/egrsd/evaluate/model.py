@@ -73,7 +73,8 @@ def locate(name: str, *, base: str | None = None) -> ModelFiles:
         base: base model of an adapter, or of a checkpoint that holds an adapter only; folder, or name on the hub.
 
     Raises:
-        Refused: if there is nothing loadable there, or verl's merger fails; says what is missing, or the merger's last words.
+        Refused: if there is nothing loadable there, or verl's merger fails; says what is missing, or the merger's last
+            words.
     """
     folder = Path(name)
     if not folder.is_dir():
@@ -110,7 +111,9 @@ def _lora_checkpoint(actor: Path, base: str | None) -> ModelFiles:
     if base:
         return _with_adapter(adapter, base)
     if not _weight_files(merged):
-        raise Refused(f"{actor} holds an adapter only (save_lora_only=true); name the model it was trained on with --base.")
+        raise Refused(
+            f"{actor} holds an adapter only (save_lora_only=true); name the model it was trained on with --base."
+        )
     return ModelFiles(str(merged.resolve()), adapter=str(adapter.resolve()))
 
 
@@ -136,11 +139,15 @@ def _merged(actor: Path) -> Path:
     with TemporaryDirectory(prefix="merging-", dir=actor) as scratch:
         target = Path(scratch) / "model"
         arguments = ["merge", "--backend", "fsdp", "--local_dir", str(actor), "--target_dir", str(target)]
-        process = subprocess.run([sys.executable, "-m", "verl.model_merger", *arguments], capture_output=True, text=True)
+        process = subprocess.run(
+            [sys.executable, "-m", "verl.model_merger", *arguments], capture_output=True, text=True
+        )
         # Shards of an adapter alone: the merger writes the adapter, and only then misses the model.
         adapter_only = NO_MODEL in process.stderr and (target / "lora_adapter" / "adapter_model.safetensors").exists()
         if process.returncode and not adapter_only:
-            raise Refused(f"verl's model merger cannot merge {actor}:\n{process.stdout[-1000:]}{process.stderr[-3000:]}")
+            raise Refused(
+                f"verl's model merger cannot merge {actor}:\n{process.stdout[-1000:]}{process.stderr[-3000:]}"
+            )
         try:
             os.replace(target, merged)
         except OSError:

@@ -1,4 +1,5 @@
-"""Benchmark files -> problems. The format is verl's: data_source, prompt, reward_model.ground_truth, extra_info.index."""
+"""Benchmark files -> problems. The format is verl's: data_source, prompt, reward_model.ground_truth,
+extra_info.index."""
 
 import hashlib
 import json
@@ -34,12 +35,14 @@ class Problem:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with prompt and ground truth, so that answers to another text are never taken for answers to this one."""
+        """Changes with prompt and ground truth, so that answers to another text are never taken for answers to this
+        one."""
         text = json.dumps([self.messages, self.ground_truth], ensure_ascii=False)
         return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
 
     def seed(self, sample: int, *, run_seed: int) -> int:
-        """Of one sample; does not depend on what else is generated, so that an interrupted run draws what a whole one would."""
+        """Of one sample; does not depend on what else is generated, so that an interrupted run draws what a whole
+        one would."""
         text = json.dumps([run_seed, self.benchmark, self.index, sample])
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
@@ -59,8 +62,9 @@ def read_problems(paths: Sequence[Path]) -> list[Problem]:
                 raise Refused(f"{path}, row {number}: {error}.") from error
             if problem.key in problems:
                 raise Refused(
-                    f"{path}, row {number}: benchmark {problem.benchmark!r} already has a problem with extra_info.index="
-                    f"{problem.index}; give every row of a data_source an index of its own, and name every file once."
+                    f"{path}, row {number}: benchmark {problem.benchmark!r} already has a problem with "
+                    f"extra_info.index={problem.index}; give every row of a data_source an index of its own, and name "
+                    "every file once."
                 )
             problems[problem.key] = problem
     if not problems:

@@ -21,7 +21,8 @@ class Think:
     """By the response, or by the end of its prompt, as some chat templates do."""
     closed: bool
     tokens: int | None
-    """Inside the block, without the tags; up to the end of the response if the block is not closed. None without a block."""
+    """Inside the block, without the tags; up to the end of the response if the block is not closed. None without a
+    block."""
 
 
 def think_block(prompt: Sequence[int], response: Sequence[int], tags: tuple[int, int]) -> Think:

@@ -30,8 +30,8 @@ def missing(folder: Path, problems: Sequence[Problem], samples: Mapping[str, int
         key = row["benchmark"], row["index"]
         if fingerprints.get(key, row["fingerprint"]) != row["fingerprint"]:
             raise Refused(
-                f"{folder} holds answers to another text of {key[0]}, problem {key[1]}: the benchmark file has changed since. "
-                "Name another folder, or the file of that time."
+                f"{folder} holds answers to another text of {key[0]}, problem {key[1]}: the benchmark file has changed "
+                "since. Name another folder, or the file of that time."
             )
         done.add((key, row["sample"]))
     wanted = [(problem, sample) for problem in problems for sample in range(samples[problem.benchmark])]
@@ -74,7 +74,8 @@ def complete(
 def conclude(
     folder: Path, problems: Iterable[Problem], samples: Mapping[str, int], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Writes problems.parquet and results.json about exactly these problems and numbers of samples, and returns the results."""
+    """Writes problems.parquet and results.json about exactly these problems and numbers of samples, and returns the
+    results."""
     keys = {problem.key for problem in problems}
     rows = pd.DataFrame(
         row

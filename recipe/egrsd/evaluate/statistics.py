@@ -1,7 +1,7 @@
 """Estimators over repeated samples of the same problems. Pure functions on arrays, numpy and scipy only.
 
-Arrays have the shape (P, K): P problems, K samples of each. Samples of one problem are not independent, so every standard error
-here is clustered by problem: it sees one number for each problem.
+Arrays have the shape (P, K): P problems, K samples of each. Samples of one problem are not independent, so every
+standard error here is clustered by problem: it sees one number for each problem.
 """
 
 from collections.abc import Hashable, Sequence
@@ -35,7 +35,8 @@ class Difference:
 
 
 def clustered_mean(values: np.ndarray) -> Estimate:
-    """Mean over all samples. With as many samples of each problem the clustered error is that of the problems' means."""
+    """Mean over all samples. With as many samples of each problem the clustered error is that of the problems'
+    means."""
     means = values.mean(axis=1)
     return Estimate(float(means.mean()), float(stats.sem(means)) if len(means) > 1 else None)
 
@@ -66,8 +67,8 @@ def pass_at(correct: np.ndarray, k: int) -> np.ndarray:
 def majority(answers: Sequence[Hashable | None], correct: Sequence[float]) -> float:
     """Score of the answer given most often by the samples of one problem.
 
-    Several answers given equally often: the mean of their scores, which is what a coin would give. None does not vote; without
-    any vote the score is 0.
+    Several answers given equally often: the mean of their scores, which is what a coin would give. None does not vote;
+    without any vote the score is 0.
     """
     scores: dict[Hashable, list[float]] = {}
     for answer, score in zip(answers, correct, strict=True):
@@ -84,7 +85,8 @@ def macro_mean(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def paired_difference(before: np.ndarray, after: np.ndarray) -> Difference:
-    """after - before, one number (P,) for each of the same problems in the same order; Student's t over the problems."""
+    """after - before, one number (P,) for each of the same problems in the same order; Student's t over the
+    problems."""
     differences = after - before
     value = float(differences.mean())
     if len(differences) < 2:
@@ -93,7 +95,9 @@ def paired_difference(before: np.ndarray, after: np.ndarray) -> Difference:
         return Difference(value, 0.0, value, value, 1.0 if value == 0 else None)
     test = stats.ttest_1samp(differences, 0.0)
     interval = test.confidence_interval(0.95)
-    return Difference(value, float(stats.sem(differences)), float(interval.low), float(interval.high), float(test.pvalue))
+    return Difference(
+        value, float(stats.sem(differences)), float(interval.low), float(interval.high), float(test.pvalue)
+    )
 
 
 def macro_difference(differences: Sequence[Difference]) -> Difference:

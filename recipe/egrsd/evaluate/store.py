@@ -43,7 +43,9 @@ def lock(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Refused(f"another process is evaluating into {folder}; wait for it, or name another folder.") from None
+            raise Refused(
+                f"another process is evaluating into {folder}; wait for it, or name another folder."
+            ) from None
         yield
 
 

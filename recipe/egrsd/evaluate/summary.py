@@ -70,14 +70,35 @@ def macro(benchmarks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 def table(results: Mapping[str, Any]) -> str:
     """The figures as text."""
-    head = ["benchmark", "problems", "k", "avg@k ± SE", "(sampling)", "pass@k", "maj@k", "tokens ± SE", "median", "90 %"]
+    head = [
+        "benchmark",
+        "problems",
+        "k",
+        "avg@k ± SE",
+        "(sampling)",
+        "pass@k",
+        "maj@k",
+        "tokens ± SE",
+        "median",
+        "90 %",
+    ]
     lines = [[*head, "cut", "think closed", "tokens in it"]]
     for name, b in results["benchmarks"].items():
         k, think = b["samples"], b["think"]
         lines.append(
             [
-                *(name, str(b["problems"]), str(k), _percent(b["accuracy"]), f"(± {_number(b['accuracy']['se_sampling'], 100)})"),
-                *(_number(b["pass_at"][str(k)]["value"], 100), _number(b["majority"]["value"], 100), _tokens(b["tokens_mean"])),
+                *(
+                    name,
+                    str(b["problems"]),
+                    str(k),
+                    _percent(b["accuracy"]),
+                    f"(± {_number(b['accuracy']['se_sampling'], 100)})",
+                ),
+                *(
+                    _number(b["pass_at"][str(k)]["value"], 100),
+                    _number(b["majority"]["value"], 100),
+                    _tokens(b["tokens_mean"]),
+                ),
                 *(f"{b['tokens_median']:,.0f}", f"{b['tokens_p90']:,.0f}", _number(b["truncated"]["value"], 100)),
                 *(_number(think["closed"], 100), _number(think["tokens_mean"], 1)),
             ]
@@ -100,7 +121,8 @@ def _by_problem(rows: pd.DataFrame, column: str, samples: int) -> np.ndarray:
 
 
 def _think(rows: pd.DataFrame) -> dict[str, float | None]:
-    """Shares of all responses, and tokens inside a block over those that opened one; None for a model without the tags."""
+    """Shares of all responses, and tokens inside a block over those that opened one; None for a model without the
+    tags."""
     if rows["think_opened"].isna().any():
         return {"opened": None, "closed": None, "tokens_mean": None}
     inside = rows["think_tokens"].dropna()

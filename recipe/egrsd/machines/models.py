@@ -1,7 +1,7 @@
 """A model's name becomes a folder, once a run, so that every process reads the same files and none asks the hub again.
 
-peft, for one, asks the hub twice for each decoder layer, in every weight sync of an adapter whose base it knows by a name there
-(peft/utils/save_and_load.py:298).
+peft, for one, asks the hub twice for each decoder layer, in every weight sync of an adapter whose base it knows by a
+name there (peft/utils/save_and_load.py:298).
 """
 
 import os
@@ -17,8 +17,18 @@ from omegaconf import OmegaConf, open_dict
 
 from recipe.egrsd.config.schema import sends_adapter
 
-KEYS = tuple(f"actor_rollout_ref.model.{name}" for name in ("path", "hf_config_path", "tokenizer_path", "lora_adapter_path"))
-OTHER_FORMATS = ["*.pth", "*.pt", "*.gguf", "*.onnx", "*.h5", "*.msgpack", "original/*"]  # that neither verl nor vLLM reads
+KEYS = tuple(
+    f"actor_rollout_ref.model.{name}" for name in ("path", "hf_config_path", "tokenizer_path", "lora_adapter_path")
+)
+OTHER_FORMATS = [
+    "*.pth",
+    "*.pt",
+    "*.gguf",
+    "*.onnx",
+    "*.h5",
+    "*.msgpack",
+    "original/*",
+]  # that neither verl nor vLLM reads
 
 
 @dataclass(frozen=True)
@@ -38,7 +48,8 @@ class Model:
         return hub if self.commit else f"{self.key}={self.folder}"
 
     def found_here(self) -> str:
-        """The same model on this machine, downloaded if it is the hub's: its folder, and a digest of file names and sizes."""
+        """The same model on this machine, downloaded if it is the hub's: its folder, and a digest of file names and
+        sizes."""
         folder, _ = locate(self.name if self.commit else str(self.folder), key=self.key, revision=self.commit)
         files = sorted((path.name, path.stat().st_size) for path in folder.iterdir() if path.is_file())
         return f"{folder} with {len(files)} files ({sha256(str(files).encode()).hexdigest()[:12]})"
@@ -58,14 +69,16 @@ def locate(name: str, *, key: str, revision: str | None = None) -> tuple[Path, s
     try:
         validate_repo_id(name)
     except HFValidationError:
-        raise ValueError(f"{key}={name} is no folder here, and cannot be a name on the hub (owner/model); correct it.") from None
+        raise ValueError(
+            f"{key}={name} is no folder here, and cannot be a name on the hub (owner/model); correct it."
+        ) from None
     try:
         folder = _snapshot(name, revision)
     except Exception as error:  # of a dozen kinds: no such name, not permitted, no network, a full disk
         reason = (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
         raise ValueError(
-            f"{key}={name} is no folder here, and the hub does not give it ({type(error).__name__}: {reason}); correct the name, "
-            "or name the folder of a downloaded model."
+            f"{key}={name} is no folder here, and the hub does not give it ({type(error).__name__}: {reason}); correct "
+            "the name, or name the folder of a downloaded model."
         ) from error
     return folder, folder.name  # .../snapshots/<commit>
 
@@ -93,7 +106,8 @@ def located(config: Any) -> list[Model]:
     """The models that a run reads, here.
 
     Raises:
-        ValueError: as of ``locate``; or if the model's folder holds no weights, or one weight that no message to vLLM can hold.
+        ValueError: as of ``locate``; or if the model's folder holds no weights, or one weight that no message to vLLM
+            can hold.
     """
     found = [Model(key, name, *locate(name, key=key)) for key, name in _named(config)]
     for model in found:
@@ -134,7 +148,9 @@ def _check_weights(config: Any, model: Model) -> None:
     from transformers import AutoConfig
 
     if not any(path.suffix in (".safetensors", ".bin") for path in model.folder.iterdir()):
-        raise ValueError(f"{model} holds no weights (*.safetensors, *.bin): the download was not finished, or it is no model's.")
+        raise ValueError(
+            f"{model} holds no weights (*.safetensors, *.bin): the download was not finished, or it is no model's."
+        )
     if config.trainer.device != "cpu" or sends_adapter(config):
         return
     sizes = AutoConfig.from_pretrained(model.folder).get_text_config()
@@ -142,8 +158,9 @@ def _check_weights(config: Any, model: Model) -> None:
     limit = config.actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes
     if mib > limit:
         raise ValueError(
-            f"actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes={limit} cannot hold the largest weight "
-            f"of {model.name}, {mib} MiB in float32, and on a CPU verl sends none in parts; set it to {mib} or more."
+            f"actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes={limit} cannot hold the "
+            f"largest weight of {model.name}, {mib} MiB in float32, and on a CPU verl sends none in parts; set it to "
+            f"{mib} or more."
         )
 
 

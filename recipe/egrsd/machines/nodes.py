@@ -1,7 +1,7 @@
 """Several Ray nodes: each must have the trainer's verl, recipe and models, or ranks would train by different rules.
 
-Asked before any worker starts. A worker without the recipe dies in an import that names neither its node nor a way out, and one
-with other files says nothing at all.
+Asked before any worker starts. A worker without the recipe dies in an import that names neither its node nor a way out,
+and one with other files says nothing at all.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,9 @@ WAY_OUT = (
     "Install the same egrsd-verl and verl on every node, or ship the trainer's recipe with "
     "+ray_kwargs.ray_init.runtime_env.py_modules=[/path/to/recipe] (docs/modes.md, Several nodes)."
 )
-SAME_MODEL = "Every node must find the same model under the same path: use a shared folder, or the same HF_HOME on every node."
+SAME_MODEL = (
+    "Every node must find the same model under the same path: use a shared folder, or the same HF_HOME on every node."
+)
 
 
 def installed() -> str:
@@ -37,8 +39,8 @@ def check(models: Sequence[Model]) -> None:
     """Asks every node on which verl may place something; a model of the hub is downloaded there.
 
     Raises:
-        RuntimeError: if a node cannot import the recipe, or has other files, another verl, or other files of a model; names the
-            node.
+        RuntimeError: if a node cannot import the recipe, or has other files, another verl, or other files of a model;
+            names the node.
     """
     _compare(installed, "cannot run the recipe", way_out=WAY_OUT)
     for model in models:

@@ -1,8 +1,9 @@
-"""The CPUs that a run takes from Ray, counted before it asks: verl waits for ever, without a word, for one that Ray lacks.
+"""The CPUs that a run takes from Ray, counted before it asks: verl waits for ever, without a word, for one that Ray
+lacks.
 
 They are slots, not cores. An actor that asks for num_cpus=n holds n of them for as long as it lives, and so does a
-placement group; one that names no number (the trainer, vLLM's servers, agent loop and reward workers) holds none. All are
-taken at the start and kept, so that their sum is also the most that is held at any time.
+placement group; one that names no number (the trainer, vLLM's servers, agent loop and reward workers) holds none. All
+are taken at the start and kept, so that their sum is also the most that is held at any time.
 """
 
 import os
@@ -15,8 +16,8 @@ import wrapt
 CPUS_A_RANK = 3
 UNITS_KEY = "transfer_queue.backend.SimpleStorage.num_data_storage_units"
 WAY_OUT = (
-    "Ray counts CPUs and reserves none, so it may be told more than the machine has: ray_kwargs.ray_init.num_cpus=… here, "
-    "ray start --num-cpus=… on a cluster."
+    "Ray counts CPUs and reserves none, so it may be told more than the machine has: ray_kwargs.ray_init.num_cpus=… "
+    "here, ray start --num-cpus=… on a cluster."
 )
 
 
@@ -84,34 +85,37 @@ def check(config: Any, nodes: Sequence[Mapping[str, Any]]) -> None:
         nodes: ray.nodes().
 
     Raises:
-        RuntimeError: if they have too few CPUs in all, if one that is to hold storage units has none left for them, or if too
-            few have enough for the ranks of a node.
+        RuntimeError: if they have too few CPUs in all, if one that is to hold storage units has none left for them, or
+            if too few have enough for the ranks of a node.
     """
     alive = sorted((node for node in nodes if node["Alive"]), key=lambda node: node["NodeID"])
     left = [node["Resources"].get("CPU", 0) for node in alive]
     _require(config, sum(left))
     needed = config.transfer_queue.backend.SimpleStorage.get("required_node_resource")
     takers = [i for i, node in enumerate(alive) if not needed or node["Resources"].get(needed, 0) > 0]
-    for unit in range(_units(config) if takers else 0):  # in this order, whatever CPUs (transfer_queue/utils/common.py:48)
+    for unit in range(
+        _units(config) if takers else 0
+    ):  # in this order, whatever CPUs (transfer_queue/utils/common.py:48)
         left[takers[unit % len(takers)]] -= 1
     for node, cpus in zip(alive, left, strict=True):
         if cpus < 0:
             raise RuntimeError(
-                f"Ray node {node['NodeManagerAddress']} has {node['Resources'].get('CPU', 0):g} CPUs, {-cpus:g} fewer than "
-                f"TransferQueue puts storage units there ({UNITS_KEY}): it would wait for ever. {WAY_OUT}"
+                f"Ray node {node['NodeManagerAddress']} has {node['Resources'].get('CPU', 0):g} CPUs, {-cpus:g} fewer "
+                f"than TransferQueue puts storage units there ({UNITS_KEY}): it would wait for ever. {WAY_OUT}"
             )
     for_ranks = CPUS_A_RANK * config.trainer.n_gpus_per_node
     able = sum(cpus >= for_ranks for cpus in left)
     if able < config.trainer.nnodes:
         raise RuntimeError(
             f"{able} of {len(alive)} Ray node(s) have the {for_ranks} CPUs left that trainer.n_gpus_per_node="
-            f"{config.trainer.n_gpus_per_node} ranks hold, {CPUS_A_RANK} each, and trainer.nnodes={config.trainer.nnodes} must: "
-            f"verl would wait for ever. {WAY_OUT}"
+            f"{config.trainer.n_gpus_per_node} ranks hold, {CPUS_A_RANK} each, and "
+            f"trainer.nnodes={config.trainer.nnodes} must: verl would wait for ever. {WAY_OUT}"
         )
 
 
 def check_when_ray_has_started(config: Any) -> None:
-    """Makes ray.init of this process, verl's command line, look at what it found; too few CPUs end the process on one line."""
+    """Makes ray.init of this process, verl's command line, look at what it found; too few CPUs end the process on
+    one line."""
     import ray  # here, where verl has imported it anyway
 
     @wrapt.patch_function_wrapper(ray, "init")

@@ -1,4 +1,5 @@
-"""From verifiable rewards to the rollout's advantage: length shaping and whitening by running statistics (paper section 3.1).
+"""From verifiable rewards to the rollout's advantage: length shaping and whitening by running statistics (paper section
+3.1).
 
 B  responses. Rewards and advantages are float32; the running statistics are kept in float64.
 """
@@ -19,11 +20,14 @@ def shaped_reward(correct: Tensor, length: Tensor, *, max_length: int, length_bo
         (B,) float32; 0 for an incorrect response.
 
     Raises:
-        ValueError: for unequal shapes, a score other than 0 or 1 with a bonus, a length outside [0, max_length]; names the row.
+        ValueError: for unequal shapes, a score other than 0 or 1 with a bonus, a length outside [0, max_length]; names
+            the row.
     """
     correct = correct.detach().float()
     if correct.shape != length.shape:
-        raise ValueError(f"correct has shape {tuple(correct.shape)}, length {tuple(length.shape)}: they would broadcast.")
+        raise ValueError(
+            f"correct has shape {tuple(correct.shape)}, length {tuple(length.shape)}: they would broadcast."
+        )
     if length_bonus == 0:
         return correct
     _refuse(correct, (correct != 0) & (correct != 1), "score", "is neither 0 nor 1; set algorithm.egrsd.length_bonus=0")

@@ -2,8 +2,8 @@
 
 N  response tokens      V  vocabulary      H  hidden size
 
-Neither model's logits are ever whole: the head makes a chunk of both when it needs them (engine/head.py), and once more in the
-backward pass. What is kept of the teacher are its last hidden states and its head.
+Neither model's logits are ever whole: the head makes a chunk of both when it needs them (engine/head.py), and once more
+in the backward pass. What is kept of the teacher are its last hidden states and its head.
 """
 
 import torch
@@ -19,8 +19,8 @@ def shares(student: Tensor, teacher: Tensor, *, kind: str, clip: float | None) -
     Args:
         student: (..., V) float32 log-probs, finite.
         teacher: (..., V) likewise.
-        kind: forward_kl = KL(teacher || student) of OPSD (arXiv 2601.18734), reverse_kl = KL(student || teacher) of CRISP
-            (arXiv 2603.05433).
+        kind: forward_kl = KL(teacher || student) of OPSD (arXiv 2601.18734), reverse_kl = KL(student || teacher) of
+            CRISP (arXiv 2603.05433).
         clip: upper bound of a share, nats; None for none. With it the sum of a token may be negative.
     """
     left, right = (teacher, student) if kind == "forward_kl" else (student, teacher)
@@ -35,7 +35,8 @@ def slopes(student: Tensor, teacher: Tensor, *, kind: str, clip: float | None) -
 
 
 class Divergence:
-    """The sum of ``shares`` of every position, as a head scores it beside the label's log-prob (vocabulary.VocabularySum).
+    """The sum of ``shares`` of every position, as a head scores it beside the label's log-prob
+    (vocabulary.VocabularySum).
 
     No gradient flows through the teacher.
 
@@ -50,7 +51,14 @@ class Divergence:
     name = "divergence"
 
     def __init__(
-        self, hidden: Tensor, weight: Tensor, bias: Tensor | None = None, *, temperature: float, kind: str, clip: float | None
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        *,
+        temperature: float,
+        kind: str,
+        clip: float | None,
     ):
         self.hidden, self.weight, self.temperature = hidden.detach(), weight.detach(), temperature
         self.bias = bias if bias is None else bias.detach()

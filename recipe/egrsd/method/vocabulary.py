@@ -1,4 +1,5 @@
-"""Scores that read a whole distribution: float32 log-probs from logits, and sums over the vocabulary with their derivatives.
+"""Scores that read a whole distribution: float32 log-probs from logits, and sums over the vocabulary with their
+derivatives.
 
 N, n  positions      V, v  vocabulary entries, all of them or a slice
 """
@@ -28,7 +29,8 @@ class Entropy:
     name = "entropy"
 
     def sums(self, log_p: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
-        # Not vecdot: that is a matrix product, which a GPU may be allowed to compute in TF32, and autocast casts to bfloat16.
+        # Not vecdot: that is a matrix product, which a GPU may be allowed to compute in TF32, and autocast casts to
+        # bfloat16.
         entropy = -log_p.exp().mul_(log_p).sum(-1)
         return entropy, entropy - 1
 

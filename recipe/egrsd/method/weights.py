@@ -1,13 +1,14 @@
-"""The idea of the paper: how much of a rollout's advantage each of its tokens receives (arXiv 2605.13255, sections 3 and 4).
+"""The idea of the paper: how much of a rollout's advantage each of its tokens receives (arXiv 2605.13255, sections 3
+and 4).
 
     token advantage = advantage * ratio_weight * entropy_gate
 
 B  responses      T  response positions
 
 Every tensor is float32; log-probabilities and entropies are in nats. Masks are bool, True = a token the model sampled
-and trains on; what lies under False is never read and may be NaN. Every result is detached: weights are data, no gradient
-flows through them. A dtype other than float32 (bool for masks) raises TypeError, because a bfloat16 entropy is off by up
-to 0.1 nat, which is the size of the signal.
+and trains on; what lies under False is never read and may be NaN. Every result is detached: weights are data, no
+gradient flows through them. A dtype other than float32 (bool for masks) raises TypeError, because a bfloat16 entropy is
+off by up to 0.1 nat, which is the size of the signal.
 """
 
 from dataclasses import dataclass
@@ -67,9 +68,11 @@ def token_weights(
 def ratio_weight(
     student_log_probs: Tensor, teacher_log_probs: Tensor, advantages: Tensor, *, clip_range: float = 0.2
 ) -> Tensor:
-    """Magnitude w = clip(exp(sign(A) * (log p_T - log p_S)), 1 - clip_range, 1 + clip_range); paper Eq. 3, Alg. 1 line 9.
+    """Magnitude w = clip(exp(sign(A) * (log p_T - log p_S)), 1 - clip_range, 1 + clip_range); paper Eq. 3, Alg. 1 line
+    9.
 
-    Above 1 where the teacher agrees with the direction of the update more than the student does. sign(0) = 0 gives w = 1.
+    Above 1 where the teacher agrees with the direction of the update more than the student does. sign(0) = 0 gives w =
+    1.
 
     Args:
         student_log_probs: (B, T) log-probability of each sampled token under the prompt alone.
@@ -87,7 +90,8 @@ def ratio_weight(
 
 
 def mixed_weight(weight: Tensor, *, mixing: float) -> Tensor:
-    """1 - mixing + mixing * weight, as RLSD mixes its ratio weight with 1 (arXiv 2604.03128, Alg. 1); EGRSD has mixing = 1.
+    """1 - mixing + mixing * weight, as RLSD mixes its ratio weight with 1 (arXiv 2604.03128, Alg. 1); EGRSD has mixing
+    = 1.
 
     Args:
         weight: (B, T) of ratio_weight.
@@ -103,8 +107,8 @@ def mixed_weight(weight: Tensor, *, mixing: float) -> Tensor:
 def lookahead_entropy(entropy: Tensor, response_mask: Tensor, *, window: int) -> Tensor:
     """Smallest entropy over the positions t ... t + window of the same response; paper Eq. 8 (CL-EGRSD).
 
-    A position where the teacher hesitates only for a moment (a pivot) borrows the confidence of the tokens behind it; one
-    that opens a real fork does not. Masked positions are skipped and the window ends with the response.
+    A position where the teacher hesitates only for a moment (a pivot) borrows the confidence of the tokens behind it;
+    one that opens a real fork does not. Masked positions are skipped and the window ends with the response.
 
     Args:
         entropy: (B, T) teacher entropy, nats.
@@ -128,15 +132,17 @@ def lookahead_entropy(entropy: Tensor, response_mask: Tensor, *, window: int) ->
         return entropy
     # A minimum is a maximum of the negatives; -inf never wins it. One pooling kernel, so no (T x window) tensor exists.
     negated = (-entropy).masked_fill(~response_mask, -torch.inf)
-    smallest = -F.max_pool1d(F.pad(negated, (0, window), value=-torch.inf).unsqueeze(1), window + 1, stride=1).squeeze(1)
+    smallest = -F.max_pool1d(F.pad(negated, (0, window), value=-torch.inf).unsqueeze(1), window + 1, stride=1).squeeze(
+        1
+    )
     return torch.where(response_mask, smallest, entropy)
 
 
 def entropy_scale(entropy: Tensor, response_mask: Tensor, *, min_nats: float = 1.0) -> Tensor:
     """Denominator of the gate: max(largest entropy under the mask, min_nats); paper Eq. 5 and Alg. 1 line 13.
 
-    Taken over the raw entropies, before any lookahead (Eq. 8), and over the whole batch, so that it does not depend on the
-    number of ranks or micro-batches.
+    Taken over the raw entropies, before any lookahead (Eq. 8), and over the whole batch, so that it does not depend on
+    the number of ranks or micro-batches.
 
     Args:
         entropy: (B, T) teacher entropy, nats.
@@ -171,15 +177,21 @@ def entropy_gate(entropy: Tensor, scale: Tensor | float, *, gamma: float, floor:
 def _require_float32(**tensors: Tensor) -> None:
     for name, tensor in tensors.items():
         if tensor.dtype != torch.float32:
-            raise TypeError(f"{name} is {tensor.dtype}; the weights are computed in float32 only: upcast the logits first.")
+            raise TypeError(
+                f"{name} is {tensor.dtype}; the weights are computed in float32 only: upcast the logits first."
+            )
 
 
 def _require_bool(response_mask: Tensor) -> None:
     if response_mask.dtype != torch.bool:
-        raise TypeError(f"response_mask is {response_mask.dtype}, expected torch.bool (True = a sampled token): use .bool().")
+        raise TypeError(
+            f"response_mask is {response_mask.dtype}, expected torch.bool (True = a sampled token): use .bool()."
+        )
 
 
 def _require_shape(expected: Tensor, **tensors: Tensor) -> None:
     for name, tensor in tensors.items():
         if tensor.shape != expected.shape:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(expected.shape)}: it would broadcast.")
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}, expected {tuple(expected.shape)}: it would broadcast."
+            )

@@ -2,8 +2,8 @@
 
     python -m recipe.egrsd.prepare_data --out data/egrsd
 
-Give the same command again after an interruption: what is complete stays, the rest is made. The same input gives the same
-bytes. A name can be given a file of yours, where the hub cannot be reached: --benchmarks aime24=aime24.parquet.
+Give the same command again after an interruption: what is complete stays, the rest is made. The same input gives the
+same bytes. A name can be given a file of yours, where the hub cannot be reached: --benchmarks aime24=aime24.parquet.
 """
 
 import argparse
@@ -51,7 +51,11 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder of the parquet files and their reports")
     names = ", ".join(source.name for source in TRAINING)
-    add("--train", default=TRAINING[0].name, help=f"{names}, a name=file, a hub id, a file, or none (default: %(default)s)")
+    add(
+        "--train",
+        default=TRAINING[0].name,
+        help=f"{names}, a name=file, a hub id, a file, or none (default: %(default)s)",
+    )
     names = [source.name for source in BENCHMARKS]
     add("--benchmarks", nargs="*", default=names, metavar="NAME", help=f"of {', '.join(names)}, each also as name=file")
     for column in ("problem", "solution", "answer"):

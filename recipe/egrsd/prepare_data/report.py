@@ -78,16 +78,22 @@ def table(name: str, report: dict[str, Any]) -> str:
     if boxes["no box"]:
         lines.append(("solutions without a box; their answer stands in a column", boxes["no box"]))
     if report["graded_as_text_only"]["count"]:
-        lines.append(("answers that math-verify cannot read: right only verbatim", report["graded_as_text_only"]["count"]))
+        lines.append(
+            ("answers that math-verify cannot read: right only verbatim", report["graded_as_text_only"]["count"])
+        )
     for benchmark, both in report.get("overlap", {}).get("benchmarks", {}).items():
-        lines.append((f"rows that hold one of {both['problems']['count']} problems of {benchmark}", both["rows"]["count"]))
+        lines.append(
+            (f"rows that hold one of {both['problems']['count']} problems of {benchmark}", both["rows"]["count"])
+        )
     if lengths:
         lines.append(("solution, characters: median, 90th percentile", f"{lengths['median']:,}  {lengths['p90']:,}"))
         tallest = max(lengths["histogram"].values())
         for span, count in lengths["histogram"].items():
             lines.append((f"  {span:>15} {'#' * round(40 * count / tallest)}", count))
     if report["rows_expected"] not in (None, report["rows_in"]):
-        lines.append((f"WARNING: published with {report['rows_expected']:,} rows; this is another benchmark", report["rows_in"]))
+        lines.append(
+            (f"WARNING: published with {report['rows_expected']:,} rows; this is another benchmark", report["rows_in"])
+        )
     return "\n".join([f"\n{name}", *(f"  {text:<66} {_number(value):>12}" for text, value in lines)])
 
 

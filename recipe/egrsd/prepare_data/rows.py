@@ -25,7 +25,10 @@ SCHEMA = pa.schema(
 PATIENCE = 60.0  # seconds for one comparison; a busy machine must not decide which rows are kept
 MISSING = {"", "null", "NULL", "None", "nan", "NaN"}  # how an exported table writes a cell without a value
 NO_ANSWER = {"notfound", "proof"}  # how NuminaMath says that a problem has no answer to check
-GRADERS = {"bad_ground_truth": "math-verify cannot read the answer", "timed_out": "math-verify needs too long for the answer"}
+GRADERS = {
+    "bad_ground_truth": "math-verify cannot read the answer",
+    "timed_out": "math-verify needs too long for the answer",
+}
 
 
 class Refused(ValueError):
@@ -56,7 +59,8 @@ class Problem:
         }
 
     def verdict(self) -> str | None:
-        """What the reward says to the solution's own last box: accepted, rejected, no box. None: nothing to compare with."""
+        """What the reward says to the solution's own last box: accepted, rejected, no box. None: nothing to compare
+        with."""
         if self.solution is None or self.from_box:
             return None
         outcome = compute_score("", self.solution, self.answer, timeout_seconds=PATIENCE)

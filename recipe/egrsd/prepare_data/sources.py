@@ -104,7 +104,11 @@ def load(source: Source) -> datasets.Dataset:
     if missing := [name for name in columns if name not in data.column_names]:
         raise SourceError(
             f"{source.name}: {source.path} has no column {missing}, only {data.column_names}; "
-            + (NAME_THEM if source.rows is None else "a benchmark's file has the published columns: rename them in yours.")
+            + (
+                NAME_THEM
+                if source.rows is None
+                else "a benchmark's file has the published columns: rename them in yours."
+            )
         )
     if len(data) == 0:
         raise SourceError(f"{source.name}: {source.path} has no rows.")

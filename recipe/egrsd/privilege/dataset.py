@@ -1,6 +1,7 @@
 """verl's RLHFDataset plus one column, ``teacher_prompt_ids``: the privileged prompt, templated and tokenised.
 
-Training rows that cannot teach are refused when the data set is built. Validation rows need no solution and get no column.
+Training rows that cannot teach are refused when the data set is built. Validation rows need no solution and get no
+column.
 """
 
 import sys
@@ -20,13 +21,14 @@ class EgrsdDataset(RLHFDataset):
     """Adds ``teacher_prompt_ids`` (list of int) to every training row.
 
     Raises:
-        ValueError: at construction, naming row numbers and reasons, if a row has no usable solution or its teacher prompt
-            exceeds algorithm.egrsd.teacher.max_prompt_length. With data.filter_overlong_prompts=true such rows are dropped
-            and counted instead.
+        ValueError: at construction, naming row numbers and reasons, if a row has no usable solution or its teacher
+            prompt exceeds algorithm.egrsd.teacher.max_prompt_length. With data.filter_overlong_prompts=true such rows
+            are dropped and counted instead.
     """
 
     def __init_subclass__(cls, **kwargs):
-        """verl loads a file of the user's own without naming it in sys.modules, where map's processes look for its classes."""
+        """verl loads a file of the user's own without naming it in sys.modules, where map's processes look for its
+        classes."""
         super().__init_subclass__(**kwargs)
         setattr(sys.modules.setdefault(cls.__module__, ModuleType(cls.__module__)), cls.__name__, cls)
 
@@ -38,7 +40,8 @@ class EgrsdDataset(RLHFDataset):
         super().__init__(data_files, tokenizer, config, processor=processor, max_samples=max_samples)
 
     def maybe_filter_out_long_prompts(self, dataframe=None):
-        """verl's hook at the end of reading the files; the teacher's prompt is added before verl looks at the student's."""
+        """verl's hook at the end of reading the files; the teacher's prompt is added before verl looks at the
+        student's."""
         if self.is_train:
             dataframe = self._add_teacher_prompts(dataframe)
         return super().maybe_filter_out_long_prompts(dataframe)
@@ -58,7 +61,10 @@ class EgrsdDataset(RLHFDataset):
         if refusals and not self.filter_overlong_prompts:
             raise ValueError(_describe(refusals, len(dataframe)))
         if refusals:
-            print(f"EGRSD dropped {len(refusals)} of {len(dataframe)} training rows: {dict(Counter(r for _, r in refusals))}")
+            print(
+                f"EGRSD dropped {len(refusals)} of {len(dataframe)} training rows: "
+                f"{dict(Counter(r for _, r in refusals))}"
+            )
             refused = {row for row, _ in refusals}
             dataframe = dataframe.select([row for row in range(len(dataframe)) if row not in refused])
         return dataframe.remove_columns("egrsd_refusal")
@@ -91,7 +97,9 @@ class EgrsdDataset(RLHFDataset):
         chat_template = {**self.apply_chat_template_kwargs, "enable_thinking": self.teacher.enable_thinking}
         if self.tool_schemas:  # the student's agent loop is told of them, too (tool_agent_loop.py:157)
             chosen = (row.get("extra_info") or {}).get("tool_selection")
-            chat_template["tools"] = [tool for tool in self.tool_schemas if not chosen or tool["function"]["name"] in chosen]
+            chat_template["tools"] = [
+                tool for tool in self.tool_schemas if not chosen or tool["function"]["name"] in chosen
+            ]
         ids = prompts.prompt_ids(self.tokenizer, messages, **chat_template)
         if len(ids) > self.teacher.max_prompt_length:
             limit = f"algorithm.egrsd.teacher.max_prompt_length={self.teacher.max_prompt_length}"
@@ -100,11 +108,12 @@ class EgrsdDataset(RLHFDataset):
 
 
 def check_rows(rows: RLHFDataset) -> None:
-    """ValueError if training rows have come without the teacher's prompts: a class of the user's own may drop the column."""
+    """ValueError if training rows have come without the teacher's prompts: a class of the user's own may drop the
+    column."""
     if len(rows) and "teacher_prompt_ids" not in rows[0]:
         raise ValueError(
-            f"the rows of data.custom_cls.name={type(rows).__name__} have no teacher_prompt_ids, so that the teacher has "
-            "nothing to read; call super() in what it overrides of EgrsdDataset."
+            f"the rows of data.custom_cls.name={type(rows).__name__} have no teacher_prompt_ids, so that the teacher "
+            "has nothing to read; call super() in what it overrides of EgrsdDataset."
         )
 
 

@@ -8,8 +8,9 @@
 | concise                   | no solution, but the wish for a short one (CRISP)                     |
 | none                      | nothing: the teacher is the student, but for the thinking switch      |
 
-The student's prompt is the row's own; the two differ in the last user turn and in the thinking switch of the chat template.
-A prompt is never cut. A row that cannot be used raises RowError with the reason; the data set adds the row number.
+The student's prompt is the row's own; the two differ in the last user turn and in the thinking switch of the chat
+template. A prompt is never cut. A row that cannot be used raises RowError with the reason; the data set adds the row
+number.
 """
 
 from collections.abc import Mapping, Sequence
@@ -86,8 +87,8 @@ def teacher_messages(
     Args:
         messages: the row's prompt, ending in a user turn of plain text.
         solution: the reference solution.
-        instruction: the sentence every student prompt ends with; it moves behind the solution, so that student and teacher
-            finish on the same words. Empty: the prompt is used whole.
+        instruction: the sentence every student prompt ends with; it moves behind the solution, so that student and
+            teacher finish on the same words. Empty: the prompt is used whole.
         template: a jinja file with the variables problem, solution, instruction; None is teacher_prompt.jinja.
 
     Raises:
@@ -97,8 +98,8 @@ def teacher_messages(
     problem = messages[-1]["content"].strip()
     if not problem.endswith(instruction.strip()):
         raise RowError(
-            f"the prompt ends in {problem[-60:]!r}, not in algorithm.egrsd.teacher.instruction={instruction!r}; set that key "
-            "to the sentence your prompts end with, or to '' if they share none"
+            f"the prompt ends in {problem[-60:]!r}, not in algorithm.egrsd.teacher.instruction={instruction!r}; set "
+            "that key to the sentence your prompts end with, or to '' if they share none"
         )
     problem = problem.removesuffix(instruction.strip()).rstrip()
     text = _template(template or DEFAULT_TEMPLATE).render(
@@ -114,7 +115,9 @@ def prompt_ids(tokenizer: Any, messages: list[dict], **chat_template_kwargs: Any
         RowError: the tokenizer's chat template refuses the turns, or the text is no valid Unicode.
     """
     try:
-        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **chat_template_kwargs)
+        text = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=False, **chat_template_kwargs
+        )
         text.encode()
     except (jinja2.TemplateError, UnicodeEncodeError) as error:
         raise RowError(f"the prompt cannot be written as a chat: {error}") from error
@@ -125,7 +128,9 @@ def refuse_control_tokens(tokenizer: Any, text: str, *, where: str) -> None:
     """RowError if text spells a special token of the tokenizer: it could end the user turn and forge another one."""
     for token in tokenizer.all_special_tokens:
         if token in text:
-            raise RowError(f"{where} contains the control token {token!r}, which would break the chat; remove or escape it")
+            raise RowError(
+                f"{where} contains the control token {token!r}, which would break the chat; remove or escape it"
+            )
 
 
 def _is_plain_turn(turn: Any) -> bool:

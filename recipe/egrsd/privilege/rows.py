@@ -1,7 +1,8 @@
 """Which rollout a row of the batch belongs to. verl names rows uid_session_index; a rollout is one session of a prompt.
 
-Most agent loops return one row. One that rewrites its context returns several, each a prompt of its own and a response, in order.
-All of them earned what the last one says; verl's group advantages follow the same rule (trainer/ppo/v1/utils.py:148).
+Most agent loops return one row. One that rewrites its context returns several, each a prompt of its own and a response,
+in order. All of them earned what the last one says; verl's group advantages follow the same rule
+(trainer/ppo/v1/utils.py:148).
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,8 @@ def last_rows(keys: Sequence[str]) -> Tensor:
 def teacher_prompts(
     keys: Sequence[str], prompts: Sequence[Tensor], privileged_prompts: Sequence[Sequence[int]]
 ) -> list[list[int]]:
-    """What stands before each row's response for the teacher: its own prompt in place of the data set's, then what was added.
+    """What stands before each row's response for the teacher: its own prompt in place of the data set's, then what was
+    added.
 
     Args:
         keys: B row names.
@@ -30,18 +32,21 @@ def teacher_prompts(
         privileged_prompts: B token ids of the data set's privileged prompts.
 
     Raises:
-        ValueError: if a later row does not begin with its rollout's first prompt, so that nobody can say where the solution
-            belongs; names the row.
+        ValueError: if a later row does not begin with its rollout's first prompt, so that nobody can say where the
+            solution belongs; names the row.
     """
-    first = {key.removesuffix("_0"): prompt.tolist() for key, prompt in zip(keys, prompts, strict=True) if key.endswith("_0")}
+    first = {
+        key.removesuffix("_0"): prompt.tolist() for key, prompt in zip(keys, prompts, strict=True) if key.endswith("_0")
+    }
     found = []
     for key, prompt, privileged in zip(keys, prompts, privileged_prompts, strict=True):
         rollout, _, index = key.rpartition("_")
         start, prompt = first.get(rollout, []), prompt.tolist()
         if index != "0" and not (start and prompt[: len(start)] == start):
             raise ValueError(
-                f"the prompt of row {key} does not begin with the prompt of its rollout's first row, so that EGRSD cannot put "
-                "the reference solution into it; use an agent loop that appends to its context or returns one row a rollout."
+                f"the prompt of row {key} does not begin with the prompt of its rollout's first row, so that EGRSD "
+                "cannot put the reference solution into it; use an agent loop that appends to its context or returns "
+                "one row a rollout."
             )
         found.append([*privileged, *prompt[len(start) :]])
     return found

@@ -2,8 +2,9 @@
 
     python -m recipe.egrsd.report RUN ... --out report.html
 
-A RUN is a folder. Below it are looked for: metrics.jsonl of verl's file logger (VERL_FILE_LOGGER_PATH), tokens/step_N.parquet
-(algorithm.egrsd.save_tokens_every) and results.json of `python -m recipe.egrsd.evaluate`. Each may be missing; one must be there.
+A RUN is a folder. Below it are looked for: metrics.jsonl of verl's file logger (VERL_FILE_LOGGER_PATH),
+tokens/step_N.parquet (algorithm.egrsd.save_tokens_every) and results.json of `python -m recipe.egrsd.evaluate`. Each
+may be missing; one must be there.
 """
 
 import argparse

@@ -1,4 +1,5 @@
-"""Every figure, drawn by one function: as PNG on white, and as SVG whose ink is the page's text colour, for light and dark."""
+"""Every figure, drawn by one function: as PNG on white, and as SVG whose ink is the page's text colour, for light
+and dark."""
 
 import json
 import re
@@ -19,7 +20,8 @@ from recipe.egrsd.watch.metrics import METRICS, Meaning
 PAPER = json.loads(Path(__file__).parents[1].joinpath("config", "paper.json").read_text())
 PAPER_MARKERS = {"none": "o", "sft": "v", "grpo": "s", "opsd": "D", "crisp": "P", "egrsd": "^", "cl_egrsd": "*"}
 PAPER_NAMES = {"none": "untrained", "egrsd": "EGRSD", "cl_egrsd": "CL-EGRSD"}
-# Okabe and Ito's colours that are told apart on white and on black, by eyes of every kind; the dashes repeat the message.
+# Okabe and Ito's colours that are told apart on white and on black, by eyes of every kind; the dashes repeat the
+# message.
 COLORS, DASHES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"), ("-", "--", "-.", ":")
 HEALTHY, GREY = "#009E73", "#808080"
 # What verl logs and a reader wants to see beside ours; no range is known to be healthy.
@@ -60,7 +62,9 @@ def svg(size: tuple[float, float], draw: Callable[..., None], *args: Any) -> str
 def curve_names(runs: Sequence[Run]) -> list[str]:
     """The metrics that some run has logged, ours first."""
     logged = {name for run in runs for data in run.metrics.values() for name in data}
-    return [name for name in (*METRICS, *VERLS) if name in logged] + sorted(n for n in logged if n.startswith("val-core/"))
+    return [name for name in (*METRICS, *VERLS) if name in logged] + sorted(
+        n for n in logged if n.startswith("val-core/")
+    )
 
 
 def one_curve(figure: Figure, runs: Sequence[Run], name: str) -> None:
@@ -77,7 +81,9 @@ def curve(axis: Axes, runs: Sequence[Run], name: str) -> None:
         steps = [step for step, data in run.metrics.items() if name in data]
         points = [run.metrics[step][name] for step in steps]
         values += points
-        axis.plot(steps, points, marker="o" if len(points) < 15 else None, markersize=3, label=_plain(run.name), **_look(i))
+        axis.plot(
+            steps, points, marker="o" if len(points) < 15 else None, markersize=3, label=_plain(run.name), **_look(i)
+        )
     bottom, top = _limits(values, meaning)
     axis.set_ylim(bottom, top)
     if (meaning.low, meaning.high) != (None, None):
@@ -125,7 +131,13 @@ def _evaluations(axis: Axes, run: Run, i: int, *, with_names: bool) -> None:
     chosen = {id(evaluation) for evaluation in run.chosen().values()}
     look = _look(i)
     path = list(run.checkpoints.values())
-    axis.plot([e.tokens.value for e in path], [100 * e.accuracy.value for e in path], alpha=0.5, label=_plain(run.name), **look)
+    axis.plot(
+        [e.tokens.value for e in path],
+        [100 * e.accuracy.value for e in path],
+        alpha=0.5,
+        label=_plain(run.name),
+        **look,
+    )
     for evaluation in run.evaluations:
         errors = {"xerr": evaluation.tokens.se, "yerr": 100 * (evaluation.accuracy.se or 0.0)}
         point = (evaluation.tokens.value, 100 * evaluation.accuracy.value)
@@ -141,9 +153,18 @@ def leakage(figure: Figure, audits: Mapping[str, list[StepAudit]]) -> None:
     for i, (name, steps) in enumerate(audits.items()):
         if not steps:
             continue
-        _shares(overlap, steps, [audit.own for audit in steps], label=f"{_plain(name)}: own reference", marker="o", **_look(i))
+        _shares(
+            overlap,
+            steps,
+            [audit.own for audit in steps],
+            label=f"{_plain(name)}: own reference",
+            marker="o",
+            **_look(i),
+        )
         control = {"color": _look(i)["color"], "linestyle": ":", "alpha": 0.7}
-        _shares(overlap, steps, [audit.others for audit in steps], label="other problems' references", marker="s", **control)
+        _shares(
+            overlap, steps, [audit.others for audit in steps], label="other problems' references", marker="s", **control
+        )
         _shares(phrases, steps, [audit.phrases for audit in steps], marker="o", **_look(i))
     overlap.set_title(f"Responses' {NGRAM}-grams that stand in the reference, %", loc="left")
     phrases.set_title("Responses that speak of a reference, %", loc="left")

@@ -1,7 +1,8 @@
-"""Does the student speak of a solution that it has never seen? Overlap of its responses with the reference, and telling phrases.
+"""Does the student speak of a solution that it has never seen? Overlap of its responses with the reference, and telling
+phrases.
 
-A right answer shares words with the reference without having seen it. So every response is also held against the solutions of
-other problems, and against the problem's own text, whose words do not count.
+A right answer shares words with the reference without having seen it. So every response is also held against the
+solutions of other problems, and against the problem's own text, whose words do not count.
 """
 
 import re
@@ -51,7 +52,8 @@ class StepAudit:
 
 
 def audit(rows: Sequence[Mapping[str, Any]], step: int) -> StepAudit:
-    """rows: those of watch/tokens.py. Responses without a solution or too short for an n-gram take no part in the overlap."""
+    """rows: those of watch/tokens.py. Responses without a solution or too short for an n-gram take no part in the
+    overlap."""
     solutions = {row["solution"] for row in rows if row["solution"]}
     own, others, longest, quotes = [], [], [], []
     for row in rows:
@@ -66,7 +68,9 @@ def audit(rows: Sequence[Mapping[str, Any]], step: int) -> StepAudit:
         if strangers:
             others.append(mean(_overlap(fresh, text) for text in strangers))
     found = [float(bool(said)) for said in quotes]
-    return StepAudit(step, len(rows), *map(_share, (own, others, longest, found)), [quote for said in quotes for quote in said])
+    return StepAudit(
+        step, len(rows), *map(_share, (own, others, longest, found)), [quote for said in quotes for quote in said]
+    )
 
 
 def words(text: str) -> list[str]:

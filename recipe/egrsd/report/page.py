@@ -1,4 +1,5 @@
-"""The page: one HTML file that needs no other. Text that a model wrote reaches it escaped, or as JSON that no tag can end."""
+"""The page: one HTML file that needs no other. Text that a model wrote reaches it escaped, or as JSON that no tag
+can end."""
 
 import base64
 import hashlib
@@ -77,7 +78,10 @@ def _outside(runs: Sequence[Run]) -> list[dict[str, Any]]:
     for run in runs:
         for name, meaning in METRICS.items():
             values = {step: data[name] for step, data in run.metrics.items() if name in data}
-            low, high = (-math.inf if meaning.low is None else meaning.low), (math.inf if meaning.high is None else meaning.high)
+            low, high = (
+                (-math.inf if meaning.low is None else meaning.low),
+                (math.inf if meaning.high is None else meaning.high),
+            )
             steps = [step for step, value in values.items() if not low <= value <= high]
             if steps:
                 numbers = {"steps": steps, "of": len(values), "last": values[max(values)]}
@@ -97,7 +101,10 @@ def _tokens(run: Run) -> dict[str, Any]:
     steps = _spread(list(run.tokens), SHOWN_STEPS)
     return {
         "run": run.name,
-        "steps": [{"step": step, "responses": [_response(row) for row in run.tokens[step][:SHOWN_RESPONSES]]} for step in steps],
+        "steps": [
+            {"step": step, "responses": [_response(row) for row in run.tokens[step][:SHOWN_RESPONSES]]}
+            for step in steps
+        ],
         "settings": run.settings,
     }
 

@@ -90,8 +90,9 @@ def read_run(folder: Path, name: str) -> Run:
     evaluations = _evaluations(folder)
     if not (metrics or tokens or evaluations):
         raise ValueError(
-            f"{folder} holds no metrics.jsonl (set VERL_FILE_LOGGER_PATH and trainer.logger=[file]), no tokens/step_N.parquet "
-            "(algorithm.egrsd.save_tokens_every) and no results.json (python -m recipe.egrsd.evaluate)."
+            f"{folder} holds no metrics.jsonl (set VERL_FILE_LOGGER_PATH and trainer.logger=[file]), no "
+            "tokens/step_N.parquet (algorithm.egrsd.save_tokens_every) and no results.json (python -m "
+            "recipe.egrsd.evaluate)."
         )
     return Run(name, metrics, evaluations, tokens, settings, remarks)
 
@@ -148,10 +149,14 @@ def _evaluation(path: Path, folder: Path) -> Evaluation:
         macro = results.get("macro") or {}
         accuracy, tokens = (
             _estimate(macro, *names) if names[0] in macro or names[-1] in macro else _mean(column)
-            for names, column in zip((("accuracy", "avg"), ("tokens_mean",)), zip(*benchmarks.values(), strict=True), strict=True)
+            for names, column in zip(
+                (("accuracy", "avg"), ("tokens_mean",)), zip(*benchmarks.values(), strict=True), strict=True
+            )
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no evaluation: {type(error).__name__} {error}; move it away or evaluate again.") from error
+        raise ValueError(
+            f"{path} is no evaluation: {type(error).__name__} {error}; move it away or evaluate again."
+        ) from error
     model = str(results.get("adapter") or results.get("model", ""))  # an adapter's model may be the untrained one
     steps = STEP_OF_CHECKPOINT.findall(model) or STEP_OF_CHECKPOINT.findall(str(path.relative_to(folder)))
     samples = {name: figures.get("samples") for name, figures in results["benchmarks"].items()}

@@ -40,7 +40,8 @@ def compute_score(
     not stop the run: the response scores 0, ``bad_ground_truth`` is 1, and a warning names the value once per process.
 
     Args:
-        solution_str: the response, any length. Without a closed last ``\\boxed{...}``, outside an open think block, it is 0.
+        solution_str: the response, any length. Without a closed last ``\\boxed{...}``, outside an open think block, it
+            is 0.
         ground_truth: the expected answer: ``7``, ``\\frac12``, or a text whose last ``\\boxed{...}`` holds it.
         timeout_seconds: for this comparison in its worker; waiting for a free worker comes on top.
         data_source, extra_info, kwargs: not used; verl may add its reward model's address and tokenizer.

@@ -66,7 +66,8 @@ class Mixed:
 
 @dataclass(frozen=True)
 class Items:
-    r"""Several answers. ``kind``: ``list``, ``or``, ``set``, or a tuple's or interval's brackets: ``()``, ``[)``, ..."""
+    r"""Several answers. ``kind``: ``list``, ``or``, ``set``, or a tuple's or interval's brackets: ``()``, ``[)``,
+    ..."""
 
     kind: str
     parts: tuple["Answer", ...]

@@ -1,8 +1,9 @@
 r"""A formula in one spelling -> LaTeX that math-verify's parser cannot confuse. Unreadable if it has no safe reading.
 
-Every name becomes \variable{...}, a symbol of its own: math-verify lower-cases letters, drops primes, takes a last letter
-for a unit, differentiates plain symbols, reads \gamma as a function, dx as a differential. Every product is written out and
-grouped as math-verify would read it (a/bc is a/(bc)), except that a quotient of two integers is a fraction (1/2x is x/2).
+Every name becomes \variable{...}, a symbol of its own: math-verify lower-cases letters, drops primes, takes a last
+letter for a unit, differentiates plain symbols, reads \gamma as a function, dx as a differential. Every product is
+written out and grouped as math-verify would read it (a/bc is a/(bc)), except that a quotient of two integers is a
+fraction (1/2x is x/2).
 """
 
 import functools
@@ -205,7 +206,8 @@ class _Reader:
         return rf"(\frac{{{(whole + places).lstrip('0') or '0'}}}{{1{'0' * len(places)}}})"
 
     def raw(self, *, whole: bool = False) -> list[str]:
-        """The tokens of one argument: a group without its braces, or one token (``whole``: a sign or a bracket with it)."""
+        """The tokens of one argument: a group without its braces, or one token (``whole``: a sign or a bracket with
+        it)."""
         token = self.take()
         if token == "{" or (whole and token == "("):
             return self.until(OPENS[token])

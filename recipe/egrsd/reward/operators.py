@@ -48,7 +48,8 @@ def absolute(reader: "_Reader", token: str) -> str:
 
 
 def function(reader: "_Reader", token: str) -> str:
-    r"""\sin^{2} x, \log_{2}(x), \ln |x|. The argument is a bracket, or all factors up to a sign or the next function."""
+    r"""\sin^{2} x, \log_{2}(x), \ln |x|. The argument is a bracket, or all factors up to a sign or the next
+    function."""
     power = base = ""
     while reader.peek() in ("^", "_"):
         if reader.take() == "^":

@@ -2,9 +2,9 @@
 
 verl calls ``compute_score`` from many threads of a Ray actor. math-verify bounds its own time with SIGALRM, which fails
 in a thread, and 9^{9^{9^9}} keeps sympy busy for ever, so a comparison that is not plain runs in a worker (worker.py).
-It imports math-verify and nothing else (not the parent's __main__, not verl, ray or torch) and then only forks. Its child
-compares, in limited memory, and is killed when it exceeds its time; the next one takes milliseconds, not the imports'
-second. Both end with the parent. Times are seconds, memory bytes.
+It imports math-verify and nothing else (not the parent's __main__, not verl, ray or torch) and then only forks. Its
+child compares, in limited memory, and is killed when it exceeds its time; the next one takes milliseconds, not the
+imports' second. Both end with the parent. Times are seconds, memory bytes.
 """
 
 import atexit
@@ -55,7 +55,8 @@ class _Worker:
                 self.renew_child()
 
     def renew_child(self) -> None:
-        """Has the child killed, if there is one; returns when the next is ready. RuntimeError if none is, see stderr."""
+        """Has the child killed, if there is one; returns when the next is ready. RuntimeError if none is, see
+        stderr."""
         self.pipe = None
         if is_new := self.process is None:
             self.start()

@@ -1,4 +1,5 @@
-"""Equations, inequalities, the sets that they describe. Where values at points do not decide, math-verify solves them."""
+"""Equations, inequalities, the sets that they describe. Where values at points do not decide, math-verify solves
+them."""
 
 from collections.abc import Callable, Sequence
 

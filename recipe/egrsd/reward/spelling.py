@@ -49,7 +49,9 @@ def normalise(text: str) -> str:
     text = _CODE.sub(lambda found: CODES.get(found[1], ""), text)
     text = _TEXT.sub(_text, text)
     text = re.sub(rf"({_SIGN})\s*\{{\s*\}}", r"\1 ", text)
-    text = re.sub(rf"(?!\\\$){_SIGN}", lambda sign: rf"\text{{{MONEY[sign[0]]}}}", text)  # the dollar has a sign of its own
+    text = re.sub(
+        rf"(?!\\\$){_SIGN}", lambda sign: rf"\text{{{MONEY[sign[0]]}}}", text
+    )  # the dollar has a sign of its own
     text = _numbers(text)
     return " ".join(_close(text).split())
 

@@ -1,4 +1,5 @@
-r"""What spelling.py and formula.py know by name: signs typed as characters, commands of one meaning, functions, symbols."""
+r"""What spelling.py and formula.py know by name: signs typed as characters, commands of one meaning, functions,
+symbols."""
 
 
 def _words(text: str) -> list[str]:
@@ -9,8 +10,8 @@ def _words(text: str) -> list[str]:
 GREEK = dict(zip(
     "αβγδεζηθικλμνξπρστυφχψωϕϵϑΓΔΘΛΞΠΣΦΨΩ",
     _words(
-        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi omega "
-        "varphi varepsilon vartheta Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega"
+        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi "
+        "omega varphi varepsilon vartheta Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega"
     ),
     strict=True,
 ))
@@ -44,27 +45,28 @@ SYNONYMS = {  # names of commands -> the name that is read, or what it stands fo
     "textcent": "cent",
 }
 SYNONYMS |= dict.fromkeys(_words(
-    "left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr middle limits nolimits displaystyle textstyle "
-    "scriptstyle mathstrut thinspace medspace thickspace nonumber mathop"
+    "left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr middle limits nolimits displaystyle "
+    "textstyle scriptstyle mathstrut thinspace medspace thickspace nonumber mathop"
 ), "")
 FUNCTIONS = _words(
-    "arcsin arccos arctan arccot arcsec arccsc arsinh arcosh artanh sinh cosh tanh coth sin cos tan cot sec csc log ln exp "
-    "sqrt max min gcd lcm det"
+    "arcsin arccos arctan arccot arcsec arccsc arsinh arcosh artanh sinh cosh tanh coth sin cos tan cot sec csc log ln "
+    "exp sqrt max min gcd lcm det"
 )
 SYMBOLS = {rf"\{name}" for name in GREEK.values()} | {rf"\{name}" for name in _words(
-    "hbar ell partial nabla odot oplus otimes bullet star prime angle triangle square Box perp parallel wp Re Im aleph ldots "
-    "sharp flat circ top dagger diamond Diamond blacksquare arg dim ker deg jmath hslash varpi varrho varsigma Upsilon cap cup "
-    "to forall exists mapsto sim propto iff Rightarrow implies Leftrightarrow bigstar heartsuit spadesuit clubsuit surd "
-    "diamondsuit checkmark cdotp"
+    "hbar ell partial nabla odot oplus otimes bullet star prime angle triangle square Box perp parallel wp Re Im aleph "
+    "ldots sharp flat circ top dagger diamond Diamond blacksquare arg dim ker deg jmath hslash varpi varrho varsigma "
+    "Upsilon cap cup to forall exists mapsto sim propto iff Rightarrow implies Leftrightarrow bigstar heartsuit "
+    "spadesuit clubsuit surd diamondsuit checkmark cdotp"
 )}
 MONEY = {  # sign -> unit
     r"\$": "dollar", r"\euro": "euro", r"\pounds": "pound sterling", r"\yen": "yen", r"\rupee": "rupee", r"\cent": "cent",
 }
 CODES = {"USD": r"\$", "EUR": r"\euro ", "GBP": r"\pounds ", "Rs": r"\rupee "}  # before a number
 ACCENTS = {rf"\{name}" for name in _words(  # with one argument, which is a part of the name
-    "bar overline vec overrightarrow hat widehat tilde widetilde dot ddot mathbb mathcal mathfrak mathscr textcircled pmod pod "
-    "overset acute breve check overparen widearc mathring boxed"
+    "bar overline vec overrightarrow hat widehat tilde widetilde dot ddot mathbb mathcal mathfrak mathscr textcircled "
+    "pmod pod overset acute breve check overparen widearc mathring boxed"
 )}
 SMALL = set(_words(  # words that are text only beside a longer one
-    "a an and any all are as at be by for from has if in is it no none not of off on one or out so the this to two was with"
+    "a an and any all are as at be by for from has if in is it no none not of off on one or out so the this to two was "
+    "with"
 ))

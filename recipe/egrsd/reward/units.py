@@ -32,7 +32,8 @@ def read(text: str, money: str = "") -> str | None:
     """Canonical form of a unit or noun in words (``square inches``, ``ft/s^2``, ``apples``); None if it is neither.
 
     ``in^2``, ``sq. in`` and ``square inches`` give one text; factors are sorted, so that order does not matter.
-    ``money``: the currency before the number; ``dollar``, ``per hour`` -> ``dollar^1 h^-1``, ``profit`` -> ``dollar^1, profit``.
+    ``money``: the currency before the number; ``dollar``, ``per hour`` -> ``dollar^1 h^-1``, ``profit`` -> ``dollar^1,
+    profit``.
     """
     if money:
         together, behind = read(f"{money} {text}"), read(text)

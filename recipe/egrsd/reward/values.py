@@ -1,7 +1,8 @@
 """When two formulas are equal: math-verify's parser reads them, their values are compared at a few points.
 
-math-verify itself takes differences below 1e-15, floats alike to six decimals, zoo and nan for equal. Here two values are
-equal if they agree to 20 digits wherever the names in them are given values; decimals follow the rule of literals.py.
+math-verify itself takes differences below 1e-15, floats alike to six decimals, zoo and nan for equal. Here two values
+are equal if they agree to 20 digits wherever the names in them are given values; decimals follow the rule of
+literals.py.
 """
 
 import functools
@@ -24,8 +25,8 @@ ZERO = 1e-110  # below it, sympy's value of a number is what is left of 0; 1/52!
 def parsed(latex: str):
     """sympy's object for a formula; every name is a real symbol. Unreadable if math-verify's parser refuses it.
 
-    The parser is entered at its rule for an expression: its first rule tries every text as a list, a set and a relation,
-    too, which answers.py has already decided, and takes three times as long.
+    The parser is entered at its rule for an expression: its first rule tries every text as a list, a set and a
+    relation, too, which answers.py has already decided, and takes three times as long.
     """
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig, _Latex2Sympy
 

@@ -1,8 +1,8 @@
 """Whether a run moves: says so with numbers where it does not, and tells what is slow from what will never come.
 
-verl's trainer asks TransferQueue for finished prompts until there are enough (ReplayBuffer.sample), for ever if one is lost. A
-reward function, a tool or a checkpoint may take long, so that time alone ends a run only where it waits for rollouts and nothing
-at all has happened to them for an hour.
+verl's trainer asks TransferQueue for finished prompts until there are enough (ReplayBuffer.sample), for ever if one is
+lost. A reward function, a tool or a checkpoint may take long, so that time alone ends a run only where it waits for
+rollouts and nothing at all has happened to them for an hour.
 """
 
 import inspect
@@ -105,7 +105,8 @@ class Progress:
         return self._verdict(rollouts, self._asked - self._since)
 
     def _waiting(self) -> list[CodeType]:
-        """Where the trainer waits for rollouts: for enough of them, and for the agent loop's workers to take prompts."""
+        """Where the trainer waits for rollouts: for enough of them, and for the agent loop's workers to take
+        prompts."""
         waiting = [type(self._trainer.replay_buffer).sample]
         if manager := getattr(self._trainer, "agent_loop_manager", None):  # there is none before training begins
             waiting.append(type(manager).generate_sequences)
@@ -137,7 +138,8 @@ class Progress:
 
 
 def standing(frame: FrameType | None, waiting: Collection[CodeType]) -> tuple[list[str], bool]:
-    """Functions of verl's trainer and of ours that a thread is in, outermost first; whether one that waits is the last."""
+    """Functions of verl's trainer and of ours that a thread is in, outermost first; whether one that waits is the
+    last."""
     names: list[str] = []
     waits = False
     while frame:

@@ -7,7 +7,8 @@ from functools import wraps
 def saying_why(receive: Callable) -> Callable:
     """verl's update_weights_from_ipc, which runs in vLLM's worker, with every cause of its failure in one line.
 
-    vLLM hands on the text of the last exception alone, and that is of the clean-up: *cannot close exported pointers exist*.
+    vLLM hands on the text of the last exception alone, and that is of the clean-up: *cannot close exported pointers
+    exist*.
     """
 
     @wraps(receive)

@@ -1,8 +1,10 @@
-"""Ends a run whose rollout engine died, with the engine's own error, or whose rollouts will never come, with what is known.
+"""Ends a run whose rollout engine died, with the engine's own error, or whose rollouts will never come, with what is
+known.
 
 verl's trainer polls for samples that a dead engine will never deliver, and reports what remains as failed prompts. The
-watchdog asks every vLLM server for its health and interrupts the trainer when one is gone, or ends its process where it cannot be
-interrupted; progress.py tells it of a run that is stuck. A weight sync whose receiver failed but lives is weight_sync.py's business.
+watchdog asks every vLLM server for its health and interrupts the trainer when one is gone, or ends its process where it
+cannot be interrupted; progress.py tells it of a run that is stuck. A weight sync whose receiver failed but lives is
+weight_sync.py's business.
 """
 
 import ctypes
@@ -37,7 +39,8 @@ class Stuck(RuntimeError):
 
 
 class Watchdog:
-    """``with watchdog: ...`` turns the death of a rollout engine into EngineDied in the calling thread, lost rollouts into Stuck.
+    """``with watchdog: ...`` turns the death of a rollout engine into EngineDied in the calling thread, lost rollouts
+    into Stuck.
 
     Args:
         trainer: a verl V1 trainer; its replicas and worker group exist once ``init`` has set them up.
@@ -75,7 +78,9 @@ class Watchdog:
                 return
 
     def _interrupt(self, problem: Exception) -> None:
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._trainer_thread), ctypes.py_object(type(problem)))
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+            ctypes.c_ulong(self._trainer_thread), ctypes.py_object(type(problem))
+        )
         if not self._stopped.wait(GRACE_SECONDS):
             # The trainer waits inside Ray for an answer that nobody will send; no exception reaches it there.
             print(f"{type(problem).__name__}: {problem}", file=sys.stderr, flush=True)
@@ -87,7 +92,9 @@ class Watchdog:
         for address, (node, pid) in self._servers.items():
             problem = _health_problem(address)
             if problem:
-                return EngineDied(f"the vLLM server at {address} (pid {pid}) died: {problem}.\n{_last_errors(node, pid)}")
+                return EngineDied(
+                    f"the vLLM server at {address} (pid {pid}) died: {problem}.\n{_last_errors(node, pid)}"
+                )
         return None
 
 

@@ -1,12 +1,13 @@
-"""verl's vLLM adapter with a weight sync that fails instead of hanging, over a socket that no other run on the machine has.
+"""verl's vLLM adapter with a weight sync that fails instead of hanging, over a socket that no other run on the machine
+has.
 
-The trainer's worker sends weights over a socket and waits for the engine's answer without a time limit. If the engine raised or
-died meanwhile, no answer comes, and the exception rests in a future that nobody reads
+The trainer's worker sends weights over a socket and waits for the engine's answer without a time limit. If the engine
+raised or died meanwhile, no answer comes, and the exception rests in a future that nobody reads
 (workers/rollout/vllm_rollout/vllm_rollout.py:186). Here somebody does.
 
-verl names that socket after Ray's job id, which is 01000000 for the first run of every cluster. Two runs side by side on a
-machine, each with a Ray of its own, would take each other's socket away and wait for ever, or load the other's weights. The other
-end is server.py.
+verl names that socket after Ray's job id, which is 01000000 for the first run of every cluster. Two runs side by side
+on a machine, each with a Ray of its own, would take each other's socket away and wait for ever, or load the other's
+weights. The other end is server.py.
 """
 
 import threading
@@ -43,7 +44,9 @@ class WatchedServerAdapter(ServerAdapter):
             await super().update_weights(weights, *args, **kwargs)
         except zmq.ContextTerminated:
             reason = str(self._receiver_error).strip().splitlines()[-1:]
-            raise RuntimeError(f"the rollout engine could not take the new weights: {''.join(reason)}") from self._receiver_error
+            raise RuntimeError(
+                f"the rollout engine could not take the new weights: {''.join(reason)}"
+            ) from self._receiver_error
 
     async def _execute_method(self, method: str, non_block: bool = False, **kwargs):
         future = await super()._execute_method(method, non_block=non_block, **kwargs)

@@ -50,7 +50,8 @@ class Teacher:
         divergence: Mapping[str, Any] | None,
         names: Sequence[str],
     ) -> Scores:
-        """Arguments as of the function ``score``; divergence: its kind and clip, if the update will need the teacher's head."""
+        """Arguments as of the function ``score``; divergence: its kind and clip, if the update will need the
+        teacher's head."""
         scores = score(
             self.engine, prompt_ids, responses, response_mask,
             num_ranks=self.num_ranks, max_shared_tokens=self.max_shared_tokens, adapter_off=self.adapter_off,
@@ -69,7 +70,8 @@ class Teacher:
         temperature: float,
         names: Sequence[str],
     ) -> Tensor:
-        """(B, jagged) float32 log-probs under the student's own prompts, for whoever looks on: nothing trains on them."""
+        """(B, jagged) float32 log-probs under the student's own prompts, for whoever looks on: nothing trains on
+        them."""
         count = len(names)
         more = -count % self.num_ranks  # ranks take equal shares, so that the first rows may be scored once more
         rows = [*range(count), *itertools.islice(itertools.cycle(range(count)), more)]

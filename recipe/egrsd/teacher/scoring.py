@@ -1,7 +1,7 @@
 """A pass that scores responses: log-prob and entropy of every token, by whichever engine is asked.
 
-Rows are ``prompt + response``. verl's engines return per-token outputs aligned with the row's end, so another prompt in front of
-the same response needs no other alignment (workers/utils/padding.py:194).
+Rows are ``prompt + response``. verl's engines return per-token outputs aligned with the row's end, so another prompt in
+front of the same response needs no other alignment (workers/utils/padding.py:194).
 """
 
 from collections import defaultdict
@@ -85,8 +85,8 @@ def scoring_order(
 ) -> tuple[list[int], Sharing | None]:
     """Which rows the ranks take, one rank's equal share after the other, so that all have about as much to compute.
 
-    verl has balanced the batch by the student's rows; privileged prompts differ much more in length. The rows of a rank come
-    longest first, so that micro-batches of a fixed number of padded rows hold rows of about one length.
+    verl has balanced the batch by the student's rows; privileged prompts differ much more in length. The rows of a rank
+    come longest first, so that micro-batches of a fixed number of padded rows hold rows of about one length.
 
     Args:
         prompt_ids: B privileged prompts.
@@ -95,8 +95,8 @@ def scoring_order(
         max_tokens: of a micro-batch whose rows share prompts; 0 for no sharing.
 
     Returns:
-        The numbers of the rows in their new order; and how they share their prompts, where that pays: it takes two passes
-        through the weights instead of one, so it must save half of the tokens.
+        The numbers of the rows in their new order; and how they share their prompts, where that pays: it takes two
+        passes through the weights instead of one, so it must save half of the tokens.
     """
     by_prompt = defaultdict(list)
     for row, ids in enumerate(prompt_ids):
@@ -173,8 +173,8 @@ def checked(output: TensorDict, response_mask: Tensor, *, names: Sequence[str]) 
     for name in ("log_probs", "entropy"):
         if output[name].dtype != torch.float32:
             raise TypeError(
-                f"the engine returned the teacher's {name} in {output[name].dtype}; EGRSD needs float32. Was engine/fsdp.py "
-                "registered?"
+                f"the engine returned the teacher's {name} in {output[name].dtype}; EGRSD needs float32. Was "
+                "engine/fsdp.py registered?"
             )
         aligned[name] = response_from_nested(output[name], response_mask)
         _refuse_non_finite(name, aligned[name], response_mask, names)

@@ -1,7 +1,7 @@
 """verl's worker plus a teacher that moves: a hard copy of the student now and then, or its exponential moving average.
 
-Everything happens on the rank's own shards: nothing is gathered, nothing passes through vLLM. With full parameters the teacher
-is verl's reference model; with LoRA it is a float32 copy of the adapter alone, swapped in for the scoring pass.
+Everything happens on the rank's own shards: nothing is gathered, nothing passes through vLLM. With full parameters the
+teacher is verl's reference model; with LoRA it is a float32 copy of the adapter alone, swapped in for the scoring pass.
 """
 
 import os
@@ -38,7 +38,8 @@ def move_towards(teacher: Iterable[Tensor], student: Iterable[Tensor], *, decay:
 
 
 class EgrsdWorker(ActorRolloutRefWorker):
-    """verl's worker on our engine, plus the methods that a moving teacher needs; a frozen or live one needs none of them."""
+    """verl's worker on our engine, plus the methods that a moving teacher needs; a frozen or live one needs none of
+    them."""
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def init_model(self):
@@ -46,17 +47,20 @@ class EgrsdWorker(ActorRolloutRefWorker):
         for part in filter(None, (self.actor, self.ref)):
             if not isinstance(part.engine, EgrsdEngine):  # verl takes its own without a word if it does not find ours
                 raise TypeError(
-                    f"verl chose {type(part.engine).__name__}, which rounds logits to bfloat16; is VERL_ENGINE_DEVICE or "
-                    "VERL_ENGINE_VENDOR set in the workers' environment? Unset it."
+                    f"verl chose {type(part.engine).__name__}, which rounds logits to bfloat16; is VERL_ENGINE_DEVICE "
+                    "or VERL_ENGINE_VENDOR set in the workers' environment? Unset it."
                 )
             part.engine.require_plain_head()
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def init_teacher(self) -> int:
-        """Called once, when the student still has its initial weights. Returns the number of teacher parameters on this rank."""
+        """Called once, when the student still has its initial weights. Returns the number of teacher parameters on
+        this rank."""
         if self.ref is None:
             student = local_shards(self.actor.engine.module, trainable_only=True)
-            self.teacher_adapter = [shard.detach().to(device="cpu", dtype=torch.float32, copy=True) for shard in student]
+            self.teacher_adapter = [
+                shard.detach().to(device="cpu", dtype=torch.float32, copy=True) for shard in student
+            ]
         return sum(shard.numel() for shard in self._teacher_shards())
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
@@ -74,7 +78,8 @@ class EgrsdWorker(ActorRolloutRefWorker):
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def hold_teacher_head(self, **knobs) -> None:
-        """Gathers the head of the model that scored last, whole on every rank, for a divergence; knobs: its kind and clip."""
+        """Gathers the head of the model that scored last, whole on every rank, for a divergence; knobs: its kind and
+        clip."""
         engine = (self.ref or self.actor).engine
         head, hidden = engine.module.get_output_embeddings(), engine.under_way.hidden
 
@@ -84,7 +89,9 @@ class EgrsdWorker(ActorRolloutRefWorker):
             part = part.detach().to(hidden.device)
             return (part.full_tensor() if isinstance(part, DTensor) else part.clone()).to(hidden.dtype)
 
-        self.actor.engine.divergence = partial(Divergence, weight=gathered(head.weight), bias=gathered(head.bias), **knobs)
+        self.actor.engine.divergence = partial(
+            Divergence, weight=gathered(head.weight), bias=gathered(head.bias), **knobs
+        )
 
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="actor"))
     def update_actor(self, data: TensorDict) -> TensorDict:

@@ -26,8 +26,8 @@ def switched_off(egrsd: EgrsdConfig) -> set[str]:
 class Alarms:
     """Fed with the metrics of each step, in order.
 
-    A run that is resumed knows how it began: it would else take a student that is already going wrong for a healthy start. What
-    was said before is said again, because the resumed run has a log of its own.
+    A run that is resumed knows how it began: it would else take a student that is already going wrong for a healthy
+    start. What was said before is said again, because the resumed run has a log of its own.
 
     Args:
         egrsd: the settings of the run.
@@ -75,6 +75,6 @@ def _sentence(name: str, alarm: Alarm, value: float, limit: float) -> str:
     side = "at least" if alarm.rises else "at most"
     start = f" = {alarm.threshold:g} times the mean of the first {START_STEPS} steps" if alarm.of_start else ""
     return (
-        f"EGRSD alarm, {name}: {' + '.join(alarm.metrics)} = {value:.4g}, {side} {limit:.4g}{start}, for {ALARM_STEPS} steps. "
-        f"{alarm.advice} (Said once; the metrics go on.)"
+        f"EGRSD alarm, {name}: {' + '.join(alarm.metrics)} = {value:.4g}, {side} {limit:.4g}{start}, for {ALARM_STEPS} "
+        f"steps. {alarm.advice} (Said once; the metrics go on.)"
     )

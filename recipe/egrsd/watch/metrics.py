@@ -1,5 +1,5 @@
-"""Every ``egrsd/...`` metric: its meaning, unit and healthy range, and the code that computes it; the thresholds of alarms.py.
-docs/metrics.md shows METRICS and ALARMS.
+"""Every ``egrsd/...`` metric: its meaning, unit and healthy range, and the code that computes it; the thresholds of
+alarms.py. docs/metrics.md shows METRICS and ALARMS.
 
 B  responses      T  response positions. Padding samples carry an empty mask and never count.
 """
@@ -20,7 +20,8 @@ class Meaning(NamedTuple):
 
 
 INERT_NATS = 0.02
-"""Mean |log p_T - log p_S| that rounding alone can reach in bfloat16 (docs/design.md, Numbers); it moves a weight by 2 %."""
+"""Mean |log p_T - log p_S| that rounding alone can reach in bfloat16 (docs/design.md, Numbers); it moves a weight by
+2 %."""
 
 METRICS: dict[str, Meaning] = {
     "egrsd/teacher_entropy_mean": Meaning("teacher's predictive entropy, mean over response tokens", "nats", 0.0, 2.0),
@@ -29,24 +30,38 @@ METRICS: dict[str, Meaning] = {
     "egrsd/gate_mean": Meaning("entropy gate, mean over tokens; 1 = the teacher is trusted fully", "1", 0.5, 1.0),
     "egrsd/gate_floor_frac": Meaning("share of tokens whose gate sits on its floor", "share", 0.0, 0.1),
     "egrsd/lookahead_restored_mean": Meaning("gate with lookahead minus gate without; 0 for EGRSD", "1", 0.0, 0.3),
-    "egrsd/log_ratio_mean": Meaning("log p_T - log p_S, mean over tokens; 0 = the privilege is inert", "nats", -0.5, 0.5),
+    "egrsd/log_ratio_mean": Meaning(
+        "log p_T - log p_S, mean over tokens; 0 = the privilege is inert", "nats", -0.5, 0.5
+    ),
     "egrsd/log_ratio_abs_mean": Meaning("|log p_T - log p_S|, mean over tokens", "nats", INERT_NATS, 1.0),
     "egrsd/ratio_weight_mean": Meaning("ratio weight, mean over tokens", "1", 0.9, 1.1),
     "egrsd/ratio_clip_low_frac": Meaning("share of tokens whose ratio weight is clipped from below", "share", 0.0, 0.3),
-    "egrsd/ratio_clip_high_frac": Meaning("share of tokens whose ratio weight is clipped from above", "share", 0.0, 0.3),
+    "egrsd/ratio_clip_high_frac": Meaning(
+        "share of tokens whose ratio weight is clipped from above", "share", 0.0, 0.3
+    ),
     "egrsd/token_weight_mean": Meaning("ratio weight (mixed with 1) times gate, mean over tokens", "1", 0.5, 1.2),
-    "egrsd/mixing": Meaning("share of the ratio weight in a token's weight; 1 for EGRSD, falls to 0 for RLSD", "1", 0.0, 1.0),
+    "egrsd/mixing": Meaning(
+        "share of the ratio weight in a token's weight; 1 for EGRSD, falls to 0 for RLSD", "1", 0.0, 1.0
+    ),
     "egrsd/student_surprise_mean": Meaning(
-        "-log p_S of the sampled tokens, mean: an estimate of the student's entropy that costs nothing", "nats", 0.02, 2.0
+        "-log p_S of the sampled tokens, mean: an estimate of the student's entropy that costs nothing",
+        "nats",
+        0.02,
+        2.0,
     ),
     "egrsd/divergence_mean": Meaning(
         "divergence of teacher and student, mean over tokens; algorithm.egrsd.divergence only", "nats", 0.0, 1.0
     ),
     "egrsd/first_token_log_ratio": Meaning(
-        "log p_T - log p_S at the first response token; far below 0 where the thinking switches differ", "nats", -20.0, 5.0
+        "log p_T - log p_S at the first response token; far below 0 where the thinking switches differ",
+        "nats",
+        -20.0,
+        5.0,
     ),
     "egrsd/reward_mean": Meaning("shaped reward, mean over responses", "reward", 0.05, 1.45),
-    "egrsd/reward_std": Meaning("shaped reward, population std over responses; 0 = nothing to learn from", "reward", 0.05),
+    "egrsd/reward_std": Meaning(
+        "shaped reward, population std over responses; 0 = nothing to learn from", "reward", 0.05
+    ),
     "egrsd/baseline_mean": Meaning("running mean of all shaped rewards seen before this step", "reward"),
     "egrsd/baseline_std": Meaning("running population std of all shaped rewards seen before this step", "reward", 0.05),
     "egrsd/correct_frac": Meaning("share of responses with a reward above 0", "share", 0.05, 0.95),
@@ -76,8 +91,9 @@ ALARMS: dict[str, Alarm] = {
         ("egrsd/student_surprise_mean",),
         True,
         3.0,
-        "The student is turning random: lower actor_rollout_ref.actor.optim.lr and go back to an earlier checkpoint. If its "
-        "prompt and the teacher's differ in their thinking switch, compare them with python -m recipe.egrsd.doctor.",
+        "The student is turning random: lower actor_rollout_ref.actor.optim.lr and go back to an earlier checkpoint. "
+        "If its prompt and the teacher's differ in their thinking switch, compare them with python -m "
+        "recipe.egrsd.doctor.",
         of_start=True,
     ),
     "length collapse": Alarm(
@@ -98,8 +114,8 @@ ALARMS: dict[str, Alarm] = {
         ("egrsd/ratio_clip_low_frac", "egrsd/ratio_clip_high_frac"),
         True,
         0.5,
-        "Most ratio weights are a bound, so only the sign of log p_T - log p_S is left: look whether both prompts end alike "
-        "(python -m recipe.egrsd.doctor), whether the student has drifted far from its teacher, or raise "
+        "Most ratio weights are a bound, so only the sign of log p_T - log p_S is left: look whether both prompts end "
+        "alike (python -m recipe.egrsd.doctor), whether the student has drifted far from its teacher, or raise "
         "algorithm.egrsd.clip_range.",
     ),
     "privilege inert": Alarm(
@@ -119,15 +135,16 @@ ALARMS: dict[str, Alarm] = {
         ("egrsd/correct_frac",),
         False,
         0.0,
-        "Nothing is rewarded: look whether responses are cut before the answer (egrsd/truncated_frac), whether the prompts ask "
-        "for \\boxed{}, whether the ground truths are readable (python -m recipe.egrsd.doctor), or take easier problems.",
+        "Nothing is rewarded: look whether responses are cut before the answer (egrsd/truncated_frac), whether the "
+        "prompts ask for \\boxed{}, whether the ground truths are readable (python -m recipe.egrsd.doctor), or take "
+        "easier problems.",
     ),
     "truncation": Alarm(
         ("egrsd/truncated_frac",),
         True,
         0.5,
-        "Cut responses earn nothing, however good: raise data.max_response_length, or switch the student's thinking off "
-        "(+data.apply_chat_template_kwargs.enable_thinking=false).",
+        "Cut responses earn nothing, however good: raise data.max_response_length, or switch the student's thinking "
+        "off (+data.apply_chat_template_kwargs.enable_thinking=false).",
     ),
 }
 
@@ -181,7 +198,9 @@ def teacher_metrics(entropy: Tensor, mask: Tensor, scale: Tensor, prompt_lengths
     }
 
 
-def reward_metrics(rewards: Tensor, truncated: Tensor, *, baseline_mean: float, baseline_std: float) -> dict[str, float]:
+def reward_metrics(
+    rewards: Tensor, truncated: Tensor, *, baseline_mean: float, baseline_std: float
+) -> dict[str, float]:
     """rewards: (real rows,) after shaping; truncated: (real rows,) bool."""
     return {
         "egrsd/reward_mean": rewards.mean().item(),

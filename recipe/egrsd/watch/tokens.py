@@ -1,4 +1,5 @@
-"""A look inside the weights: real responses with all that was decided about each of their tokens, one parquet file a step.
+"""A look inside the weights: real responses with all that was decided about each of their tokens, one parquet file a
+step.
 
 ``python -m recipe.egrsd.report`` shows them. B  responses      T  response positions, right-padded
 """
@@ -40,7 +41,8 @@ def is_due(step: int, every: int | None) -> bool:
 
 
 def chosen(keys: Sequence[str], real: Sequence[bool]) -> list[str]:
-    """Which samples are saved: real ones, in the order of their random names, as verl has sorted the batch by length."""
+    """Which samples are saved: real ones, in the order of their random names, as verl has sorted the batch by
+    length."""
     return sorted(key for key, is_real in zip(keys, real, strict=True) if is_real)[:SAVED_RESPONSES]
 
 
@@ -59,8 +61,8 @@ def table(
 ) -> pa.Table:
     """One row for each response, one list entry for each of its tokens; the settings travel as metadata.
 
-    The student's log-probs are those of the policy before the step's update: what the loss sees, too, as long as a batch is
-    trained on once. A run with a divergence has no weights, so that its columns gate ... token_weight are 1.
+    The student's log-probs are those of the policy before the step's update: what the loss sees, too, as long as a
+    batch is trained on once. A run with a divergence has no weights, so that its columns gate ... token_weight are 1.
 
     Args:
         data: the samples, with FIELDS and ``student_log_probs``.
@@ -92,7 +94,8 @@ def _per_token(data: TensorDict, egrsd: EgrsdConfig, entropy_scale: float, mixin
     """Each (B, T), by the functions that the loss calls."""
     mask = data["response_mask"].to_padded_tensor(0).bool()
     student, teacher, entropy, advantages = (
-        data[name].to_padded_tensor(0.0) for name in ("student_log_probs", "teacher_log_probs", "teacher_entropy", "advantages")
+        data[name].to_padded_tensor(0.0)
+        for name in ("student_log_probs", "teacher_log_probs", "teacher_entropy", "advantages")
     )
     scalars = {"entropy_scale": entropy_scale, "mixing": mixing}
     weights = token_weights(student, teacher, entropy, advantages, mask, **scalars, **egrsd.weight_knobs)
