@@ -104,7 +104,7 @@ class AlgorithmSource(_WrappedSource):
         return "egrsd-algorithm"
 
     def edit(self, config) -> None:
-        from recipe.egrsd.config import validation  # only when a preset of ours is read
+        from recipe.egrsd.config import verl_version  # only when a preset of ours is read
 
         env_vars = OmegaConf.select(config, "ray_kwargs.ray_init.runtime_env.env_vars")
         if env_vars is None or MODULES_VARIABLE not in env_vars:
@@ -114,8 +114,8 @@ class AlgorithmSource(_WrappedSource):
         ours = env_vars[MODULES_VARIABLE].split(",")
         users = [name for name in os.environ.get(MODULES_VARIABLE, "").split(",") if name and name not in ours]
         env_vars[MODULES_VARIABLE] = ",".join([*users, *ours])
-        if validation.allows_untested_verl():
-            env_vars[validation.ALLOW_UNTESTED_VERL] = "1"
+        if verl_version.allows_untested():
+            env_vars[verl_version.ALLOW_UNTESTED] = "1"
         if cpu.enabled():
             config.merge_with(OmegaConf.load(Path(cpu.__file__).with_name("config.yaml")))
 
@@ -145,11 +145,11 @@ class Validation(Callback):
     def on_job_start(self, config: DictConfig, **kwargs) -> None:
         try:
             from recipe.egrsd import checkpoint, parts
-            from recipe.egrsd.config import validation
+            from recipe.egrsd.config import validation, verl_version
             from recipe.egrsd.machines import attention, models, slots
 
-            if validation.allows_untested_verl() and (untested := validation.untested_verl()):
-                print(f"EGRSD: {untested}. It runs because {validation.ALLOW_UNTESTED_VERL}=1.", flush=True)
+            if verl_version.allows_untested() and (untested := verl_version.untested()):
+                print(f"EGRSD: {untested}. It runs because {verl_version.ALLOW_UNTESTED}=1.", flush=True)
             egrsd = validation.validate(config)
             parts.check(config, egrsd)
             checkpoint.folder_to_resume(config.trainer, has_teacher=egrsd.teacher.moves)  # the trainer looks again

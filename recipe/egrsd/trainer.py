@@ -7,7 +7,6 @@ import ray
 import torch
 import transfer_queue as tq
 from omegaconf import open_dict
-from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
 from verl.trainer.ppo.utils import Role
@@ -15,8 +14,8 @@ from verl.trainer.ppo.v1 import PPOTrainer, PPOTrainerColocateAsync, PPOTrainerS
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.profiler import marked_timer
 
-from recipe.egrsd import checkpoint, cpu, parts
-from recipe.egrsd.config import schema, validation
+from recipe.egrsd import batches, checkpoint, cpu, parts
+from recipe.egrsd.config import schema, validation, verl_version
 from recipe.egrsd.loss import ROLLOUT_DISTANCE_MAX, ROLLOUT_DISTANCE_MEAN, SUM_PREFIX, divergence_loss, egrsd_loss
 from recipe.egrsd.machines import attention, models, nodes
 from recipe.egrsd.method.advantage import RunningBaseline, shaped_reward
@@ -72,7 +71,7 @@ class EgrsdMixin(PPOTrainer):
             planned = [role.name for role in self.role_worker_mapping]
             raise RuntimeError(
                 f"verl plans workers for {planned}, and EGRSD builds on one that both trains and generates; install "
-                f"{validation.required_verl()}, whose trainers plan it."
+                f"{verl_version.required()}, whose trainers plan it."
             )
         self.role_worker_mapping.pop(role)
         pool = self.mapping.pop(role)
@@ -135,10 +134,10 @@ class EgrsdMixin(PPOTrainer):
     def _score_with_teacher(self, batch: KVBatchMeta, metrics: dict) -> None:
         """Writes ``teacher_log_probs`` and ``teacher_entropy``, (B, jagged) float32, and keeps the batch's entropy
         scale."""
-        data = _read(batch, "prompts", "teacher_prompt_ids", "responses", "response_mask")
+        data = batches.read(batch, "prompts", "teacher_prompt_ids", "responses", "response_mask")
         prompts = teacher_prompts(batch.keys, data["prompts"].unbind(), list(data["teacher_prompt_ids"]))
         # A padding sample carries its donor's prompt; one token is enough for a row that counts for nothing.
-        prompts = [ids if real else ids[:1] for ids, real in zip(prompts, _is_real(batch), strict=True)]
+        prompts = [ids if real else ids[:1] for ids, real in zip(prompts, batches.is_real(batch), strict=True)]
         scores = self.teacher.score(
             prompts,
             data["responses"],
@@ -148,18 +147,18 @@ class EgrsdMixin(PPOTrainer):
             names=batch.keys,
         )
         hidden = {} if scores.hidden is None else {"teacher_hidden": scores.hidden}
-        _write(batch, teacher_log_probs=scores.log_probs, teacher_entropy=scores.entropy, **hidden)
+        batches.write(batch, teacher_log_probs=scores.log_probs, teacher_entropy=scores.entropy, **hidden)
 
         mask, entropy = data["response_mask"].to_padded_tensor(0).bool(), scores.entropy.to_padded_tensor(0.0)
         scale = entropy_scale(entropy, mask, min_nats=self.egrsd.min_entropy_scale)
         self.entropy_scale = scale.item()
-        lengths = torch.tensor([len(ids) for ids, real in zip(prompts, _is_real(batch), strict=True) if real])
+        lengths = torch.tensor([len(ids) for ids, real in zip(prompts, batches.is_real(batch), strict=True) if real])
         metrics.update(teacher_metrics(entropy, mask, scale, lengths))
 
     def _shape_rewards(self, batch: KVBatchMeta, metrics: dict) -> None:
         """Scales ``rm_scores`` to the length-shaped reward and keeps one reward a rollout, padding aside, for the
         baseline."""
-        data = _read(batch, "rm_scores", "response_mask")
+        data = batches.read(batch, "rm_scores", "response_mask")
         max_length = self.config.data.max_response_length
         scores = data["rm_scores"].to_padded_tensor(0.0).sum(-1)
         lengths = data["response_mask"].to_padded_tensor(0).sum(-1)
@@ -167,8 +166,8 @@ class EgrsdMixin(PPOTrainer):
         rewards = shaped_reward(scores, lengths, max_length=max_length, length_bonus=self.egrsd.length_bonus)[last]
         if self.egrsd.length_bonus > 0:  # scores are 0 or 1, so the shaped reward is the factor
             shaped = [row * reward for row, reward in zip(data["rm_scores"].unbind(), rewards, strict=True)]
-            _write(batch, rm_scores=torch.nested.as_nested_tensor(shaped, layout=torch.jagged))
-        counted = torch.tensor(_is_real(batch)) & (last == torch.arange(len(last)))
+            batches.write(batch, rm_scores=torch.nested.as_nested_tensor(shaped, layout=torch.jagged))
+        counted = torch.tensor(batches.is_real(batch)) & (last == torch.arange(len(last)))
         truncated = data["response_mask"].offsets().diff() >= max_length
         self.step_rewards = rewards[counted]
         statistics = {"baseline_mean": self.baseline.mean, "baseline_std": self.baseline.std}
@@ -201,7 +200,7 @@ class EgrsdMixin(PPOTrainer):
         return batch
 
     def _save_tokens(self, batch: KVBatchMeta, mixing: float) -> None:
-        keys = tokens.chosen(batch.keys, _is_real(batch))
+        keys = tokens.chosen(batch.keys, batches.is_real(batch))
         data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=list(tokens.FIELDS))
         if self.student_scores_needed:
             scored = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["old_log_probs"])[
@@ -253,18 +252,3 @@ def _worker_cls() -> type:
 
         return CpuEgrsdWorker
     return EgrsdWorker
-
-
-def _is_real(batch: KVBatchMeta) -> list[bool]:
-    """False for the samples with which verl fills a batch up to a multiple of the ranks."""
-    return [not tag.get("is_padding", False) for tag in batch.tags]
-
-
-def _read(batch: KVBatchMeta, *fields: str) -> TensorDict:
-    return tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=list(fields))
-
-
-def _write(batch: KVBatchMeta, **fields: torch.Tensor) -> None:
-    tq.kv_batch_put(
-        keys=batch.keys, partition_id=batch.partition_id, fields=TensorDict(fields, batch_size=len(batch.keys))
-    )

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
 import recipe.egrsd.hydra_plugin  # noqa: F401  opens the config group
 from examples.tiny_cpu.task import make_problems, verl_row
 from recipe.egrsd import checkpoint
-from recipe.egrsd.config import validation
+from recipe.egrsd.config import validation, verl_version
 
 LORA = "actor_rollout_ref.model.lora_rank=8"
 EMA = "algorithm.egrsd.teacher.kind=ema algorithm.egrsd.teacher.ema_decay=0.99"
@@ -287,7 +287,7 @@ def test_a_verl_out_of_range_is_named(allowed, inputs, tmp_path):
     env = {"PYTHONPATH": f"{tmp_path}:{ROOT / 'tests' / 'support'}", "EGRSD_ALLOW_UNTESTED_VERL": allowed}
     result = run(inputs, tmp_path / "run", ["trainer.use_v1=false"], timeout=100, **env)
     assert result.returncode not in (0, None)
-    said = f"EGRSD: EGRSD was tested with {validation.required_verl()}; this is verl 0.10.0.dev0."
+    said = f"EGRSD: EGRSD was tested with {verl_version.required()}; this is verl 0.10.0.dev0."
     if allowed:
         assert f"{said} It runs because EGRSD_ALLOW_UNTESTED_VERL=1.\n" in result.log
         assert "EGRSD: trainer.use_v1=false runs verl's legacy trainer" in result.log

@@ -13,7 +13,7 @@ import pytest
 import torch
 from packages import project
 from plain import plain_forward
-from runs import COIN_REWARD, TEMPERATURE, good, run, write_inputs
+from runs import COIN_REWARD, ROOT, TEMPERATURE, good, run, write_inputs
 from transformers import AutoModelForCausalLM
 
 from recipe.egrsd.machines.attention import KEY

@@ -22,7 +22,7 @@ FILES = sorted(RECIPE.rglob("*.py"))
 FLOORS = [
     {"config", "method", "reward"},
     {"engine", "privilege", "checkpoint"},
-    {"teacher", "watch", "prepare_data", "parts"},
+    {"teacher", "watch", "prepare_data", "parts", "batches"},
     {"cpu", "loss", "report"},
     {"machines"},
     {"rollout", "evaluate"},

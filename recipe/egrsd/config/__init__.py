@@ -5,5 +5,6 @@ schema.py      the keys, their meaning, type and range
 verl_keys.py   the types of verl's own keys that are read here
 strict.py      what a value may be, and the one line that is said of one that may not
 validation.py  every check across keys, before Ray starts
+verl_version.py  the verl that this was tested with, and what becomes of another
 paper.json     figures and settings as printed in the paper
 """

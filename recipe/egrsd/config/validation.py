@@ -5,17 +5,14 @@ name.
 Imports neither torch nor verl.
 """
 
-import os
 from collections.abc import Mapping
 from glob import glob
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
-from packaging.requirements import Requirement
 
-from recipe.egrsd.config import verl_keys
+from recipe.egrsd.config import verl_keys, verl_version
 from recipe.egrsd.config.schema import (
     TRAINER_MODES,
     EgrsdConfig,
@@ -26,9 +23,6 @@ from recipe.egrsd.config.schema import (
     uses_reference,
 )
 from recipe.egrsd.config.strict import one_line
-
-ALLOW_UNTESTED_VERL = "EGRSD_ALLOW_UNTESTED_VERL"
-"""Environment variable: 1 turns the refusal of a verl outside REQUIRED_VERL.txt into a warning."""
 
 
 def validate(config: Any) -> EgrsdConfig:
@@ -49,7 +43,7 @@ def validate(config: Any) -> EgrsdConfig:
 
 
 def _validated(config: DictConfig) -> EgrsdConfig:
-    _check_verl_version()
+    verl_version.check()
     _check_engine(config)
     egrsd = read(config.algorithm.egrsd)
     verl_keys.check(config)
@@ -102,31 +96,6 @@ def check_data_files(data: Any) -> None:
                     f"data.{key}={file} is not here; write it with python -m recipe.egrsd.prepare_data, or correct the "
                     "name."
                 )
-
-
-def required_verl() -> Requirement:
-    """The verl versions that the tests ran on."""
-    return Requirement(Path(__file__).parents[1].joinpath("REQUIRED_VERL.txt").read_text().strip())
-
-
-def untested_verl() -> str | None:
-    """Both versions in words where the tests never ran on the installed verl, else None."""
-    required, found = required_verl(), version("verl")
-    tested = required.specifier.contains(found, prereleases=True)
-    return None if tested else f"EGRSD was tested with {required}; this is verl {found}"
-
-
-def allows_untested_verl() -> bool:
-    """Whether the user asked to run on any verl; hydra_plugin.py hands the variable to the workers."""
-    return os.environ.get(ALLOW_UNTESTED_VERL) == "1"
-
-
-def _check_verl_version() -> None:
-    untested = untested_verl()
-    if untested and not allows_untested_verl():
-        raise RuntimeError(
-            f"{untested}. Install a version in that range, or set {ALLOW_UNTESTED_VERL}=1 to try this one."
-        )
 
 
 def _check_trainer(config: Any) -> None:

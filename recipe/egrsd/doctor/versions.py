@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from recipe.egrsd import cpu
-from recipe.egrsd.config import validation
+from recipe.egrsd.config import verl_version
 from recipe.egrsd.doctor.case import Case, Finding, Level, graded
 from recipe.egrsd.machines import attention
 
@@ -42,13 +42,13 @@ def check(case: Case) -> Iterator[Finding]:
 
 
 def _verl(config: Any) -> Iterator[Finding]:
-    found, untested = installed("verl"), validation.untested_verl()
+    found, untested = installed("verl"), verl_version.untested()
     if untested:
-        allowed = validation.allows_untested_verl()
-        way_out = f"{validation.ALLOW_UNTESTED_VERL}=1 lets it run" if allowed else "install a version in that range"
+        allowed = verl_version.allows_untested()
+        way_out = f"{verl_version.ALLOW_UNTESTED}=1 lets it run" if allowed else "install a version in that range"
         yield Finding(Level.YELLOW if allowed else Level.RED, f"{untested}; {way_out}")
         return
-    yield Finding(Level.GREEN, f"verl {found} ({validation.required_verl()})")
+    yield Finding(Level.GREEN, f"verl {found} ({verl_version.required()})")
     gpus = config.trainer.n_gpus_per_node * config.trainer.nnodes
     if gpus > 1 and Version(found) < Version(FOR_SEVERAL_GPUS):
         yield Finding(

@@ -1,0 +1,34 @@
+"""The versions of verl that the tests ran on (REQUIRED_VERL.txt), and what becomes of another one."""
+
+import os
+from importlib.metadata import version
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+ALLOW_UNTESTED = "EGRSD_ALLOW_UNTESTED_VERL"
+"""Environment variable: 1 turns the refusal of a verl outside REQUIRED_VERL.txt into a warning."""
+
+
+def required() -> Requirement:
+    """The verl versions that the tests ran on."""
+    return Requirement(Path(__file__).parents[1].joinpath("REQUIRED_VERL.txt").read_text().strip())
+
+
+def untested() -> str | None:
+    """Both versions in words where the tests never ran on the installed verl, else None."""
+    wanted, found = required(), version("verl")
+    tested = wanted.specifier.contains(found, prereleases=True)
+    return None if tested else f"EGRSD was tested with {wanted}; this is verl {found}"
+
+
+def allows_untested() -> bool:
+    """Whether the user asked to run on any verl; hydra_plugin.py hands the variable to the workers."""
+    return os.environ.get(ALLOW_UNTESTED) == "1"
+
+
+def check() -> None:
+    """RuntimeError where no test ran on the installed verl and the user did not ask for it."""
+    fault = untested()
+    if fault and not allows_untested():
+        raise RuntimeError(f"{fault}. Install a version in that range, or set {ALLOW_UNTESTED}=1 to try this one.")
