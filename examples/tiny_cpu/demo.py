@@ -1,16 +1,18 @@
 """The demo behind `make demo`: warm-start a tiny Qwen3, train it with a preset through verl, show what that did.
 
-Everything lands in outputs/tiny_cpu: summary.json, training.png, the models, the data, and the logs of verl and Ray.
+Everything lands in outputs/tiny_cpu: report.html, training.png, summary.json, the models, the data, and the logs of verl
+and Ray.
 """
 
 import argparse
+import io
 import json
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from statistics import mean
 
@@ -21,8 +23,11 @@ from examples.tiny_cpu.picture import draw
 from examples.tiny_cpu.task import TASKS, Problem, make_problems
 from examples.tiny_cpu.training import ALGORITHMS, Training, write_data
 from examples.tiny_cpu.warm_start import warm_start_once
+from recipe.egrsd.report import __main__ as report
 
 POLL_SECONDS = 0.5
+SAVE_TOKENS_EVERY = 10
+"""Steps between two files of tokens, which the report shows. The first and the last step of 40 have one."""
 SHOWN = {  # beside the progress bar, as far as the preset logs it
     "reward": ("egrsd/reward_mean", ".2f"),
     "accuracy": ("egrsd/correct_frac", ".2f"),
@@ -37,7 +42,14 @@ class Demo:
         self.folder, self.task, self.seed, self.num_problems = folder, task, seed, num_problems
         self.start_model, self.data = folder / "start_model", folder / "data"
         self.training = Training(
-            folder, self.start_model, self.data, task=task, algorithm=algorithm, seed=seed, steps=steps
+            folder,
+            self.start_model,
+            self.data,
+            task=task,
+            algorithm=algorithm,
+            seed=seed,
+            steps=steps,
+            overrides=(f"algorithm.egrsd.save_tokens_every={SAVE_TOKENS_EVERY}",),
         )
         self.seconds: dict[str, float] = {}
 
@@ -130,6 +142,18 @@ def table(summary: dict) -> str:
     return "\n".join(lines)
 
 
+def finish(training: Training, summary: dict) -> None:
+    """Writes what a run leaves behind and prints it, the report last: it is what to open."""
+    folder = training.folder
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    draw(training.metrics, summary, folder / "training.png")
+    with redirect_stdout(io.StringIO()):  # its own list of files
+        report.main([str(folder), "--out", str(folder / "report.html")])
+    print(f"\n{table(summary)}\n")
+    print(folder / "summary.json", folder / "training.png", sep="\n")
+    print(f"Curves and tokens, to be opened in a browser:\n{folder / 'report.html'}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=TASKS, default="addition")
@@ -156,9 +180,7 @@ def main() -> None:
         started.write_text(json.dumps(settings))
     demo = Demo(folder, **settings)
     summary = demo.run()
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    draw(demo.training.metrics, summary, folder / "training.png")
-    print(f"\n{table(summary)}\n\n{folder / 'summary.json'}\n{folder / 'training.png'}")
+    finish(demo.training, summary)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,11 @@ from statistics import mean
 import matplotlib
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from made_up_runs import write_run
 from omegaconf import OmegaConf
 from runs import COMPOSE, ROOT
 
-from examples.tiny_cpu import compare
+from examples.tiny_cpu import compare, demo
 from examples.tiny_cpu import model as tiny
 from examples.tiny_cpu.forks import CONNECTIVES, LEAN, LETTERS, Forks, order_of
 from examples.tiny_cpu.paired import comparison_table, difference_of, mean_of
@@ -166,6 +167,33 @@ def test_the_demo_is_the_run_that_is_documented(composed):
 def test_grpo_has_no_trace_of_a_teacher(composed):
     egrsd = composed["grpo"].algorithm.egrsd
     assert (egrsd.gamma, egrsd.clip_range, egrsd.length_bonus, egrsd.advantage) == (0, 0, 0, "grpo")
+
+
+# ---------------------------------------------------------------- demo
+
+SETTINGS = {"task": "addition", "algorithm": "cl_egrsd", "seed": 0, "steps": 30, "num_problems": 500}
+
+
+def test_the_demo_saves_tokens(tmp_path):
+    """Of the first and the last step and some between, by the key that a user would set."""
+    training = demo.Demo(tmp_path, **SETTINGS).training
+    (override,) = OverridesParser.create().parse_overrides(training.overrides)
+    assert override.key_or_group == "algorithm.egrsd.save_tokens_every"
+    assert 40 % override.value() == 0
+
+
+def test_the_demo_ends_by_naming_its_report(tmp_path, capsys):
+    write_run(tmp_path)
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics.jsonl").rename(tmp_path / "metrics" / "000.jsonl")
+    shares = {"accuracy_before": 0.5, "accuracy_after": 0.8, "greedy_before": 0.3, "greedy_after": 0.9}
+    gain = {"accuracy_difference": 0.3, "accuracy_difference_se": 0.02, "length_before": 60.0, "length_after": 50.0}
+    demo.finish(demo.Demo(tmp_path, **SETTINGS).training, SETTINGS | shares | gain)
+    *_, last = capsys.readouterr().out.split()
+    assert last == str(tmp_path / "report.html")
+    assert 'id="tokens"' in (tmp_path / "report.html").read_text()
+    assert json.loads((tmp_path / "summary.json").read_text())["accuracy_after"] == 0.8
+    assert (tmp_path / "training.png").stat().st_size > 10_000
 
 
 # ---------------------------------------------------------------- compare
