@@ -9,8 +9,12 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+import yaml
+from composing import composed
+from omegaconf import OmegaConf
 from runs import ROOT
 
+from recipe.egrsd.config.validation import validate
 from recipe.egrsd.evaluate import __main__ as evaluate
 from recipe.egrsd.prepare_data import __main__ as prepare_data
 from recipe.egrsd.prepare_data.sources import BENCHMARKS
@@ -18,6 +22,7 @@ from recipe.egrsd.watch.metrics import ALARM_STEPS, ALARMS, METRICS, START_STEPS
 
 RECIPE = ROOT / "recipe" / "egrsd"
 FILES = sorted(RECIPE.rglob("*.py"))
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 # A room may import the rooms of the lines above its own. docs/design.md shows the same.
 FLOORS = [
     {"config", "method", "reward"},
@@ -122,10 +127,17 @@ def test_the_readme_tree_is_the_tree():
     assert named == there
 
 
-def test_the_three_commands_fit_together():
-    """reproduce.md: run, evaluation and report name the same folders, and each option that they are given exists."""
-    text = (ROOT / "docs/reproduce.md").read_text().replace("\\\n", "")
-    commands = [shlex.split(line) for line in re.findall(r"^    (\S.*)$", text, re.M)]
+def commands_of(path: str) -> list[list[str]]:
+    """The words of each command in a page's indented blocks."""
+    text = (ROOT / path).read_text().replace("\\\n", "")
+    lines = re.findall(r"^    ((?:\w+=\S+ )*(?:python|examples/|make) ?\S.*)$", text, re.M)
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/reproduce.md"])
+def test_the_commands_from_data_to_report_fit_together(page):
+    """Run, evaluation, comparison and report name the same folders, and each option that they are given exists."""
+    commands = [words for words in commands_of(page) if words[-1].startswith("examples/") or words[0] == "python"]
     given = {
         words[2].split(".")[-1]: words[3:]
         for words in commands
@@ -135,16 +147,78 @@ def test_the_three_commands_fit_together():
         prepare_data._parser().parse_args(given["prepare_data"]),
         evaluate._parser().parse_args(given["evaluate"]),
     )
-    (algorithm, script), *_ = (words for words in commands if words[-1].startswith("examples/"))
-    run = (
-        Path("outputs")
-        / f"{script.split('run_')[1].removesuffix('_fsdp.sh').replace('_', '-')}-{algorithm.split('=')[1]}"
-    )
+    scripts = [words for words in commands if words[-1].startswith("examples/")]
+    (algorithm,) = {word.split("=")[1] for words in scripts for word in words if word.startswith("ALGORITHM=")}
+    (script,) = {words[-1] for words in scripts}
+    assert (ROOT / script).is_file()
+    run = Path("outputs") / f"{script.split('run_')[1].removesuffix('_fsdp.sh').replace('_', '-')}-{algorithm}"
     assert run in evaluation.out.parents and run in Path(evaluation.model).parents
     assert str(run) in given["report"]
+    (comparison,) = (words for words in commands if "compare" in words)
+    assert comparison[-1] == str(evaluation.out)
     benchmarks = ",".join(source.name for source in BENCHMARKS)
     assert [str(path) for path in evaluation.data] == [f"{data.out}/{{{benchmarks}}}.parquet"]
     assert f"DATA=${{DATA:-{data.out}}}" in (ROOT / "examples/run_qwen3_fsdp.sh").read_text()
+
+
+def test_make_has_the_targets_that_pages_name():
+    targets = set(re.findall(r"^([\w.-]+):", (ROOT / "Makefile").read_text(), re.M))
+    for page in PAGES:
+        named = re.findall(r"(?:^    |`)(?:\w+=\S+ )*make ([a-z][\w.-]*)", page.read_text(), re.M)
+        assert {name for name in named if not name.startswith("test-verl-")} <= targets, page
+
+
+def test_the_readme_command_is_a_config_that_we_accept():
+    (words,) = (words for words in commands_of("README.md") if words[:3] == ["python", "-m", "verl.trainer.main_ppo"])
+    algorithm, *overrides = words[3:]
+    config = composed(*overrides, algorithm=algorithm.removeprefix("algorithm="))
+    validate(config)
+    assert (config.algorithm.egrsd.gamma, config.data.train_batch_size) == (0.3, 32)
+
+
+def test_the_readme_is_short_and_has_every_method():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 120
+    presets = {path.stem for path in (RECIPE / "config" / "algorithm").glob("*.yaml")}
+    assert set(re.findall(r"^\| `(\w+)` \|", text, re.M)) == presets
+
+
+def test_the_configuration_table_is_the_schema():
+    """Each key of algorithm.egrsd, with its default where the table states a plain value."""
+    defaults = OmegaConf.load(RECIPE / "config" / "algorithm" / "egrsd.yaml").algorithm.egrsd
+    flat = {name: value for name, value in defaults.items() if name != "teacher"}
+    flat |= {f"teacher.{name}": value for name, value in defaults.teacher.items()}
+    table = (ROOT / "docs/configuration.md").read_text().split("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?`) \| (.*?) \| .* \|$", table, re.M)
+    stated = {}
+    for names, values in rows:
+        names = re.findall(r"`([\w.]+)`", names)
+        values = values.split(", ") if len(names) > 1 else [values.split(" (")[0]]
+        stated |= dict(zip(names, map(yaml.safe_load, values), strict=True))
+    assert set(stated) == set(flat)
+    differ = {name for name in stated if stated[name] != flat[name]}
+    assert differ == {"teacher.instruction"}  # shortened
+
+
+def anchors(path: Path) -> set[str]:
+    """Of the headings, as a code host makes them."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
+        name, _, anchor = target.partition("#")
+        path = page.parent / name if name else page
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path), target
+
+
+def test_the_map_has_every_page():
+    text = (ROOT / "docs/index.md").read_text()
+    for path in (ROOT / "docs").glob("*.md"):
+        assert path.name == "index.md" or f"({path.name}" in text, path
 
 
 def test_the_files_and_functions_stay_small():

@@ -83,16 +83,14 @@ def test_a_gpu_machine_has_an_attention(gpu):
     assert requirements(project()["optional-dependencies"]["kernels"])["kernels"].specifier == theirs.specifier
 
 
-def test_the_readme_names_the_driver_of_these_wheels(gpu):
+def test_the_page_names_the_driver_of_these_wheels(gpu):
     cuda = Version(gpu["nvidia-cuda-runtime"]["version"]).major
-    readme = " ".join((ROOT / "README.md").read_text().split())
+    page = " ".join((ROOT / "docs/install.md").read_text().split())
     series = attention.OLDEST_DRIVER[cuda]
-    assert f"These wheels are for CUDA {cuda}: NVIDIA's driver must be of the series {series} or newer." in readme
+    assert f"These wheels are for CUDA {cuda}: NVIDIA's driver must be of the series {series} or newer." in page
     choice = {name: ".".join(gpu[name]["version"].split(".")[:2]) for name in ("torch", "vllm", "transformers")}
-    assert (
-        f"verl {gpu['verl']['version']} with its own choice: torch {choice['torch']}, vLLM {choice['vllm']}" in readme
-    )
-    assert f"transformers {choice['transformers']}" in readme
+    assert f"verl {gpu['verl']['version']} with its own choice: torch {choice['torch']}, vLLM {choice['vllm']}" in page
+    assert f"transformers {choice['transformers']}" in page
 
 
 @pytest.mark.parametrize("version", PYTHONS)

@@ -158,18 +158,18 @@ def test_one_range_of_verl_versions():
     ends = [{bound.operator: bound.version for bound in requirement.specifier} for requirement in (required, gpu)]
     assert ends == [{">=": "0.9.0", "<": "0.10"}, {">=": "0.9.1", "<": "0.10"}]
     assert required.specifier.contains(importlib.metadata.version("verl"))
-    assert f"`{(RECIPE / 'REQUIRED_VERL.txt').read_text().strip()}`" in (ROOT / "README.md").read_text()
+    assert f"`{(RECIPE / 'REQUIRED_VERL.txt').read_text().strip()}`" in (ROOT / "docs/install.md").read_text()
 
 
 def test_the_matrix_spans_the_range(pinned):
-    """make test-matrix: from the oldest verl that is allowed to the one that is pinned, and README names them."""
+    """make test-matrix: from the oldest verl that is allowed to the one that is pinned, and docs/install.md names them."""
     required = Requirement((RECIPE / "REQUIRED_VERL.txt").read_text().strip())
     (line,) = re.findall(r"^VERLS = (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     versions = [Version(text) for text in line.split()]
     assert all(required.specifier.contains(version) for version in versions)
     assert {bound.version for bound in required.specifier if bound.operator == ">="} == {str(versions[0])}
     assert versions[-1] == pinned["verl"]
-    assert f"verl {' and '.join(map(str, versions))} (`make test-matrix`)" in (ROOT / "README.md").read_text()
+    assert f"verl {' and '.join(map(str, versions))} (`make test-matrix`)" in (ROOT / "docs/install.md").read_text()
 
 
 @pytest.fixture(scope="module")
