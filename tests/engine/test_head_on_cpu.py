@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from tensordict import TensorDict
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     CohereConfig,
     CohereForCausalLM,
@@ -192,6 +193,38 @@ def test_a_vocabulary_padded_with_minus_infinity_counts_for_nothing():
     for ours, exact in zip(of_padded, expected, strict=True):
         torch.testing.assert_close(ours, exact, atol=1e-6, rtol=0)
     assert not of_padded[1][9:].any()
+
+
+@pytest.mark.parametrize(("trained", "products"), [(True, 4), (False, 2)])
+def test_how_often_the_head_multiplies(trained, products):
+    """Logits, logits once more, two gradients. A head that is not trained makes the hidden states' gradient while it
+    has the logits, as many products as from logits that were kept."""
+    tokens, vocabulary, size = 37, 300, 16
+    hidden = torch.randn(tokens, size).requires_grad_()
+    weight, labels = torch.randn(vocabulary, size).requires_grad_(trained), torch.randint(vocabulary, (tokens,))
+    with FlopCounterMode(display=False) as counter:
+        head_scores(hidden, weight, None, labels, temperature=1.3, chunk_logits=3000).sum().backward()
+    assert counter.get_total_flops() == products * 2 * tokens * vocabulary * size
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("tokens", [0, 1, 200])
+def test_the_gradient_of_hidden_states_in_front_of_a_frozen_head(tokens, biased, dtype):
+    """Against float64 of the same inputs; whatever the size of a chunk."""
+    torch.manual_seed(0)
+    hidden, weight, bias = (torch.randn(size).to(dtype) for size in ((tokens, 16), (500, 16), (500,)))
+    hidden, bias = hidden.requires_grad_(), bias if biased else None
+    labels, each = torch.randint(500, (tokens,)), torch.randn(tokens, 1)
+    expected = exact_scores(hidden, weight, bias, labels, temperature=1.3, also=None)
+    (exact,) = torch.autograd.grad((each * expected).sum(), hidden)
+    largest = exact.abs().amax() if tokens else 1.0
+    for chunk_logits in (1, 3000, 10**6):
+        scores = head_scores(hidden, weight, bias, labels, temperature=1.3, chunk_logits=chunk_logits)
+        (ours,) = torch.autograd.grad((each * scores).sum(), hidden)
+        assert ours.dtype == dtype
+        bound = {torch.float32: 2e-5, torch.bfloat16: 0.012 * largest}[dtype]
+        assert not tokens or (ours.double() - exact.double()).abs().max() <= bound
 
 
 def test_a_frozen_head_has_no_gradient():

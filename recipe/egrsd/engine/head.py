@@ -3,7 +3,8 @@
 A row is a long prompt and a short response, and nobody asks for the prompt's logits. Inside the forward pass, where the
 head's weight is gathered, the head is given the response positions alone and returns scores of so many at a time. Its
 backward pass makes the logits once more, a slice of the vocabulary at a time, so that each entry of the weight's
-gradient is written once.
+gradient is written once. A frozen head, an adapter's, needs no second time: the gradient of its hidden states is known
+up to a factor a token.
 
 N  chosen positions      V  vocabulary      H  hidden size
 """
@@ -31,6 +32,8 @@ class _Scores(torch.autograd.Function):
         columns = 1 if also is None else 2
         scores = torch.empty(len(hidden), columns, device=hidden.device)
         normaliser, slope_sum = (torch.empty(len(hidden), 1, device=hidden.device) for _ in range(2))
+        frozen = also is None and ctx.needs_input_grad[:3] == (True, False, False)
+        ahead = torch.empty_like(hidden) if frozen else None
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(hidden), rows):
                 chunk = slice(start, start + rows)
@@ -40,8 +43,10 @@ class _Scores(torch.autograd.Function):
                 scores[chunk, :1] = log_p.gather(-1, labels[chunk, None])
                 if also is not None:
                     scores[chunk, 1], slope_sum[chunk, 0] = also.sums(log_p, chunk)
+                if frozen:
+                    ahead[chunk] = _away(log_p, labels[chunk]).to(weight.dtype) @ weight
                 del log_p  # or it is alive while the next chunk is made
-        ctx.save_for_backward(hidden, weight, bias, labels, normaliser, slope_sum)
+        ctx.save_for_backward(*([ahead] if frozen else [hidden, weight, bias, labels, normaliser, slope_sum]))
         ctx.settings = temperature, also, chunk_logits
         return scores
 
@@ -49,8 +54,11 @@ class _Scores(torch.autograd.Function):
     def backward(ctx, gradient):
         """d score / d logit(v) = phi'(v) - p(v) sum_u phi'(u); the label's log-prob has phi' = 1 there and 0
         elsewhere."""
-        hidden, weight, bias, labels, normaliser, slope_sum = ctx.saved_tensors
         temperature, also, chunk_logits = ctx.settings
+        if len(ctx.saved_tensors) == 1:
+            (ahead,) = ctx.saved_tensors
+            return (ahead * (-gradient / temperature)).to(ahead.dtype), *[None] * 6
+        hidden, weight, bias, labels, normaliser, slope_sum = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:3]
         to_hidden = torch.zeros(hidden.shape, device=hidden.device)
         to_weight, to_bias = (
@@ -80,6 +88,13 @@ class _Scores(torch.autograd.Function):
                 if to_weight is not None:
                     torch.mm(change.T, hidden, out=to_weight[part])
         return to_hidden.to(hidden.dtype) if wanted[0] else None, to_weight, to_bias, None, None, None, None
+
+
+def _away(log_p: Tensor, labels: Tensor) -> Tensor:
+    """(n, V) p - 1[label], in the place of the log-probs: -T d log p(label) / d logits."""
+    away = log_p.exp_()
+    away[torch.arange(len(labels), device=labels.device), labels] -= 1
+    return away
 
 
 def product_dtype(hidden: Tensor) -> torch.dtype:
