@@ -5,6 +5,7 @@ Needs a package index. Downloads no wheel of PyTorch, CUDA or vLLM, for pip reso
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from composing import composed
-from packages import RECIPE, files_below, project, requirements
+from packages import RECIPE, files_below, project, requirements, verl_lines
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -46,10 +47,10 @@ def sources(tmp_path_factory) -> Path:
     return folder
 
 
-def resolved(pip: list[str | Path], what: str, folder: Path) -> dict[str, dict]:
+def resolved(pip: list[str | Path], what: list[str | Path], folder: Path) -> dict[str, dict]:
     """Metadata of everything that pip would install into an empty environment, by normal name."""
     report = folder / "report.json"
-    command = [*pip, "install", "--quiet", "--dry-run", "--ignore-installed", "--report", report, what]
+    command = [*pip, "install", "--quiet", "--dry-run", "--ignore-installed", "--report", report, *what]
     process = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
     assert process.returncode == 0, process.stdout + process.stderr
     installs = json.loads(report.read_text())["install"]
@@ -58,7 +59,7 @@ def resolved(pip: list[str | Path], what: str, folder: Path) -> dict[str, dict]:
 
 @pytest.fixture(scope="module")
 def gpu(sources, tmp_path_factory) -> dict[str, dict]:
-    return resolved([sys.executable, "-m", "pip"], f"{sources}[gpu,kernels]", tmp_path_factory.mktemp("gpu"))
+    return resolved([sys.executable, "-m", "pip"], [f"{sources}[gpu,kernels]"], tmp_path_factory.mktemp("gpu"))
 
 
 def test_a_gpu_machine_has_what_the_default_config_imports(gpu):
@@ -93,6 +94,14 @@ def test_the_page_names_the_driver_of_these_wheels(gpu):
     assert f"transformers {choice['transformers']}" in page
 
 
+def test_the_install_line_for_verl_recipe_has_what_the_recipe_imports(tmp_path):
+    """There the folder is copied and only REQUIRED_VERL.txt's PIP_INSTALL is run. pip reads several words from a file."""
+    (tmp_path / "words.txt").write_text("\n".join(shlex.split(verl_lines()["PIP_INSTALL"])[2:]))
+    found = resolved([sys.executable, "-m", "pip"], ["--requirement", tmp_path / "words.txt"], tmp_path)
+    for name, requirement in requirements(project()["dependencies"]).items():
+        assert requirement.specifier.contains(found[name]["version"]), requirement
+
+
 @pytest.mark.parametrize("version", PYTHONS)
 def test_the_wheel_on_every_python(version, sources, tmp_path):
     """Built and installed by that Python's pip, compiled by it, and its requirements resolve."""
@@ -107,7 +116,7 @@ def test_the_wheel_on_every_python(version, sources, tmp_path):
     assert files_below(site_packages) == files_below(ROOT)
     compiled = [tmp_path / "venv" / "bin" / "python", "-W", "error", "-m", "compileall", "-q", site_packages / "recipe"]
     subprocess.run(compiled, check=True)
-    found = resolved(pip, str(wheel), tmp_path)
+    found = resolved(pip, [wheel], tmp_path)
     assert not requirements(project()["dependencies"]).keys() - found.keys()
     assert SpecifierSet(project()["requires-python"]).contains(version)
 

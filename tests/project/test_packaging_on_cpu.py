@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from packages import RECIPE, files_below, project, requirements
+from packages import RECIPE, files_below, project, requirements, verl_lines
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 from runs import ROOT
+
+from recipe.egrsd.config import verl_version
 
 # What packages in requirements/cpu.txt declare and a run on a CPU never loads.
 LEFT_OUT = {
@@ -149,8 +152,22 @@ def test_copied_into_a_verl_checkout(tmp_path, recipe_is):
 # ---------------------------------------------------------------- what it asks for
 
 
+def test_the_install_script_of_verl_recipe_finds_its_lines(pinned):
+    """A release that the tests ran on, with what this plugin needs of verl's extras."""
+    lines, newest = verl_lines(), pinned["verl"]
+    assert lines["MODE"] == "pinned_tag"
+    assert lines["TAG"] == f"v{newest}"
+    assert f"git clone {lines['UPSTREAM']} && cd verl && git checkout v{newest} &&" in lines["GIT_SETUP"]
+    program, *words = shlex.split(lines["PIP_INSTALL"])
+    assert (program, words[0]) == ("pip", "install")
+    found = requirements(words[1:])
+    assert str(found["verl"]) == f"verl[math,vllm]=={newest}"
+    assert found.keys() - {"verl"} <= requirements(project()["dependencies"]).keys()
+
+
 def test_one_range_of_verl_versions():
-    required = Requirement((RECIPE / "REQUIRED_VERL.txt").read_text().strip())
+    required = Requirement(verl_lines()["REQUIREMENT"])
+    assert verl_version.required() == required
     installed = requirements(project()["dependencies"])["verl"]
     gpu = requirements(project()["optional-dependencies"]["gpu"])["verl"]
     assert required.specifier == installed.specifier
@@ -158,12 +175,12 @@ def test_one_range_of_verl_versions():
     ends = [{bound.operator: bound.version for bound in requirement.specifier} for requirement in (required, gpu)]
     assert ends == [{">=": "0.9.0", "<": "0.10"}, {">=": "0.9.1", "<": "0.10"}]
     assert required.specifier.contains(importlib.metadata.version("verl"))
-    assert f"`{(RECIPE / 'REQUIRED_VERL.txt').read_text().strip()}`" in (ROOT / "docs/install.md").read_text()
+    assert f"`{verl_lines()['REQUIREMENT']}`" in (ROOT / "docs/install.md").read_text()
 
 
 def test_the_matrix_spans_the_range(pinned):
     """make test-matrix: from the oldest verl that is allowed to the one that is pinned, and docs/install.md names them."""
-    required = Requirement((RECIPE / "REQUIRED_VERL.txt").read_text().strip())
+    required = verl_version.required()
     (line,) = re.findall(r"^VERLS = (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     versions = [Version(text) for text in line.split()]
     assert all(required.specifier.contains(version) for version in versions)

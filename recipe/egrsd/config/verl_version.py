@@ -1,6 +1,7 @@
 """The versions of verl that the tests ran on (REQUIRED_VERL.txt), and what becomes of another one."""
 
 import os
+import re
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,8 +12,10 @@ ALLOW_UNTESTED = "EGRSD_ALLOW_UNTESTED_VERL"
 
 
 def required() -> Requirement:
-    """The verl versions that the tests ran on."""
-    return Requirement(Path(__file__).parents[1].joinpath("REQUIRED_VERL.txt").read_text().strip())
+    """The verl versions that the tests ran on: the line REQUIREMENT=…; the file's other lines are for verl-recipe's installer."""
+    text = Path(__file__).parents[1].joinpath("REQUIRED_VERL.txt").read_text()
+    (line,) = re.findall(r"^REQUIREMENT=(.*)$", text, re.MULTILINE)
+    return Requirement(line)
 
 
 def untested() -> str | None:
