@@ -79,8 +79,9 @@ def measure(
     shared = [
         *COIN_REWARD,
         f"data.train_batch_size={ROWS // group}", f"actor_rollout_ref.actor.ppo_mini_batch_size={ROWS // group}",
-        f"actor_rollout_ref.rollout.n={group}", f"data.max_prompt_length={PROMPT}", f"data.max_response_length={response}",
-        "actor_rollout_ref.rollout.ignore_eos=True", f"trainer.total_training_steps={steps}", "trainer.total_epochs=100",
+        f"actor_rollout_ref.rollout.n={group}", f"data.max_prompt_length={PROMPT}",
+        f"data.max_response_length={response}", "actor_rollout_ref.rollout.ignore_eos=True",
+        f"trainer.total_training_steps={steps}", "trainer.total_epochs=100",
         # A row at a time, or a group that shares its prompt: without flash attention, packed rows cost the square of
         # all tokens of a micro-batch.
         f"actor_rollout_ref.actor.ppo_max_token_len_per_gpu={PROMPT + response}",

@@ -31,8 +31,8 @@ from recipe.egrsd.engine.head import head_scores, scoring_head
 from recipe.egrsd.method.vocabulary import Entropy
 
 SHAPES = {
-    "vocab_size": 151_936, "hidden_size": 1024, "intermediate_size": 3072, "num_attention_heads": 16, "num_key_value_heads": 8,
-    "head_dim": 128, "max_position_embeddings": 32_768, "tie_word_embeddings": True,
+    "vocab_size": 151_936, "hidden_size": 1024, "intermediate_size": 3072, "num_attention_heads": 16,
+    "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 32_768, "tie_word_embeddings": True,
 }  # fmt: skip
 TEMPERATURE = 1.1
 GIB = 2**30

@@ -69,15 +69,15 @@ def rollouts(full) -> Path:
 
 @pytest.fixture(scope="session")
 def padded(run_once, rollouts) -> Run:
-    """The same on one rank, padded, in four static micro-batches, on the fewest CPUs of Ray's; after the recorded three steps it
-    goes on for 19 more."""
+    """The same on one rank, padded, in four static micro-batches, on the fewest CPUs of Ray's; after the recorded three
+    steps it goes on for 19 more."""
     longer = ["trainer.save_freq=3", "trainer.total_training_steps=22", "ray_kwargs.ray_init.num_cpus=5"]
     return run_once("padded", lambda folder: [*COIN_REWARD, *DESCENT, *PADDED, *replaying(rollouts), *longer])
 
 
 @pytest.fixture(scope="session")
 def lora(run_once, rollouts) -> Run:
-    """The same with an adapter, on its own optimiser; validates first; the fourth step's rollouts and rewards are its own."""
+    """The same with an adapter, its own optimiser; validates first; the fourth step's rollouts and rewards are new."""
     longer = ["trainer.val_before_train=True", "trainer.total_training_steps=4"]
     return run_once("lora", lambda folder: [*LORA, *replaying(rollouts), *longer])
 

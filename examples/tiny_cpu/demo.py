@@ -1,7 +1,7 @@
 """The demo behind `make demo`: warm-start a tiny Qwen3, train it with a preset through verl, show what that did.
 
-Everything lands in outputs/tiny_cpu: report.html, training.png, summary.json, the models, the data, and the logs of verl
-and Ray.
+Everything lands in outputs/tiny_cpu: report.html, training.png, summary.json, the models, the data, and the logs of
+verl and Ray.
 """
 
 import argparse

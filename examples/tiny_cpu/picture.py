@@ -59,8 +59,8 @@ def _running_mean(values: list[float]) -> list[float]:
 
 
 def draw_comparison(runs: Runs, path: Path, *, title: str) -> None:
-    """Left: accuracy against length, a point for each method with its standard errors over seeds. Right: accuracy minus the
-    control's, paired by seed: 95 % interval and single seeds."""
+    """Left: accuracy against length, a point for each method with its standard errors over seeds. Right: accuracy
+    minus the control's, paired by seed: 95 % interval and single seeds."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5), constrained_layout=True)
     shared = {"capsize": 3, "markersize": 8, "linestyle": "none"}
     looks = zip(runs, cycle(COLORS), cycle(MARKERS))

@@ -1,4 +1,4 @@
-"""The batch of a step, whose columns TransferQueue holds: what of it is read and written here, under verl's row names."""
+"""A step's batch, whose columns TransferQueue holds: what of it is read and written here, under verl's row names."""
 
 import transfer_queue as tq
 from tensordict import TensorDict

@@ -114,7 +114,8 @@ def beginning(trainer: Any, folder: Path | None) -> str:
     begins = "starts from the initial weights"
     if not torn:
         return begins
-    return f"{begins}; {torn[-1]} holds no complete checkpoint (a run was killed in its first save) and will be written over"
+    why = "(a run was killed in its first save) and will be written over"
+    return f"{begins}; {torn[-1]} holds no complete checkpoint {why}"
 
 
 def _refuse_untracked(tracker: Path) -> None:

@@ -86,10 +86,9 @@ class EgrsdMixin(PPOTrainer):
         actor_config = omega_conf_to_dataclass(self.config.actor_rollout_ref.actor)
         loss = divergence_loss if self.egrsd.divergence else egrsd_loss
         self.actor_rollout_wg.set_loss_fn(partial(loss, actor_config, self.egrsd))
-        kept = f"keeps verl's old_log_prob pass: {self.student_scores_needed}"
-        print(
-            f"EGRSD {kept if self.student_scores_needed else 'takes log p_S from the training pass, the only one of a batch'}."
-        )
+        needed = self.student_scores_needed
+        kept, taken = "keeps verl's old_log_prob pass", "takes log p_S from the training pass, the only one of a batch"
+        print(f"EGRSD {kept}: {needed}." if needed else f"EGRSD {taken}.")
         with self.watchdog:
             super().on_init_end()
 
@@ -120,8 +119,7 @@ class EgrsdMixin(PPOTrainer):
         return super()._compute_ref_log_prob(self._in_chunks(batch), metrics)
 
     def _in_chunks(self, batch: KVBatchMeta) -> KVBatchMeta:
-        """Asks the engine for scores without logits, in whatever pass is next; score_student=always is verl's way to
-        the bit."""
+        """Asks the next pass, whatever it is, for scores without logits; score_student=always is verl's way."""
         batch.extra_info["egrsd_in_chunks"] = self.egrsd.score_student == "auto" or self.egrsd.divergence is not None
         return batch
 
@@ -132,8 +130,7 @@ class EgrsdMixin(PPOTrainer):
         return super()._compute_advantage(batch, metrics)  # its meta names every field that the workers may fetch
 
     def _score_with_teacher(self, batch: KVBatchMeta, metrics: dict) -> None:
-        """Writes ``teacher_log_probs`` and ``teacher_entropy``, (B, jagged) float32, and keeps the batch's entropy
-        scale."""
+        """Writes ``teacher_log_probs`` and ``teacher_entropy``, (B, jagged) float32; keeps the entropy scale."""
         data = batches.read(batch, "prompts", "teacher_prompt_ids", "responses", "response_mask")
         prompts = teacher_prompts(batch.keys, data["prompts"].unbind(), list(data["teacher_prompt_ids"]))
         # A padding sample carries its donor's prompt; one token is enough for a row that counts for nothing.
@@ -156,8 +153,7 @@ class EgrsdMixin(PPOTrainer):
         metrics.update(teacher_metrics(entropy, mask, scale, lengths))
 
     def _shape_rewards(self, batch: KVBatchMeta, metrics: dict) -> None:
-        """Scales ``rm_scores`` to the length-shaped reward and keeps one reward a rollout, padding aside, for the
-        baseline."""
+        """Scales ``rm_scores`` to the length-shaped reward and keeps one a rollout, padding aside, for the baseline."""
         data = batches.read(batch, "rm_scores", "response_mask")
         max_length = self.config.data.max_response_length
         scores = data["rm_scores"].to_padded_tensor(0.0).sum(-1)
@@ -174,8 +170,7 @@ class EgrsdMixin(PPOTrainer):
         metrics.update(reward_metrics(self.step_rewards, truncated[counted], **statistics))
 
     def _running_advantage(self, token_level_rewards, response_mask, **_):
-        """The paper's baseline as a verl advantage estimator: (B, T) rewards and mask -> (B, T) advantages and
-        returns."""
+        """The paper's baseline as an estimator of verl's: (B, T) rewards and mask -> (B, T) advantages and returns."""
         advantages = self.baseline.advantages(token_level_rewards.sum(-1)).unsqueeze(-1) * response_mask
         return advantages, advantages
 
@@ -206,7 +201,7 @@ class EgrsdMixin(PPOTrainer):
             scored = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["old_log_probs"])[
                 "old_log_probs"
             ]
-        else:  # kept out of the batch: the loss would train on old_log_probs that it finds there, and looking must change nothing
+        else:  # kept out of the batch: the loss would train on old_log_probs there, and looking must change nothing
             rows = data["prompts"].unbind(), data["responses"], data["response_mask"]
             scored = self.teacher.score_student(
                 *rows, temperature=self.config.actor_rollout_ref.rollout.temperature, names=keys

@@ -23,6 +23,7 @@ EMA = "algorithm.egrsd.teacher.kind=ema algorithm.egrsd.teacher.ema_decay=0.99"
 FLOAT32 = "actor_rollout_ref.ref.fsdp_config.model_dtype=fp32"
 UNWEIGHTED = "algorithm.egrsd.gamma=0 algorithm.egrsd.clip_range=0 algorithm.egrsd.length_bonus=0"
 OPSD = f"{UNWEIGHTED} algorithm.egrsd.divergence=forward_kl"
+REF, ROLLOUT = "actor_rollout_ref.ref", "actor_rollout_ref.rollout"
 ENOUGH = "ray_kwargs.ray_init.num_cpus=64"
 SPLIT = "ulysses_sequence_parallel_size=2"
 REFUSED = {
@@ -40,11 +41,17 @@ REFUSED = {
     "trainer.v1.trainer_mode=colocate_async": "trainer_mode=colocate_async selects verl's own trainer",
     "trainer.v1.trainer_mode=separate_async": "is not supported by EGRSD: verl then makes several updates in a step",
     "trainer.v1.trainer_mode=egrsd_separate_async": "is not supported by EGRSD",
-    "ray_kwargs.ray_init.runtime_env.env_vars.VERL_ENGINE_VENDOR=nvidia": "rounds logits to bfloat16; leave it at egrsd",
+    "ray_kwargs.ray_init.runtime_env.env_vars.VERL_ENGINE_VENDOR=nvidia": (
+        "rounds logits to bfloat16; leave it at egrsd"
+    ),
     "actor_rollout_ref.model.use_fused_kernels=true": "no fused kernel was ever run with EGRSD",
-    "actor_rollout_ref.ref.log_prob_use_dynamic_bsz=false": "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu is not set",
+    "actor_rollout_ref.ref.log_prob_use_dynamic_bsz=false": (
+        "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu is not set"
+    ),
     "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu=8000": "cannot hold one teacher row of up to 8704 tokens",
-    f"{LORA} actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=8000": "rollout.log_prob_max_token_len_per_gpu=8000",
+    f"{LORA} actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=8000": (
+        "rollout.log_prob_max_token_len_per_gpu=8000"
+    ),
     f"{LORA} actor_rollout_ref.rollout.load_format=dummy": "load_format=dummy sends the base under the adapter, which",
     f"{LORA} actor_rollout_ref.model.lora_adapter_path=adapter": "merge the adapter into the model first",
     "algorithm.egrsd.gamma=-0.1": "use gamma >= 0",
@@ -60,11 +67,15 @@ REFUSED = {
     "algorithm.egrsd.teacher.kind=ema": "teacher.ema_decay=null must lie between 0 and 1",
     "algorithm.egrsd.teacher.kind=snapshot": "teacher.sync_every=null must be a number of steps",
     "algorithm.egrsd.teacher.sync_every=20": "means nothing to teacher.kind=frozen; leave it null",
-    "+actor_rollout_ref.ref.fsdp_config.mixed_precision.param_dtype=fp32": "rounds the teacher's weights before they are used",
+    "+actor_rollout_ref.ref.fsdp_config.mixed_precision.param_dtype=fp32": (
+        "rounds the teacher's weights before they are used"
+    ),
     EMA: "actor_rollout_ref.ref.fsdp_config.model_dtype=bf16 rounds the small steps",
     f"{EMA} {FLOAT32} actor_rollout_ref.actor.use_kl_loss=true": "the KL term of",
     f"{EMA} {FLOAT32} algorithm.use_kl_in_reward=true": "the KL term of",
-    "algorithm.egrsd.teacher.kind=live actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=8000": "rollout.log_prob_max",
+    "algorithm.egrsd.teacher.kind=live actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=8000": (
+        "rollout.log_prob_max"
+    ),
     "algorithm.egrsd.teacher.max_prompt_length=0": "must be positive",
     "algorithm.egrsd.teacher.template=nowhere.jinja": "is not a file",
     "algorithm.egrsd.privilege=hint": "privilege=hint is not available; choose from",
@@ -74,13 +85,17 @@ REFUSED = {
     "algorithm.egrsd.divergence=forward_kl": "algorithm.egrsd.gamma=0.3 means nothing to divergence=forward_kl",
     f"{OPSD} algorithm.egrsd.divergence_clip=0": "must be positive (nats), or null",
     f"{OPSD} actor_rollout_ref.actor.{SPLIT}": "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2 splits rows",
-    f"{OPSD} actor_rollout_ref.actor.fsdp_config.{SPLIT}": "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2 splits rows",
+    f"{OPSD} actor_rollout_ref.actor.fsdp_config.{SPLIT}": (
+        "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2 splits rows"
+    ),
     f"{OPSD} actor_rollout_ref.actor.use_kl_loss=true": "use_kl_loss=True adds a term to the loss",
     f"{OPSD} actor_rollout_ref.actor.entropy_coeff=0.01": "entropy_coeff=0.01 adds a term to the loss",
     f"{OPSD} algorithm.use_kl_in_reward=true": "use_kl_in_reward=True changes rewards, which are not used",
     "algorithm.egrsd.gamma=null": "algorithm.egrsd.gamma=null is NoneType; it should be a valid number.",
     "algorithm.egrsd.window=2.5": "algorithm.egrsd.window=2.5 is float; it should be a valid integer.",
-    "trainer.resume_mode=resume_path": "resume_from_path=null names no checkpoint, which trainer.resume_mode=resume_path needs",
+    "trainer.resume_mode=resume_path": (
+        "resume_from_path=null names no checkpoint, which trainer.resume_mode=resume_path needs"
+    ),
     "data.max_response_length=null": "data.max_response_length=null is NoneType; it should be a valid integer.",
     "data.seed=${nowhere}": "data.seed: Interpolation key 'nowhere' not found.",
     "+algorithm.egrsd.gama=0.3": "unknown key(s) ['gama']",
@@ -129,13 +144,13 @@ def checked(config: DictConfig) -> None:
 @pytest.mark.parametrize(
     "overrides",
     [
-        "actor_rollout_ref.model.use_remove_padding=false actor_rollout_ref.ref.entropy_from_logits_with_chunking=false",
-        f"{LORA} actor_rollout_ref.ref.log_prob_max_token_len_per_gpu=100",
-        "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu=4352 actor_rollout_ref.ref.ulysses_sequence_parallel_size=2",
-        f"{LORA} actor_rollout_ref.actor.fsdp_config.{SPLIT} actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=4352",
+        f"actor_rollout_ref.model.use_remove_padding=false {REF}.entropy_from_logits_with_chunking=false",
+        f"{LORA} {REF}.log_prob_max_token_len_per_gpu=100",
+        f"{REF}.log_prob_max_token_len_per_gpu=4352 {REF}.ulysses_sequence_parallel_size=2",
+        f"{LORA} actor_rollout_ref.actor.fsdp_config.{SPLIT} {ROLLOUT}.log_prob_max_token_len_per_gpu=4352",
         f"{EMA} {FLOAT32}",
         f"{EMA} {LORA} actor_rollout_ref.model.lora_adapter_path=adapter actor_rollout_ref.actor.use_kl_loss=true",
-        "algorithm.egrsd.teacher.kind=live actor_rollout_ref.ref.log_prob_max_token_len_per_gpu=100",
+        f"algorithm.egrsd.teacher.kind=live {REF}.log_prob_max_token_len_per_gpu=100",
     ],
 )
 def test_allowed(overrides):

@@ -21,13 +21,14 @@ from recipe.egrsd.hydra_plugin import Validation
 OURS = [f"algorithm.egrsd.{field.name}" for field in fields(EgrsdConfig)]
 TEACHERS = [f"algorithm.egrsd.teacher.{field.name}" for field in fields(TeacherConfig)]
 VALUES = [
-    "null", "None", "true", "false", "yes", "0", "1", "-1", "2", "3.0", "2.5", "-0.0", "1e-300", "1e300", "1e400", "nan", "inf",
-    "1" + "0" * 30, "1" + "0" * 400, "-" + "9" * 20, "abc", "''", '""', "'0.2'", '"3"', "' '", "0x10", "1_000", "٣", "½", "数学",
-    "'a b'", r"'a\nb'", "x" * 5000, "a/b/../c", "[]", "[1,2]", "[[1],[a,{b:2}]]", "{}", "{a:1}", "{a:{b:[1,2]}}", "???",
-    "'???'", "${nowhere}", "${.floor}", "${algorithm.egrsd.gamma}", "${algorithm.egrsd.teacher}", "${oc.env:NO_SUCH_VARIABLE}",
-    "${oc.env:HOME}", "${oc.select:nowhere,5}", "${no_such_resolver:1}", "'${nowhere}'", "'${'", "'${a'", "x_${trainer.nnodes}",
-    "1,2", "choice(1,2)", "range(1,3)", "float(1)", "int(2.7)", "str(3)", "a=b", "'a=b'", "@", "\\", "*", "~", "-", "+1", "1e",
-    "[1", "{a", "", "running", "grpo", "frozen", "ema", "snapshot", "live", "forward_kl", "answer_only", "auto", "always",
+    "null", "None", "true", "false", "yes", "0", "1", "-1", "2", "3.0", "2.5", "-0.0", "1e-300", "1e300", "1e400",
+    "nan", "inf", "1" + "0" * 30, "1" + "0" * 400, "-" + "9" * 20, "abc", "''", '""', "'0.2'", '"3"', "' '", "0x10",
+    "1_000", "٣", "½", "数学", "'a b'", r"'a\nb'", "x" * 5000, "a/b/../c", "[]", "[1,2]", "[[1],[a,{b:2}]]", "{}",
+    "{a:1}", "{a:{b:[1,2]}}", "???", "'???'", "${nowhere}", "${.floor}", "${algorithm.egrsd.gamma}",
+    "${algorithm.egrsd.teacher}", "${oc.env:NO_SUCH_VARIABLE}", "${oc.env:HOME}", "${oc.select:nowhere,5}",
+    "${no_such_resolver:1}", "'${nowhere}'", "'${'", "'${a'", "x_${trainer.nnodes}", "1,2", "choice(1,2)", "range(1,3)",
+    "float(1)", "int(2.7)", "str(3)", "a=b", "'a=b'", "@", "\\", "*", "~", "-", "+1", "1e", "[1", "{a", "", "running",
+    "grpo", "frozen", "ema", "snapshot", "live", "forward_kl", "answer_only", "auto", "always",
 ]  # fmt: skip
 REFUSED = {
     "algorithm.egrsd.gamma=null": "algorithm.egrsd.gamma=null is NoneType; it should be a valid number.",
@@ -39,10 +40,16 @@ REFUSED = {
     "algorithm.egrsd.window=2.5": "algorithm.egrsd.window=2.5 is float; it should be a valid integer.",
     "algorithm.egrsd.window=true": "algorithm.egrsd.window=true is bool; it should be a valid integer.",
     "algorithm.egrsd.warmup_steps=2.5": "algorithm.egrsd.warmup_steps=2.5 is float; it should be a valid integer.",
-    "algorithm.egrsd.mixing_decay_steps=None": "algorithm.egrsd.mixing_decay_steps=None is str; it should be a valid integer.",
-    "algorithm.egrsd.save_tokens_every=None": "algorithm.egrsd.save_tokens_every=None is str; it should be a valid integer.",
+    "algorithm.egrsd.mixing_decay_steps=None": (
+        "algorithm.egrsd.mixing_decay_steps=None is str; it should be a valid integer."
+    ),
+    "algorithm.egrsd.save_tokens_every=None": (
+        "algorithm.egrsd.save_tokens_every=None is str; it should be a valid integer."
+    ),
     "algorithm.egrsd.clip_range='0.2'": "algorithm.egrsd.clip_range=0.2 is str; it should be a valid number.",
-    "algorithm.egrsd.teacher.instruction=null": "algorithm.egrsd.teacher.instruction=null is NoneType; it should be a valid str",
+    "algorithm.egrsd.teacher.instruction=null": (
+        "algorithm.egrsd.teacher.instruction=null is NoneType; it should be a valid str"
+    ),
     "algorithm.egrsd.teacher.solution_key=null": "teacher.solution_key=null is NoneType; it should be a valid str",
     "algorithm.egrsd.teacher.enable_thinking=1": "teacher.enable_thinking=1 is int; it should be a valid boolean.",
     "algorithm.egrsd.floor=[0.1]": "algorithm.egrsd.floor=[0.1] is list; it should be a valid number.",
@@ -50,7 +57,9 @@ REFUSED = {
     "algorithm.egrsd.floor=${nowhere}": "algorithm.egrsd.floor: Interpolation key 'nowhere' not found.",
     "algorithm.egrsd=null": "algorithm.egrsd=null is NoneType; it holds the keys ['gamma', ",
     "algorithm.egrsd.teacher=frozen": "algorithm.egrsd.teacher=frozen is str; it holds the keys ['kind', ",
-    "trainer.resume_mode=resume_path": "resume_from_path=null names no checkpoint, which trainer.resume_mode=resume_path",
+    "trainer.resume_mode=resume_path": (
+        "resume_from_path=null names no checkpoint, which trainer.resume_mode=resume_path"
+    ),
     "trainer.resume_mode=resume_path trainer.resume_from_path=runs/1": "give the path of a folder global_step_N",
     "trainer.resume_mode=never": "trainer.resume_mode=never is str; it should be 'auto', 'disable' or 'resume_path'.",
     "data.max_response_length=null": "data.max_response_length=null is NoneType; it should be a valid integer.",

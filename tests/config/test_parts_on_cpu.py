@@ -43,10 +43,14 @@ FILES = {
     "open.jinja": "{{ problem",
     "tools.yaml": "tools: [{class_name: nowhere.Tool, config: {type: native}}]\n",
     "loops.yaml": "- {name: mine, _target_: nowhere.Loop}\n",
-    "good_loops.yaml": "- {name: mine, _target_: verl.experimental.agent_loop.single_turn_agent_loop.SingleTurnAgentLoop}\n",
+    "good_loops.yaml": (
+        "- {name: mine, _target_: verl.experimental.agent_loop.single_turn_agent_loop.SingleTurnAgentLoop}\n"
+    ),
 }
 REFUSED = {
-    f"{ADVANTAGE}=typo": "algorithm.egrsd.advantage=typo fails on two groups of made-up rewards: Unknown advantage estimator",
+    f"{ADVANTAGE}=typo": (
+        "algorithm.egrsd.advantage=typo fails on two groups of made-up rewards: Unknown advantage estimator"
+    ),
     f"{ADVANTAGE}=egrsd": "algorithm.egrsd.advantage=egrsd fails",
     f"{ADVANTAGE}=gae": "algorithm.egrsd.advantage=gae fails on two groups of made-up rewards: KeyError",
     f"{ADVANTAGE}=remax": "algorithm.egrsd.advantage=remax fails",
@@ -67,21 +71,29 @@ REFUSED = {
         "reward.custom_reward_function.path=mine.py instead"
     ),
     "reward_model.reward_manager=dapo": "main_ppo does not read; say reward.reward_manager.name=dapo instead",
-    "+reward_model.reward_kwargs.overlong_buffer_cfg.enable=true": "say reward.reward_kwargs.overlong_buffer_cfg.enable=true",
+    "+reward_model.reward_kwargs.overlong_buffer_cfg.enable=true": (
+        "say reward.reward_kwargs.overlong_buffer_cfg.enable=true"
+    ),
     "sandbox_fusion.url=http://x": "say reward.sandbox_fusion.url=http://x instead",
     f"reward.reward_manager.name=dapo {OVERLONG}": (
         "overlong_buffer_cfg.enable=true gives rewards other than 0 and 1, which algorithm.egrsd.length_bonus=0.5"
     ),
-    f"reward.reward_model.enable=true {FUNCTION}.path=null": "reward.reward_model.enable=true gives rewards other than 0 and 1",
+    f"reward.reward_model.enable=true {FUNCTION}.path=null": (
+        "reward.reward_model.enable=true gives rewards other than 0 and 1"
+    ),
     "actor_rollout_ref.rollout.name=sglang": "actor_rollout_ref.rollout.name=sglang is not supported by EGRSD",
     "actor_rollout_ref.rollout.name=hf": "actor_rollout_ref.rollout.name=hf is not supported by EGRSD",
-    "algorithm.filter_groups.enable=true": "algorithm.filter_groups.enable=true keeps only groups with different rewards",
+    "algorithm.filter_groups.enable=true": (
+        "algorithm.filter_groups.enable=true keeps only groups with different rewards"
+    ),
     f"{TURNS}.tool_config_path={{}}/nowhere.yaml": "nowhere.yaml cannot be loaded: FileNotFoundError",
     f"{TURNS}.tool_config_path={{}}/tools.yaml": "tools.yaml cannot be loaded: ",
     f"{TURNS}.function_tool_path={{}}/nowhere.py": "multi_turn.function_tool_path=",
     f"{AGENT}.agent_loop_config_path={{}}/nowhere.yaml": "agent_loop_config_path=",
     f"{AGENT}.agent_loop_config_path={{}}/loops.yaml": "loops.yaml cannot be loaded: ImportError",
-    f"{AGENT}.default_agent_loop=typo": "default_agent_loop=typo cannot be loaded: typo is none of ['single_turn_agent',",
+    f"{AGENT}.default_agent_loop=typo": (
+        "default_agent_loop=typo cannot be loaded: typo is none of ['single_turn_agent',"
+    ),
     f"+{AGENT}.agent_loop_manager_class=nowhere.Manager": "agent_loop_manager_class=nowhere.Manager cannot be loaded",
     "+trainer.v1.sampler.custom_sampler={{path:{}/mine.py,name:typo}}": "custom_sampler.path=",
     "algorithm.egrsd.teacher.template={}/forgets.jinja": "UndefinedError: 'nothing_of_that_name' is undefined",

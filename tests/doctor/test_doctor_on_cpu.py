@@ -409,9 +409,15 @@ BUDGETS = {
     "actor_rollout_ref.rollout.max_model_len=50": "student row {student_row} > 50 (vLLM's max_model_len)",
     "actor_rollout_ref.rollout.max_model_len=600": "row of vLLM 600 > 512 (the model's max_position_embeddings)",
     "data.max_response_length=500": "teacher row {long_row} > 512 (the model's max_position_embeddings)",
-    "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=50": "student row {student_row} > 50 (actor_rollout_ref.actor.ppo_max",
-    "actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=50": "student row {student_row} > 50 (actor_rollout_ref.rollout.",
-    "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu=100": "teacher row {teacher_row} > 100 (actor_rollout_ref.ref.",
+    "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=50": (
+        "student row {student_row} > 50 (actor_rollout_ref.actor.ppo_max"
+    ),
+    "actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=50": (
+        "student row {student_row} > 50 (actor_rollout_ref.rollout."
+    ),
+    "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu=100": (
+        "teacher row {teacher_row} > 100 (actor_rollout_ref.ref."
+    ),
 }
 
 

@@ -108,9 +108,9 @@ def qwen3_8b(case):  # noqa: F811
 
     def build(*own: str, **model) -> Case:
         built = case(
-            "data.train_batch_size=32", "actor_rollout_ref.actor.ppo_mini_batch_size=32", "actor_rollout_ref.rollout.n=1",
-            "data.max_prompt_length=2048", "data.max_response_length=1024", "trainer.n_gpus_per_node=8",
-            "actor_rollout_ref.rollout.tensor_model_parallel_size=1",
+            "data.train_batch_size=32", "actor_rollout_ref.actor.ppo_mini_batch_size=32",
+            "actor_rollout_ref.rollout.n=1", "data.max_prompt_length=2048", "data.max_response_length=1024",
+            "trainer.n_gpus_per_node=8", "actor_rollout_ref.rollout.tensor_model_parallel_size=1",
             "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=8192", "actor_rollout_ref.model.lora_rank=64",
             "algorithm.egrsd.score_student=auto", *own,
         )  # fmt: skip

@@ -179,7 +179,8 @@ def test_a_hub_name_is_pinned_to_its_commit(tmp_path, monkeypatch):
     (repository / "snapshots" / commit / "config.json").write_text("{}")
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
-    code = "from recipe.egrsd.evaluate.model import locate; files = locate('some/model'); print(files.model, files.revision)"
+    locate = "from recipe.egrsd.evaluate.model import locate; files = locate('some/model')"
+    code = f"{locate}; print(files.model, files.revision)"
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
@@ -368,9 +369,8 @@ def test_the_figures_of_a_benchmark(tmp_path, tokenizer, problems):
 def test_figures_are_about_the_samples_asked_for_though_the_folder_holds_more(tmp_path, tokenizer, problems):
     texts = {str(i): [answer(problem.ground_truth), answer(0)] for i, problem in enumerate(problems)}
     fill(tmp_path, Recorder(tokenizer, thinking=True), problems, texts)
-    assert run.conclude(tmp_path, problems[:3], {"tiny_addition": 1}, SETTINGS)["benchmarks"]["tiny_addition"]["accuracy"] == {
-        "value": 1.0, "se": 0.0, "se_sampling": None,
-    }  # fmt: skip
+    benchmarks = run.conclude(tmp_path, problems[:3], {"tiny_addition": 1}, SETTINGS)["benchmarks"]
+    assert benchmarks["tiny_addition"]["accuracy"] == {"value": 1.0, "se": 0.0, "se_sampling": None}
 
 
 def test_the_number_of_samples_on_the_command_line():

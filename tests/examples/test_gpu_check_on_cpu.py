@@ -22,7 +22,8 @@ from recipe.egrsd.watch.metrics import METRICS
 GOOD = {
     **{name: 0.3 for name in METRICS if name not in checks.OF_DIVERGENCE},
     "egrsd/teacher_entropy_mean": 0.3, "egrsd/teacher_entropy_max": 2.7, "egrsd/entropy_scale": 2.7,
-    "egrsd/gate_mean": 0.97, "egrsd/gate_floor_frac": 0.0, "egrsd/ratio_weight_mean": 1.01, "egrsd/token_weight_mean": 0.98,
+    "egrsd/gate_mean": 0.97, "egrsd/gate_floor_frac": 0.0, "egrsd/ratio_weight_mean": 1.01,
+    "egrsd/token_weight_mean": 0.98,
     "egrsd/reward_mean": 0.0,  # not judged
     "timing_s/gen": 1.0, "timing_s/teacher": 0.5, "timing_s/update_actor": 1.0, "timing_s/update_weights": 0.2,
     "timing_s/step": 3.0, "timing_s/old_log_prob": 0.5,

@@ -228,7 +228,9 @@ def test_the_mask_of_a_script():
 TOO_LONG = "tokens, whose mask takes sdpa 5 bytes x 69,632 squared = 22.6 GiB; lower it to 46340"
 PACKS = {
     f"{SCORING}=100000 data.train_batch_size=64 trainer.n_gpus_per_node=8": TOO_LONG,
-    f"{ULYSSES}=2": f"{ULYSSES}=2 needs flash attention, in which alone verl splits rows, and this run has sdpa; set it to 1",
+    f"{ULYSSES}=2": (
+        f"{ULYSSES}=2 needs flash attention, in which alone verl splits rows, and this run has sdpa; set it to 1"
+    ),
 }
 
 

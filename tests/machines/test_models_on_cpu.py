@@ -96,9 +96,10 @@ def test_a_resumed_run_keeps_its_commit(snapshot):
     (named,) = models.located(config("some/tiny"))
     models.refuse_other_commits({}, [named])
     models.refuse_other_commits({PATH: COMMIT}, [named])
-    said = rf"is not the commit {'f' * 40} that this run began with; resume with {PATH}={snapshot.with_name('f' * 40)}, which"
+    other = "f" * 40
+    said = rf"is not the commit {other} that this run began with; resume with {PATH}={snapshot.with_name(other)}, which"
     with pytest.raises(ValueError, match=said):
-        models.refuse_other_commits({PATH: "f" * 40}, [named])
+        models.refuse_other_commits({PATH: other}, [named])
 
 
 def test_other_files_of_the_same_name_are_noticed(snapshot):

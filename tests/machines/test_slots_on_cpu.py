@@ -52,7 +52,8 @@ def ray_folder(monkeypatch) -> Iterator[Path]:
              "reward.reward_model.n_gpus_per_node=2"],
             1 + 1 + 3 + 3 * 2,
         ),
-        ([ONE_GPU, "actor_rollout_ref.rollout.agent.num_workers=64", "reward.num_workers=64"], 1 + 1 + 3),  # they hold none
+        # they hold none
+        ([ONE_GPU, "actor_rollout_ref.rollout.agent.num_workers=64", "reward.num_workers=64"], 1 + 1 + 3),
     ],
 )  # fmt: skip
 def test_the_sum(overrides, cpus):

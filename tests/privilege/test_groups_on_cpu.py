@@ -151,7 +151,8 @@ def test_rewards_baseline_and_metrics_count_rollouts_once_and_padding_never(trai
     assert sorted(trainer.step_rewards.tolist()) == pytest.approx(sorted(rewards), abs=1e-6)
     mean, std = reference.mean_and_population_std(rewards)
     entropies = [4 * value for n, (_, mask) in enumerate(ROLLOUTS.values())
-                 for value, counts in zip(random(len(mask), 110 + n).tolist(), mask, strict=True) if counts]  # fmt: skip
+                 for value, counts in zip(random(len(mask), 110 + n).tolist(), mask, strict=True)
+                 if counts]  # fmt: skip
     lengths = [len(PRIVILEGED + ADDED.get(key, [])) for key in ROLLOUTS]
     expected = {
         "egrsd/reward_mean": mean, "egrsd/reward_std": std, "egrsd/correct_frac": 3 / 4, "egrsd/truncated_frac": 1 / 4,

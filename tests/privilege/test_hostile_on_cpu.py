@@ -17,8 +17,8 @@ TIMEOUT = 0.5
 
 
 QWENS = [
-    "object_ref_start", "object_ref_end", "box_start", "box_end", "quad_start", "quad_end", "vision_start", "vision_end",
-    "vision_pad", "image_pad", "video_pad",
+    "object_ref_start", "object_ref_end", "box_start", "box_end", "quad_start", "quad_end", "vision_start",
+    "vision_end", "vision_pad", "image_pad", "video_pad",
 ]  # fmt: skip
 
 

@@ -36,7 +36,8 @@ FLOORS = [
     {"doctor"},
 ]
 # These run where there is no verl: rooms, and files of other rooms.
-WITHOUT_VERL = {"config", "method", "reward", "checkpoint", "prepare_data", "report", "engine/head", "engine/shared_prompt"} | {
+WITHOUT_VERL = {
+    "config", "method", "reward", "checkpoint", "prepare_data", "report", "engine/head", "engine/shared_prompt",
     "privilege/prompts", "privilege/rows", "watch/metrics", "watch/alarms", "machines/attention", "machines/models",
     "rollout/receiver",
 }  # fmt: skip

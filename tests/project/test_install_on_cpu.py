@@ -95,7 +95,7 @@ def test_the_page_names_the_driver_of_these_wheels(gpu):
 
 
 def test_the_install_line_for_verl_recipe_has_what_the_recipe_imports(tmp_path):
-    """There the folder is copied and only REQUIRED_VERL.txt's PIP_INSTALL is run. pip reads several words from a file."""
+    """There the folder is copied and only REQUIRED_VERL.txt's PIP_INSTALL is run. pip reads words from a file."""
     (tmp_path / "words.txt").write_text("\n".join(shlex.split(verl_lines()["PIP_INSTALL"])[2:]))
     found = resolved([sys.executable, "-m", "pip"], ["--requirement", tmp_path / "words.txt"], tmp_path)
     for name, requirement in requirements(project()["dependencies"]).items():

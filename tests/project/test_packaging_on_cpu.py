@@ -179,7 +179,7 @@ def test_one_range_of_verl_versions():
 
 
 def test_the_matrix_spans_the_range(pinned):
-    """make test-matrix: from the oldest verl that is allowed to the one that is pinned, and docs/install.md names them."""
+    """make test-matrix: from the oldest verl that is allowed to the pinned one, and docs/install.md names them."""
     required = verl_version.required()
     (line,) = re.findall(r"^VERLS = (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     versions = [Version(text) for text in line.split()]

@@ -120,11 +120,13 @@ def test_text_is_readable(page):
     contrast = page.evaluate(
         """() => {
           const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
-          const light = (c) => c.slice(0, 3).map((v) => v / 255).map((v) => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+          const light = (c) => c.slice(0, 3).map((v) => v / 255)
+            .map((v) => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
             .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
           const body = getComputedStyle(document.body), page = rgb(body.backgroundColor), ink = light(rgb(body.color));
           return Math.min(...["less", "more"].map((name) => {
-            const color = getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).split(",").map(Number);
+            const value = getComputedStyle(document.documentElement).getPropertyValue(`--${name}`);
+            const color = value.split(",").map(Number);
             const back = light(color.map((v, i) => .72 * v + .28 * page[i]));
             return (Math.max(ink, back) + .05) / (Math.min(ink, back) + .05);
           }));

@@ -290,8 +290,9 @@ def test_words_of_the_problem_do_not_count():
 @pytest.mark.parametrize(
     "text, found",
     [
-        ("According to the reference solution, x = 3", 1), ("As stated in the solution we get 5", 1), ("The solution says 4", 1),
-        ("I was given the answer 7.", 1), ("the answer key has 9; the ground truth is 9", 2), ("So the solution is 4.", 0),
+        ("According to the reference solution, x = 3", 1), ("As stated in the solution we get 5", 1),
+        ("The solution says 4", 1), ("I was given the answer 7.", 1),
+        ("the answer key has 9; the ground truth is 9", 2), ("So the solution is 4.", 0),
         ("We check the answer: 5 is right.", 0), ("my solution shows that", 0), ("the preference solution", 0),
     ],
 )  # fmt: skip

@@ -161,9 +161,9 @@ def test_every_change_of_every_ground_truth(file):
 # ---------------------------------------------------------------- any text
 
 SIGNS = r"""
-\frac { } ( ) [ ] \{ \} 1 2 0.5 1,000 x e i \text{ and or 5 , ; . ^ _ \sqrt | \% % $ \le = < > ' ° √ ½ ² cm \pm \sin \sum & \\
-\begin{pmatrix} \end{pmatrix} \begin{cases} \end{cases} \to \lim \int d / : - + * ! \cdot \overline{3} 1e3 \log \mid \cup
-\approx \boxed \circ ~ \,
+\frac { } ( ) [ ] \{ \} 1 2 0.5 1,000 x e i \text{ and or 5 , ; . ^ _ \sqrt | \% % $ \le = < > ' ° √ ½ ² cm \pm \sin
+\sum & \\ \begin{pmatrix} \end{pmatrix} \begin{cases} \end{cases} \to \lim \int d / : - + * ! \cdot \overline{3} 1e3
+\log \mid \cup \approx \boxed \circ ~ \,
 """
 TEXTS = st.lists(st.sampled_from([*SIGNS.split(), " "]), max_size=12).map("".join)
 

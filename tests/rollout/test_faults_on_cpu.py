@@ -20,8 +20,8 @@ from runs import COIN_REWARD, DESCENT, PADDED, ROOT, good, parameters, replaying
 from recipe.egrsd import checkpoint
 
 KILLS = (
-    ("_step_once", 1, 0.3), ("_save_checkpoint", 1, 0.05), ("_score_with_teacher", 2, 0.3), ("_save_checkpoint", 2, 0.1),
-    ("_update_actor", 3, 0.3),
+    ("_step_once", 1, 0.3), ("_save_checkpoint", 1, 0.05), ("_score_with_teacher", 2, 0.3),
+    ("_save_checkpoint", 2, 0.1), ("_update_actor", 3, 0.3),
 )  # fmt: skip
 """Method of the trainer, step, longest delay after it was entered: rollout, checkpoint (0.1 s in all), scoring,
 update."""
@@ -99,8 +99,8 @@ def test_a_run_killed_in_its_first_save_starts_over_and_says_so(saved):
         data.write_bytes(data.read_bytes()[:length])
     (folder / "global_step_1" / "transfer_queue.tmp").mkdir()
     assert checkpoint.folder_to_resume(saved, has_teacher=False) is None
-    said = f"starts from the initial weights; {folder}/global_step_3 holds no complete checkpoint (a run was killed in its first"
-    assert checkpoint.beginning(saved, None).startswith(said)
+    torn = f"{folder}/global_step_3 holds no complete checkpoint (a run was killed in its first"
+    assert checkpoint.beginning(saved, None).startswith(f"starts from the initial weights; {torn}")
 
 
 def test_a_checkpoint_of_another_number_of_ranks_is_named(saved):
@@ -108,7 +108,8 @@ def test_a_checkpoint_of_another_number_of_ranks_is_named(saved):
     actor = Path(saved.default_local_dir) / "global_step_2" / "actor"
     for rank in range(8):
         (actor / f"model_world_size_8_rank_{rank}.pt").touch()
-    said = r"global_step_2 was written by 8 ranks, and trainer.nnodes=1 x trainer.n_gpus_per_node=2 are 2: .* Resume with 8"
+    here = "trainer.nnodes=1 x trainer.n_gpus_per_node=2 are 2"
+    said = rf"global_step_2 was written by 8 ranks, and {here}: .* Resume with 8"
     with pytest.raises(ValueError, match=said):
         checkpoint.folder_to_resume(saved, has_teacher=False)
     saved.nnodes = 4

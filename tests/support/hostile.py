@@ -83,11 +83,13 @@ NO_STRINGS = {
 }  # fmt: skip
 TURNS = {
     "none": None, "text": "What is 3 + 4?", "number": 7, "empty": [], "list of texts": ["What is 3 + 4?"],
-    "no role": [{"content": "x"}], "no content": [{"role": "user"}], "content none": [{"role": "user", "content": None}],
-    "content number": [{"role": "user", "content": 7}], "content list": [{"role": "user", "content": [{"type": "image"}]}],
+    "no role": [{"content": "x"}], "no content": [{"role": "user"}],
+    "content none": [{"role": "user", "content": None}], "content number": [{"role": "user", "content": 7}],
+    "content list": [{"role": "user", "content": [{"type": "image"}]}],
     "role none": [{"role": None, "content": "x"}], "ends in assistant": [{"role": "assistant", "content": "x"}],
     "ends in system": [{"role": "system", "content": "x"}], "dict": {"role": "user", "content": "x"},
-    "nested list": [[{"role": "user", "content": "x"}]], "no instruction": [{"role": "user", "content": "What is 3 + 4?"}],
+    "nested list": [[{"role": "user", "content": "x"}]],
+    "no instruction": [{"role": "user", "content": "What is 3 + 4?"}],
 }  # fmt: skip
 INJECTIONS = {
     "jinja variable": "{{ problem }} {{ 7 * 7 }} {{ cycler.__init__.__globals__ }}",

@@ -13,8 +13,9 @@ from recipe.egrsd.watch import tokens
 from recipe.egrsd.watch.metrics import METRICS
 
 HOSTILE = [
-    "</script><script>document.title='broken'</script>", "<img src=x onerror=\"document.title='broken'\">", "<!--", "]]>",
-    "&lt;b&gt;", "\u2028", "'\"`", "{{ 7 * 7 }}", "\n", "", "  ", "\u202e", "$x_1$", "</style>", "<svg onload=alert(1)>", "\x00",
+    "</script><script>document.title='broken'</script>", "<img src=x onerror=\"document.title='broken'\">", "<!--",
+    "]]>", "&lt;b&gt;", "\u2028", "'\"`", "{{ 7 * 7 }}", "\n", "", "  ", "\u202e", "$x_1$", "</style>",
+    "<svg onload=alert(1)>", "\x00",
 ]  # fmt: skip
 WORDS = [
     "First ",

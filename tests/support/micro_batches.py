@@ -18,8 +18,8 @@ SCALE = 2.5
 
 def settings(**changes) -> EgrsdConfig:
     teacher = TeacherConfig(
-        kind="frozen", sync_every=None, ema_decay=None, enable_thinking=True, solution_key="s", instruction="", template=None,
-        max_prompt_length=9,
+        kind="frozen", sync_every=None, ema_decay=None, enable_thinking=True, solution_key="s", instruction="",
+        template=None, max_prompt_length=9,
     )  # fmt: skip
     knobs = {
         "gamma": 0.7,

@@ -43,7 +43,8 @@ def cluster(folder: Path, pythons: Sequence[str | Path], env: Mapping[str, str])
                         [python, "-m", "ray.scripts.scripts", "start", *role, "--block", "--disable-usage-stats",
                          "--num-cpus=16", "--num-gpus=1", f"--dashboard-agent-listen-port={_free_port()}",
                          f"--object-store-memory={500 * 2**20}"],
-                        cwd=folder, env={**env, **join}, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+                        cwd=folder, env={**env, **join}, stdout=output, stderr=subprocess.STDOUT,
+                        start_new_session=True,
                     )
                 )  # fmt: skip
             _wait_until_started(started[-1], log)

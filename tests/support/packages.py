@@ -31,7 +31,7 @@ def requirements(lines: Iterable[str]) -> dict[str, Requirement]:
 
 
 def verl_lines() -> dict[str, str]:
-    """REQUIRED_VERL.txt as verl-recipe's installer reads it: what stands behind the first "=" of each key's first line."""
+    """REQUIRED_VERL.txt as verl-recipe's installer reads it: what follows the first "=" of each key's first line."""
     lines = (line.strip() for line in (RECIPE / "REQUIRED_VERL.txt").read_text().splitlines())
     pairs = [line.partition("=")[::2] for line in lines if "=" in line and not line.startswith("#")]
     assert len(dict(pairs)) == len(pairs)

@@ -11,16 +11,16 @@ COLUMNS = ("old_log_probs", "teacher_log_probs", "teacher_entropy", "advantages"
 
 
 TEACHER = TeacherConfig(
-    kind="frozen", sync_every=None, ema_decay=None, enable_thinking=True, solution_key="", instruction="", template=None,
-    max_prompt_length=1,
+    kind="frozen", sync_every=None, ema_decay=None, enable_thinking=True, solution_key="", instruction="",
+    template=None, max_prompt_length=1,
 )  # fmt: skip
 
 
 SETTINGS = {
     "floor": 0.1, "min_entropy_scale": 1.0, "clip_range": 0.2, "mixing": 1.0, "mixing_decay_steps": None,
     "advantage": "running", "length_bonus": 0.5, "warmup_steps": 10,
-    "divergence": None, "divergence_clip": None, "privilege": "solution", "score_student": "auto", "save_tokens_every": None,
-    "teacher": TEACHER,
+    "divergence": None, "divergence_clip": None, "privilege": "solution", "score_student": "auto",
+    "save_tokens_every": None, "teacher": TEACHER,
 }  # fmt: skip
 
 

@@ -29,8 +29,9 @@ def whole_batch_loss(model, teacher, batch: dict, *, kind: str, clip: float | No
 
 SGD = [
     "actor_rollout_ref.actor.optim.optimizer=SGD", "actor_rollout_ref.actor.optim.lr=1.0",
-    "actor_rollout_ref.actor.optim.weight_decay=0", "actor_rollout_ref.actor.optim.clip_grad=1000", "trainer.save_freq=1",
-    "actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model]", "trainer.total_training_steps=2",
+    "actor_rollout_ref.actor.optim.weight_decay=0", "actor_rollout_ref.actor.optim.clip_grad=1000",
+    "trainer.save_freq=1", "actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model]",
+    "trainer.total_training_steps=2",
 ]  # fmt: skip
 
 

@@ -8,7 +8,8 @@ from runs import COIN_REWARD, DESCENT, LORA, Run, good, run
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 COLOCATE = [
-    *COIN_REWARD, "trainer.v1.trainer_mode=egrsd_colocate_async", "trainer.total_training_steps=4", "trainer.save_freq=2",
+    *COIN_REWARD, "trainer.v1.trainer_mode=egrsd_colocate_async", "trainer.total_training_steps=4",
+    "trainer.save_freq=2",
 ]  # fmt: skip
 STUDENTS = {"full": DESCENT, "lora": LORA}
 

@@ -58,9 +58,11 @@ def test_every_column_is_that_of_the_paper(tmp_path, tokenizer):
         gate = entropy_gate([calm], **knobs)[0]
         ratio = ratio_weight([student], [teacher], [advantage[0]], clip_range=egrsd.clip_range)[0]
         expected = {
-            "student_log_probs": student, "teacher_log_probs": teacher, "teacher_entropy": entropy, "lookahead_entropy": calm,
-            "gate": gate, "gate_without_lookahead": entropy_gate([entropy], **knobs)[0], "ratio_weight": ratio,
-            "token_weight": [g and (0.75 + 0.25 * w) * g for w, g in zip(ratio, gate, strict=True)], "advantage": advantage,
+            "student_log_probs": student, "teacher_log_probs": teacher, "teacher_entropy": entropy,
+            "lookahead_entropy": calm, "gate": gate, "gate_without_lookahead": entropy_gate([entropy], **knobs)[0],
+            "ratio_weight": ratio,
+            "token_weight": [g and (0.75 + 0.25 * w) * g for w, g in zip(ratio, gate, strict=True)],
+            "advantage": advantage,
         }  # fmt: skip
         for name, values in expected.items():
             counted = [(a, b) for a, b, real in zip(row[name], values, mask, strict=True) if real]

@@ -23,8 +23,8 @@ class TeacherConfig:
     """algorithm.egrsd.teacher"""
 
     kind: str
-    """Which weights teach. frozen: the initial ones; snapshot: the student's, copied every sync_every steps; ema: their moving
-    average; live: the student's own."""
+    """Which weights teach. frozen: the initial ones; snapshot: the student's, copied every sync_every steps; ema: their
+    moving average; live: the student's own."""
     sync_every: Count | None
     """Steps between two copies, >= 1; for snapshot only."""
     ema_decay: Number | None
@@ -93,7 +93,7 @@ class EgrsdConfig:
     warmup_steps: Count
     """Steps before the running statistics whiten, >= 0."""
     divergence: str | None
-    """forward_kl or reverse_kl: the loss is this divergence of teacher and student instead, and rewards are only watched."""
+    """forward_kl or reverse_kl: the loss is this divergence of teacher and student, and rewards are only watched."""
     divergence_clip: Number | None
     """Upper bound of one vocabulary entry's share of the divergence, nats, > 0; None for none."""
     privilege: str
@@ -101,7 +101,7 @@ class EgrsdConfig:
     score_student: str
     """auto: verl's old_log_prob pass runs only where something needs it; always: it always runs."""
     save_tokens_every: Count | None
-    """Steps, >= 1, between two files of responses with all that was decided about each token (watch/tokens.py); None for none."""
+    """Steps, >= 1, between two files of responses with what was decided about each token (watch/tokens.py); or None."""
     teacher: TeacherConfig
 
     def __post_init__(self) -> None:
@@ -193,7 +193,7 @@ def scoring_engine(config: Any) -> tuple[str, Any, int]:
 
 
 def sequence_parallel_ranks(part: Any) -> int:
-    """Ranks that split a row of ``actor_rollout_ref.actor`` or ``ref``; verl takes either key, the first one if both are set."""
+    """Ranks that share a row of ``actor_rollout_ref.actor`` or ``ref``; verl reads two keys, the first that is set."""
     ranks = part.get("ulysses_sequence_parallel_size", 1)
     return ranks if ranks > 1 else part.fsdp_config.ulysses_sequence_parallel_size
 
@@ -210,7 +210,7 @@ def uses_reference(config: Any) -> bool:
 
 
 def uses_lora(config: Any) -> bool:
-    """True if the actor trains an adapter: the frozen teacher is then the actor with the adapter off (trainer_base.py:234)."""
+    """True if the actor trains an adapter: the frozen teacher is then the actor with it off (trainer_base.py:234)."""
     model = config.actor_rollout_ref.model
     return (
         (model.get("lora") or {}).get("rank", 0) > 0 or model.get("lora_rank", 0) > 0 or bool(model.lora_adapter_path)

@@ -46,7 +46,8 @@ def complaint(error: ValidationError, key: str) -> str:
     if own is not None and not first["loc"]:
         return str(own)
     name = ".".join([key, *map(str, first["loc"])])
-    return f"{name}={shown(first['input'])} is {type(first['input']).__name__}; {own or first['msg'].replace('Input', 'it')}."
+    given = first["input"]
+    return f"{name}={shown(given)} is {type(given).__name__}; {own or first['msg'].replace('Input', 'it')}."
 
 
 def one_line(error: Exception) -> str:

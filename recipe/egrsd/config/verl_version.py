@@ -12,7 +12,7 @@ ALLOW_UNTESTED = "EGRSD_ALLOW_UNTESTED_VERL"
 
 
 def required() -> Requirement:
-    """The verl versions that the tests ran on: the line REQUIREMENT=…; the file's other lines are for verl-recipe's installer."""
+    """The verl versions that the tests ran on: the line REQUIREMENT=…; the others are for verl-recipe's installer."""
     text = Path(__file__).parents[1].joinpath("REQUIRED_VERL.txt").read_text()
     (line,) = re.findall(r"^REQUIREMENT=(.*)$", text, re.MULTILINE)
     return Requirement(line)

@@ -121,8 +121,9 @@ def _privilege(case: Case) -> Iterator[Finding]:
         text = prompts.shown_text(case.rows[0], privilege=egrsd.privilege, solution_key=egrsd.teacher.solution_key)
         shown = case.tokenizer.decode(case.tokenizer.encode(text, add_special_tokens=False))
         if shown not in case.tokenizer.decode(case.teacher_ids[0]):
-            said = f"row 0: the teacher's prompt does not hold the {egrsd.privilege}; does algorithm.egrsd.teacher.template="
-            yield Finding(Level.RED, f"{said}{egrsd.teacher.template} print it?")
+            template = f"algorithm.egrsd.teacher.template={egrsd.teacher.template}"
+            said = f"row 0: the teacher's prompt does not hold the {egrsd.privilege}; does {template} print it?"
+            yield Finding(Level.RED, said)
 
 
 def budgets(case: Case) -> Iterator[Finding]:
@@ -173,12 +174,12 @@ def answers(case: Case) -> Iterator[Finding]:
             refused.append(f"row {index}: …{solution.strip()[-60:]!r} against {truth!r}")
     if odd and bonus > 0:
         score, index = next(iter(odd.items()))
-        said = f"row {index} scores {score:g}: rewards other than 0 and 1 need algorithm.egrsd.length_bonus=0, here {bonus:g}"
-        yield Finding(Level.RED, said)
+        need = f"need algorithm.egrsd.length_bonus=0, here {bonus:g}"
+        yield Finding(Level.RED, f"row {index} scores {score:g}: rewards other than 0 and 1 {need}")
     if unreadable:
         many = len(unreadable) > (1 - HALF) * tried
-        said = f"{len(unreadable)} of {tried} ground truths are refused even against themselves or unreadable: nothing earns"
-        yield Finding(graded(red=many, yellow=True), said + _listed(unreadable))
+        said = f"{len(unreadable)} of {tried} ground truths are refused even against themselves or unreadable"
+        yield Finding(graded(red=many, yellow=True), f"{said}: nothing earns{_listed(unreadable)}")
     readable = tried - len(unreadable)
     if readable:
         share = 1 - len(refused) / readable

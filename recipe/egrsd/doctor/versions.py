@@ -72,8 +72,8 @@ def _attention(config: Any) -> Finding:
     price = (
         f"; the mask of a pack of {tokens:,} tokens takes about {attention.mask_gib(tokens):.1f} GiB" if tokens else ""
     )
-    said = f"attention: {chosen} on machines with the packages of this one ({missing}){price}. Faster: {attention.LIBRARIES}"
-    return Finding(Level.YELLOW, said)
+    said = f"attention: {chosen} on machines with the packages of this one ({missing}){price}"
+    return Finding(Level.YELLOW, f"{said}. Faster: {attention.LIBRARIES}")
 
 
 def installed(name: str) -> str | None:

@@ -115,17 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         help="benchmarks as parquet files in verl's row format",
     )
     add("--out", required=True, type=Path, metavar="FOLDER", help="a folder for this model and these settings")
-    add(
-        "--protocol",
-        choices=protocol.PROTOCOLS,
-        default="paper",
-        help="settings that the following five options change one by one",
-    )
-    add("--thinking", action=argparse.BooleanOptionalAction, help="the chat template's thinking switch")
-    add("--temperature", type=float)
-    add("--top-p", type=float)
-    add("--top-k", type=int, help="0 for no limit")
-    add("--max-tokens", type=int, help="longest response")
+    _add_protocol(parser)
     add(
         "--k",
         nargs="+",
@@ -154,6 +144,21 @@ def _parser() -> argparse.ArgumentParser:
         help="responses in one part file (default 256; or those of a minute)",
     )
     return parser
+
+
+def _add_protocol(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--protocol",
+        choices=protocol.PROTOCOLS,
+        default="paper",
+        help="settings that the following five options change one by one",
+    )
+    add("--thinking", action=argparse.BooleanOptionalAction, help="the chat template's thinking switch")
+    add("--temperature", type=float)
+    add("--top-p", type=float)
+    add("--top-k", type=int, help="0 for no limit")
+    add("--max-tokens", type=int, help="longest response")
 
 
 def _recorder(files: ModelFiles, *, thinking: bool) -> Recorder:

@@ -6,7 +6,7 @@
 | verl checkpoint (global_step_N, actor)  | actor/huggingface if weights were saved there; else actor/merged, which    |
 |                                         | verl's own model merger fills when it is first needed                      |
 | verl checkpoint of a LoRA run           | actor/merged and actor/merged/lora_adapter; never actor/huggingface: the   |
-|                                         | weights that verl 0.9.1 saves there carry PEFT's names, which nothing loads |
+|                                         | weights that verl 0.9.1 saves there have PEFT's names, which nothing loads |
 """
 
 import hashlib

@@ -25,14 +25,14 @@ VERLS_CHOICE, ALWAYS_THERE = "flash_attention_2", "sdpa"
 OLDEST_DRIVER = {12: 525, 13: 580}
 """NVIDIA's driver series by the major version of the CUDA that PyTorch was built for."""
 MASK_BYTES = 5
-"""Of sdpa's mask, for each pair of tokens in a pack: 1 as bool, 2 as the bfloat16 that CUDA's kernel reads, 2 for a copy
-of that where the number of tokens is no multiple of 8."""
+"""Of sdpa's mask, for each pair of tokens in a pack: 1 as bool, 2 as the bfloat16 that CUDA's kernel reads, 2 for a
+copy of that where the number of tokens is no multiple of 8."""
 MASK_GIB = 10.0
 """A larger mask is refused: no GPU has that to spare beside a model, and smaller packs take less time, too."""
 GIB = 2**30
 LIBRARIES = (
-    "pip install flash-attn==2.8.3 --no-build-isolation, which compiles and needs nvcc, or the extra egrsd-verl[kernels], "
-    "which fetches a compiled one from the Hugging Face hub at the start"
+    "pip install flash-attn==2.8.3 --no-build-isolation, which compiles and needs nvcc, or the extra "
+    "egrsd-verl[kernels], which fetches a compiled one from the Hugging Face hub at the start"
 )
 
 Faults = tuple[str, str]
@@ -45,7 +45,7 @@ def named_attention(config: Any) -> str | None:
 
 
 def gpu_fault(version_file: Path = Path("/proc/driver/nvidia/version"), device: Path = Path("/dev/nvidiactl")) -> str:
-    """Why PyTorch cannot use the GPUs of this machine; empty if it can, if this process has none, or if the run needs none.
+    """Why PyTorch cannot use this machine's GPUs; empty if it can, if this process has none, or if the run needs none.
 
     Args:
         version_file: NVIDIA's driver writes it where it is loaded, also for containers that were given no GPU.
@@ -159,7 +159,8 @@ def expected(config: Any) -> tuple[str, str]:
 def check_packs(config: Any, attention: str) -> None:
     """
     Raises:
-        ValueError: if sdpa's mask would be larger than MASK_GIB, or rows are split between ranks without flash attention.
+        ValueError: if sdpa's mask would be larger than MASK_GIB, or rows are split between ranks without flash
+            attention.
     """
     if attention.startswith("flash_attention") or "/" in attention:
         return
@@ -167,8 +168,8 @@ def check_packs(config: Any, attention: str) -> None:
         ranks = schema.sequence_parallel_ranks(config.actor_rollout_ref[part])
         if ranks > 1:
             raise ValueError(
-                f"actor_rollout_ref.{part}.ulysses_sequence_parallel_size={ranks} needs flash attention, in which alone "
-                f"verl splits rows, and this run has {attention}; set it to 1, or install a library: {LIBRARIES}."
+                f"actor_rollout_ref.{part}.ulysses_sequence_parallel_size={ranks} needs flash attention, in which "
+                f"alone verl splits rows, and this run has {attention}; set it to 1, or install a library: {LIBRARIES}."
             )
     key, tokens = longest_pack(config)
     if attention == "sdpa" and mask_gib(tokens) > MASK_GIB:

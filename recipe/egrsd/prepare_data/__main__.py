@@ -180,7 +180,8 @@ def _none_usable(source: Source, data: datasets.Dataset, tally: Tally) -> str:
     marked = [name for name in data.column_names if mark in str(data[0][name])]
     said = f"{source.name}: none of the first {tally.rows_in} rows is usable (dropped: {counted})"
     if source.mark and not marked:
-        return f"{said}; {data.column_names} hold no {mark}: --answer-column names the column of solution, {mark} and answer."
+        way_out = f"--answer-column names the column of solution, {mark} and answer"
+        return f"{said}; {data.column_names} hold no {mark}: {way_out}."
     if not marked or (source.mark and source.answer in marked):
         return f"{said}; do --problem-column, --solution-column and --answer-column name the right ones?"
     return f"{said}; '{marked[0]}' holds {mark}, so --answer-column {marked[0]} --solution-column none --mark '{mark}'."

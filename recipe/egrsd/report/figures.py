@@ -215,6 +215,7 @@ def _or(value: float | None, otherwise: float) -> float:
 def _style(ink: str) -> dict[str, Any]:
     inks = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color")
     return {
-        **dict.fromkeys(inks, ink), "grid.alpha": 0.2, "axes.grid": True, "axes.spines.top": False, "axes.spines.right": False,
+        **dict.fromkeys(inks, ink), "grid.alpha": 0.2, "axes.grid": True, "axes.spines.top": False,
+        "axes.spines.right": False,
         "font.size": 8, "axes.titlesize": 9, "lines.linewidth": 1.6, "svg.fonttype": "none", "svg.hashsalt": "egrsd",
     }  # fmt: skip

@@ -21,8 +21,8 @@ HERE = Path(__file__).parent
 SHOWN_STEPS, SHOWN_RESPONSES, SHOWN_QUOTES = 8, 4, 10
 """What of the saved tokens goes into the page, which says so."""
 PER_TOKEN = (
-    "mask", "student_log_probs", "teacher_log_probs", "teacher_entropy", "lookahead_entropy", "gate", "gate_without_lookahead",
-    "ratio_weight", "token_weight", "advantage", "kind", "token_ids", "tokens",
+    "mask", "student_log_probs", "teacher_log_probs", "teacher_entropy", "lookahead_entropy", "gate",
+    "gate_without_lookahead", "ratio_weight", "token_weight", "advantage", "kind", "token_ids", "tokens",
 )  # fmt: skip
 DIGITS = 4
 PAPER_BENCHMARKS = figures.PAPER["columns"][:-2]  # then come their mean and the length

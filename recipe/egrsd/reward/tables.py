@@ -16,9 +16,12 @@ GREEK = dict(zip(
     strict=True,
 ))
 SIGNS = {
-    "−": "-", "–": "-", "—": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": r"\div ", "⁄": "/",
-    "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "≡": r"\equiv ", "∈": r"\in ", "±": r"\pm ", "∓": r"\mp ",
-    "∞": r"\infty ", "°": r"^{\circ}", "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "∖": r"\setminus ", "→": r"\to ",
+    "−": "-", "–": "-", "—": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": r"\div ",
+    "⁄": "/",
+    "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "≡": r"\equiv ", "∈": r"\in ", "±": r"\pm ",
+    "∓": r"\mp ",
+    "∞": r"\infty ", "°": r"^{\circ}", "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "∖": r"\setminus ",
+    "→": r"\to ",
     "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}", "∆": r"\Delta ",
     "′": "'", "’": "'", "″": "''", "“": '"', "”": '"', "，": ",", "；": ";", "。": ".", "、": ",", "△": r"\triangle ",
     "∠": r"\angle ", "⟨": r"\langle ", "⟩": r"\rangle ", "∑": r"\sum ", "∏": r"\prod ", "ℓ": r"\ell ", "ħ": r"\hbar ",
@@ -28,7 +31,8 @@ SIGNS = {
 SIGNS |= {sign: rf"\{name} " for sign, name in GREEK.items()}
 SIGNS |= {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F) if chr(code) not in SIGNS}  # full width
 SIGNS |= {
-    sign: rf"\frac{{{over}}}{{{under}}}" for sign, over, under in zip("½⅓⅔¼¾⅕⅛⅜⅝⅞", "1121311357", "2334458888", strict=True)
+    sign: rf"\frac{{{over}}}{{{under}}}"
+    for sign, over, under in zip("½⅓⅔¼¾⅕⅛⅜⅝⅞", "1121311357", "2334458888", strict=True)
 }
 RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
@@ -36,13 +40,14 @@ LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 SYNONYMS = {  # names of commands -> the name that is read, or what it stands for
     "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "dbinom": "binom", "tbinom": "binom", "neq": "ne",
     "leq": "le", "leqslant": "le", "leqq": "le", "geq": "ge", "geqslant": "ge", "geqq": "ge", "lt": "<", "gt": ">",
-    "varnothing": "emptyset", "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "lvert": "|", "rvert": "|",
+    "varnothing": "emptyset", "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "lvert": "|",
+    "rvert": "|",
     "vert": "|", "lg": "log", "rightarrow": "to", "longrightarrow": "to", "ast": "cdot", "backslash": "setminus",
     "arccosh": "arcosh", "arcsinh": "arsinh", "arctanh": "artanh", "tg": "tan", "ctg": "cot", "arctg": "arctan",
     "land": "and", "wedge": "and", "lor": "or", "vee": "or", "bmod": "mod", "Z": r"\mathbb{Z}", "R": r"\mathbb{R}",
     "dots": "ldots", "cdots": "ldots", "quad": " ", "qquad": " ", "imath": "i", "cong": "=", "AA": r"\text{angstrom}",
-    "colon": ":", "textdollar": r"\$", "mathdollar": r"\$", "texteuro": "euro", "textsterling": "pounds", "textyen": "yen",
-    "textcent": "cent",
+    "colon": ":", "textdollar": r"\$", "mathdollar": r"\$", "texteuro": "euro", "textsterling": "pounds",
+    "textyen": "yen", "textcent": "cent",
 }
 SYNONYMS |= dict.fromkeys(_words(
     "left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr middle limits nolimits displaystyle "
@@ -59,7 +64,8 @@ SYMBOLS = {rf"\{name}" for name in GREEK.values()} | {rf"\{name}" for name in _w
     "spadesuit clubsuit surd diamondsuit checkmark cdotp"
 )}
 MONEY = {  # sign -> unit
-    r"\$": "dollar", r"\euro": "euro", r"\pounds": "pound sterling", r"\yen": "yen", r"\rupee": "rupee", r"\cent": "cent",
+    r"\$": "dollar", r"\euro": "euro", r"\pounds": "pound sterling", r"\yen": "yen", r"\rupee": "rupee",
+    r"\cent": "cent",
 }
 CODES = {"USD": r"\$", "EUR": r"\euro ", "GBP": r"\pounds ", "Rs": r"\rupee "}  # before a number
 ACCENTS = {rf"\{name}" for name in _words(  # with one argument, which is a part of the name

@@ -108,7 +108,8 @@ ALARMS: dict[str, Alarm] = {
         ("egrsd/gate_floor_frac",),
         True,
         0.5,
-        "Most tokens have the same, smallest gate, so the teacher's entropy tells nothing apart: lower algorithm.egrsd.gamma.",
+        "Most tokens have the same, smallest gate, so the teacher's entropy tells nothing apart: "
+        "lower algorithm.egrsd.gamma.",
     ),
     "ratio clip saturated": Alarm(
         ("egrsd/ratio_clip_low_frac", "egrsd/ratio_clip_high_frac"),

@@ -23,8 +23,8 @@ from recipe.egrsd.method.weights import lookahead_entropy, token_weights
 SAVED_RESPONSES = 16
 """Of a step; at 1,024 tokens they take about 1 MB."""
 FIELDS = (
-    "uid", "extra_info", "prompts", "teacher_prompt_ids", "responses", "response_mask", "rm_scores", "teacher_log_probs",
-    "teacher_entropy", "advantages",
+    "uid", "extra_info", "prompts", "teacher_prompt_ids", "responses", "response_mask", "rm_scores",
+    "teacher_log_probs", "teacher_entropy", "advantages",
 )  # fmt: skip
 """What is read from TransferQueue."""
 KINDS = ("mid", "lock", "fork", "pivot")
