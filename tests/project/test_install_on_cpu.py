@@ -98,8 +98,9 @@ def test_the_install_line_for_verl_recipe_has_what_the_recipe_imports(tmp_path):
     """There the folder is copied and only REQUIRED_VERL.txt's PIP_INSTALL is run. pip reads words from a file."""
     (tmp_path / "words.txt").write_text("\n".join(shlex.split(verl_lines()["PIP_INSTALL"])[2:]))
     found = resolved([sys.executable, "-m", "pip"], ["--requirement", tmp_path / "words.txt"], tmp_path)
-    for name, requirement in requirements(project()["dependencies"]).items():
-        assert requirement.specifier.contains(found[name]["version"]), requirement
+    needed = requirements(project()["dependencies"])
+    assert not needed.keys() - found.keys()
+    assert all(requirement.specifier.contains(found[name]["version"]) for name, requirement in needed.items())
 
 
 @pytest.mark.parametrize("version", PYTHONS)
