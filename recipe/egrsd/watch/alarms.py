@@ -6,7 +6,7 @@ The thresholds are metrics.ALARMS. Nothing here stops a run or changes it.
 from collections.abc import Mapping
 
 from recipe.egrsd.config.schema import EgrsdConfig
-from recipe.egrsd.watch.metrics import ALARM_STEPS, ALARMS, START_STEPS, Alarm
+from recipe.egrsd.watch.metrics import ALARM_STEPS, ALARMS, Alarm
 
 
 def switched_off(egrsd: EgrsdConfig) -> set[str]:
@@ -36,7 +36,7 @@ class Alarms:
     def __init__(self, egrsd: EgrsdConfig):
         self.watched = {name: alarm for name, alarm in ALARMS.items() if name not in switched_off(egrsd)}
         self.steps_in_a_row = dict.fromkeys(self.watched, 0)
-        self.first_values: dict[str, list[float]] = {name: [] for name, alarm in self.watched.items() if alarm.of_start}
+        self.start: dict[str, float] = {}
 
     def check(self, metrics: Mapping[str, float]) -> list[str]:
         """The sentences that are new with this step. A metric that is not logged raises no alarm."""
@@ -46,34 +46,28 @@ class Alarms:
                 continue
             value = sum(float(metrics[metric]) for metric in alarm.metrics)
             limit = self._limit(name, alarm, value)
-            reached = limit is not None and (value >= limit if alarm.rises else value <= limit)
+            reached = value >= limit if alarm.rises else value <= limit
             self.steps_in_a_row[name] = self.steps_in_a_row[name] + 1 if reached else 0
             if self.steps_in_a_row[name] == ALARM_STEPS:
                 del self.watched[name]
                 warnings.append(_sentence(name, alarm, value, limit))
         return warnings
 
-    def state_dict(self) -> dict[str, list[float]]:
-        """The values of the first steps, as JSON."""
-        return self.first_values
+    def state_dict(self) -> dict[str, float]:
+        """What the first step showed, as JSON."""
+        return self.start
 
-    def load_state_dict(self, state: Mapping[str, list[float]]) -> None:
-        self.first_values.update(state)
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        self.start.update(state)
 
-    def _limit(self, name: str, alarm: Alarm, value: float) -> float | None:
-        """The threshold, once there is one: a multiple of the start needs START_STEPS values."""
-        if not alarm.of_start:
-            return alarm.threshold
-        first = self.first_values[name]
-        if len(first) < START_STEPS:
-            first.append(value)
-            return None
-        return alarm.threshold * sum(first) / START_STEPS
+    def _limit(self, name: str, alarm: Alarm, value: float) -> float:
+        """The threshold. The first step's rollouts are those of the initial weights, so that its value is the start."""
+        return alarm.threshold * self.start.setdefault(name, value) if alarm.of_start else alarm.threshold
 
 
 def _sentence(name: str, alarm: Alarm, value: float, limit: float) -> str:
     side = "at least" if alarm.rises else "at most"
-    start = f" = {alarm.threshold:g} times the mean of the first {START_STEPS} steps" if alarm.of_start else ""
+    start = f" = {alarm.threshold:g} times the first step's" if alarm.of_start else ""
     return (
         f"EGRSD alarm, {name}: {' + '.join(alarm.metrics)} = {value:.4g}, {side} {limit:.4g}{start}, for {ALARM_STEPS} "
         f"steps. {alarm.advice} (Said once; the metrics go on.)"

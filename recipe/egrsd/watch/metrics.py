@@ -79,10 +79,9 @@ class Alarm(NamedTuple):
     threshold: float
     advice: str
     of_start: bool = False
-    """Whether the threshold is a multiple of the mean over the first START_STEPS steps."""
+    """Whether the threshold is a multiple of what the first step showed."""
 
 
-START_STEPS = 10
 ALARM_STEPS = 3
 """Steps in a row before an alarm is given: one batch of 32 may be all wrong by chance."""
 
