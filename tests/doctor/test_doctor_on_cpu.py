@@ -208,6 +208,20 @@ def test_config(case, overrides):
     assert REFUSED[overrides] in said(findings, RED)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "shares"),
+    [
+        ([], "fewer than 33% (short responses) to 50% (long ones) are right"),  # 0.5 / 1.5, 0.5 / 1
+        (["algorithm.egrsd.length_bonus=0"], "fewer than 50% (short responses) to 50% (long ones) are right"),
+        (["algorithm.egrsd.warmup_steps=1"], ""),
+        (["algorithm.egrsd.advantage=grpo"], ""),
+    ],
+)
+def test_whom_the_first_steps_push_down(case, overrides, shares):
+    spoken = said(list(checks.settings(case(*overrides))), GREEN)
+    assert shares in spoken and ("push down" in spoken) == bool(shares)
+
+
 def test_an_adapter_is_looked_at_where_vllm_is_not_installed(case, monkeypatch):
     """verl's validate_config would end there; everything but the rank is still checked."""
     monkeypatch.setattr(checks, "installed", lambda name: None)

@@ -77,6 +77,35 @@ def test_a_run_that_is_undone_in_its_first_steps_is_seen():
     assert "length collapse: response_length/mean = 25, at most 25 = 0.5 times the first step's" in collapse
 
 
+FIRST = {"egrsd/correct_frac": 0.28, "egrsd/reward_mean": 0.28 * 1.22, "response_length/mean": 50.0}
+
+
+def test_a_model_that_is_mostly_wrong_is_told_what_the_warm_up_does():
+    """28 % right at a length bonus of .22 earn 0.28 * 1.22 = 0.34: 0.16 below the 0.5 of the paper's first ten steps."""
+    alarms = Alarms(settings())
+    (note,) = alarms.check(FIRST)
+    assert "28% of the first step's responses are right and the mean reward is 0.34" in note
+    assert "first 10 steps, reward - 0.5, pushes down on balance, here by 0.16 a response" in note
+    assert "algorithm.egrsd.warmup_steps=1" in note
+    assert alarms.check(FIRST) == []  # said of the first step
+    resumed = Alarms(settings())
+    resumed.load_state_dict(alarms.state_dict())
+    assert resumed.check(FIRST) == []
+
+
+@pytest.mark.parametrize(
+    ("egrsd", "metrics"),
+    [
+        (settings(), FIRST | {"egrsd/correct_frac": 0.42, "egrsd/reward_mean": 0.42 * 1.22}),  # 0.51
+        (settings(warmup_steps=1), FIRST),
+        (settings(advantage="grpo"), FIRST),
+        (settings("opsd"), FIRST),
+    ],
+)
+def test_nothing_is_said_of_a_warm_up_that_does_not_push_down(egrsd, metrics):
+    assert Alarms(egrsd).check(metrics) == []
+
+
 @pytest.mark.parametrize("stopped", [1, 5, 20])
 def test_a_resumed_run_knows_how_it_began(stopped):
     """Its state travels as JSON; without it a student that has already collapsed would count as the start."""

@@ -146,6 +146,11 @@ class EgrsdConfig:
             _require(value == 0, key, value, f"means nothing to divergence={kind}: no weights, no reward; set it to 0")
 
     @property
+    def warms_up(self) -> bool:
+        """True if several steps take the reward minus a constant before it is whitened."""
+        return self.advantage == "running" and not self.divergence and self.warmup_steps > 1
+
+    @property
     def weight_knobs(self) -> dict[str, float]:
         """What method.weights.token_weights is told beside the batch."""
         return {key: getattr(self, key) for key in ("clip_range", "window", "gamma", "floor")}

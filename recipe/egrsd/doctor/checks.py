@@ -18,6 +18,7 @@ from recipe.egrsd.config import schema, validation
 from recipe.egrsd.doctor.case import Case, Finding, Level, graded
 from recipe.egrsd.doctor.versions import installed
 from recipe.egrsd.machines import attention
+from recipe.egrsd.method.advantage import WARMUP_MEAN
 from recipe.egrsd.privilege import prompts
 
 ANSWERS = 200
@@ -32,6 +33,7 @@ def settings(case: Case) -> Iterator[Finding]:
     parts.check(config, egrsd)
     attention.check_packs(config, attention.named_attention(config) or attention.VERLS_CHOICE)
     yield Finding(Level.GREEN, f"{_short(egrsd)}: no contradiction among the keys")
+    yield from _warmup(egrsd)
     unasked = config.actor_rollout_ref.model.lora_rank > 0 and installed("vllm") is None
     if unasked:  # validate_config imports it for an adapter's rank alone
         config = deepcopy(config)
@@ -41,6 +43,18 @@ def settings(case: Case) -> Iterator[Finding]:
         validate_config(config, need_reference_policy(case.config), need_critic(config))
     left_out = ", but whether vLLM takes this lora_rank was not asked: it is not installed here" if unasked else ""
     yield Finding(graded(yellow=unasked), f"verl's own validate_config passes{left_out}")
+
+
+def _warmup(egrsd: schema.EgrsdConfig) -> Iterator[Finding]:
+    """A response that is right earns 1 at the longest and 1 + length_bonus at the shortest."""
+    if egrsd.warms_up:
+        short, long = WARMUP_MEAN / (1 + egrsd.length_bonus), WARMUP_MEAN
+        yield Finding(
+            Level.GREEN,
+            f"the first {egrsd.warmup_steps} steps take the advantage reward - {WARMUP_MEAN}: where fewer than {short:.0%} "
+            f"(short responses) to {long:.0%} (long ones) are right they push down on balance; for such a model take "
+            "algorithm.egrsd.warmup_steps=1",
+        )
 
 
 def resume(case: Case) -> Iterator[Finding]:

@@ -7,6 +7,10 @@ B  responses. Rewards and advantages are float32; the running statistics are kep
 from torch import Tensor
 
 
+WARMUP_MEAN = 0.5
+"""What the paper takes from a reward before there are statistics (Alg. 1 line 20)."""
+
+
 def shaped_reward(correct: Tensor, length: Tensor, *, max_length: int, length_bonus: float = 0.5) -> Tensor:
     """correct * (1 + length_bonus * (1 - length / max_length)): a short correct answer earns up to 1 + length_bonus.
 
@@ -48,7 +52,7 @@ class RunningBaseline:
     line 20). During the first ``warmup_steps`` updates the advantage is ``reward - warmup_mean``.
     """
 
-    def __init__(self, warmup_steps: int = 10, warmup_mean: float = 0.5, min_std: float = 1e-6):
+    def __init__(self, warmup_steps: int = 10, warmup_mean: float = WARMUP_MEAN, min_std: float = 1e-6):
         self.warmup_steps, self.warmup_mean, self.min_std = warmup_steps, warmup_mean, min_std
         self._steps = self._count = 0
         self._mean = self._sum_sq_dev = 0.0

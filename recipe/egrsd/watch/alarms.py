@@ -6,6 +6,7 @@ The thresholds are metrics.ALARMS. Nothing here stops a run or changes it.
 from collections.abc import Mapping
 
 from recipe.egrsd.config.schema import EgrsdConfig
+from recipe.egrsd.method.advantage import WARMUP_MEAN
 from recipe.egrsd.watch.metrics import ALARM_STEPS, ALARMS, Alarm
 
 
@@ -37,10 +38,11 @@ class Alarms:
         self.watched = {name: alarm for name, alarm in ALARMS.items() if name not in switched_off(egrsd)}
         self.steps_in_a_row = dict.fromkeys(self.watched, 0)
         self.start: dict[str, float] = {}
+        self.warms_up, self.warmup_steps = egrsd.warms_up, egrsd.warmup_steps
 
     def check(self, metrics: Mapping[str, float]) -> list[str]:
         """The sentences that are new with this step. A metric that is not logged raises no alarm."""
-        warnings = []
+        warnings = self._warmup_note(metrics) if self.warms_up and not self.start else []
         for name, alarm in list(self.watched.items()):
             if any(metric not in metrics for metric in alarm.metrics):
                 continue
@@ -59,6 +61,19 @@ class Alarms:
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
         self.start.update(state)
+
+    def _warmup_note(self, metrics: Mapping[str, float]) -> list[str]:
+        """Of the first step: what the paper's first advantages do to a model that is mostly wrong."""
+        mean = metrics.get("egrsd/reward_mean", WARMUP_MEAN)
+        if mean >= WARMUP_MEAN:
+            return []
+        right = metrics["egrsd/correct_frac"]
+        return [
+            f"EGRSD note, warm-up: {right:.0%} of the first step's responses are right and the mean reward is {mean:.2f}, so "
+            f"that the advantage of the first {self.warmup_steps} steps, reward - {WARMUP_MEAN}, pushes down on balance, here "
+            f"by {WARMUP_MEAN - mean:.2f} a response. It is the paper's; for such a model take algorithm.egrsd.warmup_steps=1, "
+            "which whitens from the second step on, or easier problems."
+        ]
 
     def _limit(self, name: str, alarm: Alarm, value: float) -> float:
         """The threshold. The first step's rollouts are those of the initial weights, so that its value is the start."""
