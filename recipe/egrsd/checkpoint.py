@@ -14,9 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from recipe.egrsd.config.schema import MOVING_KINDS
 from recipe.egrsd.config.strict import shown
 
 STATE_FILE = "egrsd.json"
+TEACHER = "teacher"
+SHARDS = {"model": "model", "optimizer": "optim", "extra": "extra_state", TEACHER: "egrsd_teacher"}
+"""What verl's load_contents, or a teacher that moves, asks of every rank: how the files' names begin."""
+SHOWN_FAULTS = 3
 TRACKER = "latest_checkpointed_iteration.txt"  # verl's name (checkpoint_manager.py:255)
 
 
@@ -47,62 +52,137 @@ def load(folder: Path) -> dict[str, Any]:
     return json.loads((folder / STATE_FILE).read_text())
 
 
-def folder_to_resume(trainer: Any, *, has_teacher: bool) -> Path | None:
+def folder_to_resume(config: Any) -> Path | None:
     """The checkpoint that verl is going to load; None if the run starts from scratch.
 
     Args:
-        trainer: verl's ``trainer`` config: resume_mode, resume_from_path, default_local_dir.
-        has_teacher: whether the teacher's own weights must be there, because they move.
+        config: verl's whole config; the trainer's resume_mode, resume_from_path, default_local_dir and number of ranks are
+            read, and what of a checkpoint the actor and the teacher will load.
 
     Raises:
         ValueError: if it is torn, was not written by EGRSD or by another number of ranks, or is not there although the
             tracker names it (verl would then start from scratch without a word); or if complete checkpoints stand there
-            without a tracker (verl would write over them).
+            without a tracker (verl would write over them). What the sentence names as a way out is no torn one.
     """
+    trainer = config.trainer
     if trainer.resume_mode == "disable":
         return None
     if trainer.resume_mode == "resume_path":
-        path = trainer.resume_from_path
-        if not isinstance(path, str) or not re.search(r"global_step_\d+$", path):  # verl reads the step from it
-            raise ValueError(
-                f"trainer.resume_from_path={shown(path)} names no checkpoint, which trainer.resume_mode=resume_path "
-                "needs; give the path of a folder global_step_N."
-            )
-        folder = Path(path)
-        named_by = "trainer.resume_from_path"
+        named_by, folder = "trainer.resume_from_path", _named_folder(trainer.resume_from_path)
     else:
+        _refuse_unread_path(trainer)
         tracker = Path(trainer.default_local_dir) / TRACKER
         if not tracker.exists():
-            _refuse_untracked(tracker)
+            _refuse_untracked(tracker, config)
             return None
-        step = tracker.read_text().strip()
+        named_by, step = str(tracker), tracker.read_text().strip()
         if not step.isdigit():
-            raise ValueError(
-                f"{tracker} reads {step!r}, not a step: the run was killed while writing it. {_way_out(tracker)}"
-            )
+            said = f"{tracker} reads {step!r}, not a step: the run was killed while writing it."
+            raise ValueError(f"{said} {_way_out(tracker, config)}")
         folder = tracker.with_name(f"global_step_{step}")
-        named_by = str(tracker)
-    needed = [STATE_FILE, "actor", "data.pt"] + ["actor/egrsd_teacher_*.pt"] * has_teacher
-    missing = [name for name in needed if not any(folder.glob(name))]
-    if missing:
+    ranks = trainer.nnodes * trainer.n_gpus_per_node
+    _refuse_other_ranks(folder, config, ranks)
+    if faults := _faults(folder, config, ranks):
         raise ValueError(
-            f"{folder}, named by {named_by}, has no {' and no '.join(missing)}: the checkpoint is torn or was not "
-            f"written by EGRSD{' with this algorithm.egrsd.teacher.kind' * has_teacher}. {_way_out(folder)}"
+            f"{folder}, named by {named_by}, has {_listed(faults)}: the checkpoint is torn or was not written by EGRSD with "
+            f"these settings. {_way_out(folder, config)}"
         )
-    _refuse_other_ranks(folder, trainer)
     return folder
 
 
-def _refuse_other_ranks(folder: Path, trainer: Any) -> None:
+def _named_folder(path: Any) -> Path:
+    if not isinstance(path, str) or not re.search(r"global_step_\d+$", path):  # verl reads the step from it
+        raise ValueError(
+            f"trainer.resume_from_path={shown(path)} names no checkpoint, which trainer.resume_mode=resume_path "
+            "needs; give the path of a folder global_step_N."
+        )
+    return Path(path)
+
+
+def _refuse_unread_path(trainer: Any) -> None:
+    if trainer.resume_from_path is not None:
+        raise ValueError(
+            f"trainer.resume_from_path={shown(trainer.resume_from_path)} is not read with trainer.resume_mode="
+            f"{trainer.resume_mode}; add trainer.resume_mode=resume_path, or drop the path."
+        )
+
+
+def _faults(folder: Path, config: Any, ranks: int) -> list[str]:
+    """What keeps a run on so many ranks from going on from the folder, in words; empty: nothing."""
+    if not folder.is_dir():
+        return [f"no {STATE_FILE}: it is not there"]
+    faults = _state_fault(folder) + _archive_fault(folder / "data.pt", "data.pt")
+    if not (folder / "actor").is_dir():
+        return [*faults, "no actor"]
+    for content in _loaded(config):
+        names = [f"{SHARDS[content]}_world_size_{ranks}_rank_{rank}.pt" for rank in range(ranks)]
+        if not any((folder / "actor" / name).exists() for name in names):
+            faults.append(f"no actor/{names[0]}{_without(content, config)}")
+            continue
+        for rank, name in enumerate(names):
+            if (folder / "actor" / name).exists() or not _of_another_node(
+                folder / "actor", names, rank, config.trainer
+            ):
+                faults += _archive_fault(folder / "actor" / name, f"actor/{name}")
+    return faults
+
+
+def _loaded(config: Any) -> list[str]:
+    """Names of SHARDS that every rank is going to read."""
+    contents = config.actor_rollout_ref.actor.checkpoint.load_contents
+    moves = config.algorithm.egrsd.teacher.kind in MOVING_KINDS
+    return [name for name in SHARDS if name in contents] + [TEACHER] * moves
+
+
+def _without(content: str, config: Any) -> str:
+    """How verl goes on without what was not saved."""
+    if content not in ("optimizer", "extra"):
+        return ""
+    kept = ",".join(name for name in config.actor_rollout_ref.actor.checkpoint.load_contents if name != content)
+    return f" (if it was not saved on purpose: actor_rollout_ref.actor.checkpoint.load_contents=[{kept}])"
+
+
+def _of_another_node(actor: Path, names: list[str], rank: int, trainer: Any) -> bool:
+    """On a disk of its own each node has the shards of its own ranks alone."""
+    node = rank // trainer.n_gpus_per_node * trainer.n_gpus_per_node
+    mates = names[node : node + trainer.n_gpus_per_node]
+    return trainer.nnodes > 1 and not any((actor / name).exists() for name in mates)
+
+
+def _state_fault(folder: Path) -> list[str]:
+    path = folder / STATE_FILE
+    if not path.is_file():
+        return [f"no {STATE_FILE}"]
+    try:
+        whole = {"baseline", "alarms"} <= load(folder).keys()
+    except (ValueError, AttributeError):  # no JSON, or no mapping
+        whole = False
+    return [] if whole else [f"an unreadable {STATE_FILE} ({path.stat().st_size} bytes)"]
+
+
+def _archive_fault(path: Path, name: str) -> list[str]:
+    """torch.save writes a zip archive, whose index comes last: a file that was cut has none."""
+    if not path.is_file():
+        return [f"no {name}"]
+    return [] if zipfile.is_zipfile(path) else [f"an unreadable {name} ({path.stat().st_size} bytes)"]
+
+
+def _listed(faults: list[str]) -> str:
+    more = [f"{len(faults) - SHOWN_FAULTS} more faults"] if len(faults) > SHOWN_FAULTS else []
+    return " and ".join([*faults[:SHOWN_FAULTS], *more])
+
+
+def _refuse_other_ranks(folder: Path, config: Any, ranks: int) -> None:
     """verl names a shard after the number of ranks that wrote it (fsdp_checkpoint_manager.py:316)."""
-    ranks = trainer.nnodes * trainer.n_gpus_per_node
+    trainer = config.trainer
     written_by = {int(path.name.split("_")[3]) for path in folder.glob("actor/model_world_size_*_rank_*.pt")}
-    if written_by and ranks not in written_by:
-        theirs = " or ".join(map(str, sorted(written_by)))
+    whole = sorted(number for number in written_by if not _faults(folder, config, number))
+    if whole and ranks not in written_by:
+        theirs = " or ".join(map(str, whole))
         raise ValueError(
             f"{folder} was written by {theirs} ranks, and trainer.nnodes={trainer.nnodes} x trainer.n_gpus_per_node="
             f"{trainer.n_gpus_per_node} are {ranks}: verl loads a checkpoint only on as many ranks as wrote it. Resume "
-            f"with {theirs}, or start over with trainer.resume_mode=disable."
+            f"with {theirs}. {_way_out(folder, config)}"
         )
 
 
@@ -118,14 +198,12 @@ def beginning(trainer: Any, folder: Path | None) -> str:
     return f"{begins}; {torn[-1]} holds no complete checkpoint {why}"
 
 
-def _refuse_untracked(tracker: Path) -> None:
+def _refuse_untracked(tracker: Path, config: Any) -> None:
     complete = [folder for folder in _saved(tracker.parent) if _is_complete(folder)]
     if complete:
         raise ValueError(
             f"{complete[-1]} is a complete checkpoint, but there is no {tracker.name} beside it, so "
-            "trainer.resume_mode=auto would start at step 0 and write over it. Resume with "
-            f"trainer.resume_mode=resume_path trainer.resume_from_path={complete[-1]}, or start over with another "
-            "trainer.default_local_dir or trainer.resume_mode=disable."
+            f"trainer.resume_mode=auto would start at step 0 and write over it. {_way_out(tracker, config)}"
         )
 
 
@@ -136,13 +214,19 @@ def _saved(folder: Path) -> list[Path]:
 
 
 def _is_complete(folder: Path) -> bool:
-    """verl writes data.pt last, a zip archive whose index comes at its end; in asynchronous modes transfer_queue
-    follows."""
+    """verl writes data.pt last; in asynchronous modes transfer_queue follows."""
     return zipfile.is_zipfile(folder / "data.pt") and not (folder / "transfer_queue.tmp").exists()
 
 
-def _way_out(inside: Path) -> str:
-    return (
-        f"Resume from another one in {inside.parent} (trainer.resume_mode=resume_path trainer.resume_from_path=...), "
-        "or start over with trainer.resume_mode=disable."
+def _way_out(refused: Path, config: Any) -> str:
+    """Names the last checkpoint beside the refused one that is taken, if there is one."""
+    ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
+    others = [folder for folder in _saved(refused.parent) if folder != refused and _is_complete(folder)]
+    taken = [folder for folder in others if not _faults(folder, config, ranks)]
+    start_over = (
+        "tart over with trainer.resume_mode=disable (and another trainer.default_local_dir, to keep what is there)."
     )
+    if not taken:
+        return f"No other checkpoint in {refused.parent} can be resumed from by this run: s{start_over}"
+    resume = f"trainer.resume_mode=resume_path trainer.resume_from_path={taken[-1]}"
+    return f"Resume from the last one that is whole with {resume}, or s{start_over}"

@@ -152,7 +152,7 @@ class Validation(Callback):
                 print(f"EGRSD: {untested}. It runs because {verl_version.ALLOW_UNTESTED}=1.", flush=True)
             egrsd = validation.validate(config)
             parts.check(config, egrsd)
-            checkpoint.folder_to_resume(config.trainer, has_teacher=egrsd.teacher.moves)  # the trainer looks again
+            checkpoint.folder_to_resume(config)  # the trainer looks again
             attention.refuse(config)  # the trainer asks every machine
             slots.check_before_ray(config)
             validation.check_data_files(config.data)

@@ -36,7 +36,7 @@ class EgrsdMixin(PPOTrainer):
     def __init__(self, config):
         self.egrsd = validation.validate(config)
         parts.check(config, self.egrsd)
-        self.resumed_from = checkpoint.folder_to_resume(config.trainer, has_teacher=self.egrsd.teacher.moves)
+        self.resumed_from = checkpoint.folder_to_resume(config)
         print(f"EGRSD {checkpoint.beginning(config.trainer, self.resumed_from)}.")
         self.models = models.located(config)
         if self.resumed_from:

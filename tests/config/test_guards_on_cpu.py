@@ -137,8 +137,8 @@ def test_the_command_line_refuses_by_name(overrides, monkeypatch, tmp_path):
 
 def checked(config: DictConfig) -> None:
     """What the trainer's constructor does first."""
-    egrsd = validation.validate(config)
-    checkpoint.folder_to_resume(config.trainer, has_teacher=egrsd.teacher.moves)
+    validation.validate(config)
+    checkpoint.folder_to_resume(config)
 
 
 @pytest.mark.parametrize(

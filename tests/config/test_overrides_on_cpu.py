@@ -88,7 +88,7 @@ def outcome(base: bytes, *overrides: str) -> str:
         return f"hydra: {refusal}"
     try:
         egrsd = validation.validate(config)
-        checkpoint.folder_to_resume(config.trainer, has_teacher=egrsd.teacher.moves)
+        checkpoint.folder_to_resume(config)
     except ValueError as refusal:
         return f"EGRSD: {refusal}"
     for field in (*fields(EgrsdConfig), *fields(TeacherConfig)):

@@ -58,8 +58,7 @@ def _warmup(egrsd: schema.EgrsdConfig) -> Iterator[Finding]:
 
 
 def resume(case: Case) -> Iterator[Finding]:
-    has_teacher = case.config.algorithm.egrsd.teacher.kind in schema.MOVING_KINDS
-    folder = checkpoint.folder_to_resume(case.config.trainer, has_teacher=has_teacher)
+    folder = checkpoint.folder_to_resume(case.config)
     yield Finding(Level.GREEN, checkpoint.beginning(case.config.trainer, folder))
 
 

@@ -6,7 +6,6 @@ B  responses. Rewards and advantages are float32; the running statistics are kep
 
 from torch import Tensor
 
-
 WARMUP_MEAN = 0.5
 """What the paper takes from a reward before there are statistics (Alg. 1 line 20)."""
 
