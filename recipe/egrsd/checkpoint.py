@@ -56,8 +56,8 @@ def folder_to_resume(config: Any) -> Path | None:
     """The checkpoint that verl is going to load; None if the run starts from scratch.
 
     Args:
-        config: verl's whole config; the trainer's resume_mode, resume_from_path, default_local_dir and number of ranks are
-            read, and what of a checkpoint the actor and the teacher will load.
+        config: verl's whole config; the trainer's resume_mode, resume_from_path, default_local_dir and number of ranks
+            are read, and what of a checkpoint the actor and the teacher will load.
 
     Raises:
         ValueError: if it is torn, was not written by EGRSD or by another number of ranks, or is not there although the
@@ -84,8 +84,8 @@ def folder_to_resume(config: Any) -> Path | None:
     _refuse_other_ranks(folder, config, ranks)
     if faults := _faults(folder, config, ranks):
         raise ValueError(
-            f"{folder}, named by {named_by}, has {_listed(faults)}: the checkpoint is torn or was not written by EGRSD with "
-            f"these settings. {_way_out(folder, config)}"
+            f"{folder}, named by {named_by}, has {_listed(faults)}: the checkpoint is torn or was not written by EGRSD "
+            f"with these settings. {_way_out(folder, config)}"
         )
     return folder
 

@@ -109,7 +109,7 @@ class AlgorithmSource(_WrappedSource):
         env_vars = OmegaConf.select(config, "ray_kwargs.ray_init.runtime_env.env_vars")
         if env_vars is None or MODULES_VARIABLE not in env_vars:
             return  # a preset on top of egrsd.yaml
-        import recipe.egrsd.config.schema  # noqa: F401  the resolver that egrsd.yaml names
+        import recipe.egrsd.config.resolvers  # noqa: F401  that egrsd.yaml and cpu/config.yaml name
 
         ours = env_vars[MODULES_VARIABLE].split(",")
         users = [name for name in os.environ.get(MODULES_VARIABLE, "").split(",") if name and name not in ours]

@@ -6,7 +6,7 @@ It stays cheap by waiting: trainer and engine are registered when the process im
 
 import wrapt
 
-import recipe.egrsd.config.schema  # the resolver that egrsd.yaml names
+import recipe.egrsd.config.resolvers  # that egrsd.yaml and cpu/config.yaml name
 from recipe.egrsd import cpu
 
 

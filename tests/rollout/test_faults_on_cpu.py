@@ -22,8 +22,8 @@ from runs import COIN_REWARD, DESCENT, PADDED, ROOT, good, parameters, replaying
 from recipe.egrsd import checkpoint
 
 KILLS = (
-    ("_step_once", 1, 0.3), ("_save_checkpoint", 1, 0.05), ("_score_with_teacher", 2, 0.3), ("_save_checkpoint", 2, 0.1),
-    ("_update_actor", 3, 0.3),
+    ("_step_once", 1, 0.3), ("_save_checkpoint", 1, 0.05), ("_score_with_teacher", 2, 0.3),
+    ("_save_checkpoint", 2, 0.1), ("_update_actor", 3, 0.3),
 )  # fmt: skip
 """Method of the trainer, step, longest delay after it was entered: rollout, checkpoint (0.1 s in all), scoring,
 update."""
@@ -60,8 +60,6 @@ WAYS_OUT = (
     r"Resume from the last one that is whole with (trainer.resume_mode=resume_path trainer.resume_from_path=\S+), or "
 )
 START_OVER = r"tart over with (trainer.resume_mode=disable) \(and another (trainer.default_local_dir), to keep"
-    r"tart over with (trainer.resume_mode=disable), which writes over them, or in another trainer.default_local_dir"
-)
 
 
 @pytest.fixture(scope="module")

@@ -61,8 +61,8 @@ def test_a_healthy_step_between_starts_the_count_again(name):
 
 
 def test_a_run_that_is_undone_in_its_first_steps_is_seen():
-    """A run on a pretrained model whose learning rate was too high: right .28, .12, .03, ..., surprise .07 to .37 nat at
-    step 5. The limits are 3 * 0.07 = 0.21 nat and half of the first 50 tokens."""
+    """A run on a pretrained model whose learning rate was too high: right .28, .12, .03, ..., surprise .07 to .37 nat
+    at step 5. The limits are 3 * 0.07 = 0.21 nat and half of the first 50 tokens."""
     alarms = Alarms(settings())
     surprise, length = (0.07, 0.11, 0.22, 0.30, 0.37), (50.0, 31.0, 24.0, 22.0, 25.0)
     series = zip(surprise, length, strict=True)
@@ -81,7 +81,7 @@ FIRST = {"egrsd/correct_frac": 0.28, "egrsd/reward_mean": 0.28 * 1.22, "response
 
 
 def test_a_model_that_is_mostly_wrong_is_told_what_the_warm_up_does():
-    """28 % right at a length bonus of .22 earn 0.28 * 1.22 = 0.34: 0.16 below the 0.5 of the paper's first ten steps."""
+    """28 % right at a length bonus of .22 earn 0.28 * 1.22 = 0.34: 0.16 below the 0.5 of the paper's first steps."""
     alarms = Alarms(settings())
     (note,) = alarms.check(FIRST)
     assert "28% of the first step's responses are right and the mean reward is 0.34" in note

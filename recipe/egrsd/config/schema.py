@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from omegaconf import OmegaConf
 from pydantic import ValidationError
 from pydantic.dataclasses import dataclass
 
@@ -225,12 +224,6 @@ def uses_lora(config: Any) -> bool:
 def sends_adapter(config: Any) -> bool:
     """True if vLLM reads the base itself and is sent the adapter alone, so that an adapter is not merged for it."""
     return uses_lora(config) and not (config.actor_rollout_ref.model.get("lora") or {}).get("merge", False)
-
-
-# egrsd.yaml: ${egrsd_for_adapter:<value with an adapter>,<value without>}
-OmegaConf.register_new_resolver(
-    "egrsd_for_adapter", lambda value, other, *, _root_: value if sends_adapter(_root_) else other, replace=True
-)
 
 
 def _build(cls: type, values: Any, path: str) -> Any:

@@ -51,9 +51,9 @@ def _warmup(egrsd: schema.EgrsdConfig) -> Iterator[Finding]:
         short, long = WARMUP_MEAN / (1 + egrsd.length_bonus), WARMUP_MEAN
         yield Finding(
             Level.GREEN,
-            f"the first {egrsd.warmup_steps} steps take the advantage reward - {WARMUP_MEAN}: where fewer than {short:.0%} "
-            f"(short responses) to {long:.0%} (long ones) are right they push down on balance; for such a model take "
-            "algorithm.egrsd.warmup_steps=1",
+            f"the first {egrsd.warmup_steps} steps take the advantage reward - {WARMUP_MEAN}: where fewer than "
+            f"{short:.0%} (short responses) to {long:.0%} (long ones) are right they push down on balance; for such a "
+            "model take algorithm.egrsd.warmup_steps=1",
         )
 
 

@@ -69,10 +69,10 @@ class Alarms:
             return []
         right = metrics["egrsd/correct_frac"]
         return [
-            f"EGRSD note, warm-up: {right:.0%} of the first step's responses are right and the mean reward is {mean:.2f}, so "
-            f"that the advantage of the first {self.warmup_steps} steps, reward - {WARMUP_MEAN}, pushes down on balance, here "
-            f"by {WARMUP_MEAN - mean:.2f} a response. It is the paper's; for such a model take algorithm.egrsd.warmup_steps=1, "
-            "which whitens from the second step on, or easier problems."
+            f"EGRSD note, warm-up: {right:.0%} of the first step's responses are right and the mean reward is "
+            f"{mean:.2f}, so that the advantage of the first {self.warmup_steps} steps, reward - {WARMUP_MEAN}, pushes "
+            f"down on balance, here by {WARMUP_MEAN - mean:.2f} a response. It is the paper's; for such a model take "
+            "algorithm.egrsd.warmup_steps=1, which whitens from the second step on, or easier problems."
         ]
 
     def _limit(self, name: str, alarm: Alarm, value: float) -> float:
