@@ -28,11 +28,11 @@ COLORS = matplotlib.color_sequences["petroff10"]  # chosen for readers who see c
 MARKERS = "osD^vP*Xph<"  # one more than colours: no pair of both comes twice before the 111th method
 
 
-def draw(steps: dict[int, dict[str, float]], summary: dict, path: Path) -> None:
-    """Six panels over the training steps; faint lines are single batches, strong ones running means."""
-    figure, axes = plt.subplots(2, 3, figsize=(13, 7), constrained_layout=True)
+def draw(steps: dict[int, dict[str, float]], summary: dict, path: Path, *, rows: int = 2) -> None:
+    """Panels over the training steps, three a row; faint lines are single batches, strong ones running means."""
+    figure, axes = plt.subplots(rows, 3, figsize=(13, 3.5 * rows), constrained_layout=True)
     numbers = sorted(steps)
-    for axis, (title, curves) in zip(axes.flat, PANELS, strict=True):
+    for axis, (title, curves) in zip(axes.flat, PANELS[: 3 * rows], strict=True):
         logged = {
             metric: label for metric, label in curves.items() if all(metric in steps[number] for number in numbers)
         }
@@ -47,7 +47,7 @@ def draw(steps: dict[int, dict[str, float]], summary: dict, path: Path) -> None:
     before, after = summary["accuracy_before"], summary["accuracy_after"]
     axes.flat[1].axhline(before, color="gray", linestyle=":", label=f"held out, before: {before:.0%}")
     axes.flat[1].axhline(after, color="gray", linestyle="--", label=f"held out, after: {after:.0%}")
-    axes.flat[1].legend(frameon=False)
+    axes.flat[1].legend(loc="lower right", edgecolor="none")  # opaque, as its lines run there
     figure.suptitle(f"{summary['algorithm']} on a tiny Qwen3, {TASKS[summary['task']].TITLE}, seed {summary['seed']}")
     figure.savefig(path, dpi=120)
     plt.close(figure)
