@@ -1,7 +1,7 @@
 """What the recipe adds to the start of a Ray worker: seconds to import verl's trainer with it and without it, in fresh
 processes.
 
-python benchmarks/startup.py [--repeats 3]
+    python benchmarks/startup.py [--repeats 3]
 """
 
 import argparse

@@ -10,9 +10,8 @@ same pass without a head.
     no head     the body alone, and the head's matrix product on the response alone, timed apart: what cannot be avoided
     recipe      head.head_scores: response rows, float32, in chunks
     all logits  logits of all rows in float32, log_softmax, entropy
-    verl        verl's torch functions on the logits of all rows: logprobs_from_logits,
-    entropy_from_logits_with_chunking trl         TRL's selective_log_softmax_and_entropy on the response's logits; if
-    trl is installed
+    verl        verl's torch functions on all rows' logits: logprobs_from_logits, entropy_from_logits_with_chunking
+    trl         TRL's selective_log_softmax_and_entropy on the response's logits; if trl is installed
 
 Liger's kernels need a GPU and are not here.
 """

@@ -1,8 +1,8 @@
 """The first quarter of an hour on a GPU: does what our tests show on a CPU also hold there?
 
-    make gpu-check                             # one GPU of 24 GB or more, Qwen3-0.6B; PYTHON=... for another than
-    python make gpu-check MODEL=/models/Qwen3-1.7B    # another model: a folder, or a name on the hub VERL_PLATFORM=cpu
-    make gpu-check           # the same phases with a small model made for it, to try this program
+    make gpu-check                             # one GPU of 24 GB or more, Qwen3-0.6B; PYTHON=... names the python
+    make gpu-check MODEL=/models/Qwen3-1.7B    # another model: a folder, or a name on the hub
+    VERL_PLATFORM=cpu make gpu-check           # the same phases with a small model made for it, to try this program
 
 Phases, each with a time limit; one that fails does not stop the others. All use run_qwen3_0_6b_one_gpu.sh, unchanged:
 
