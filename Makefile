@@ -1,6 +1,8 @@
 # make demo   trains a tiny model with EGRSD on this machine's CPU; ALGORITHM=egrsd or another preset, TASK=forks another task
 # make compare   trains it with every preset, five seeds each, on the task forks; hours (JOBS=2: two at a time; see compare.sh)
 # make test   runs every test but the long ones
+# make golden   writes the files of tests/golden anew, which `make test` compares with what the code gives: presets.yaml and scripts.yaml
+#   (composed configs), public.yaml (names, keys, files); look at the diff before you commit it. ARGS='-k public' renews a part
 # make test-long   runs those: one change at a time, 25 kills, 10,000 rewards, two nodes
 # make rehearsal   runs the scripts of examples/ themselves on a small model in bfloat16: killed, resumed, evaluated, reported
 # make gpu-check   for the first minutes on a GPU: a table of what holds there; VERL_PLATFORM=cpu make gpu-check tries it on a CPU
@@ -25,7 +27,7 @@ ARGS ?=
 # Images often set it. Then nothing that Python compiles is kept, and each of a run's dozen processes compiles torch and vLLM anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install demo compare rehearsal gpu-check test test-long test-matrix test-verl lint clean
+.PHONY: install demo compare rehearsal gpu-check test golden test-long test-matrix test-verl lint clean
 
 # Style, and that everything which recipe/ imports is declared in pyproject.toml.
 CHECKS = $(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/deptry .
@@ -58,6 +60,9 @@ gpu-check: $(if $(filter cpu,$(VERL_PLATFORM)),$(VENV)/ok)
 test: $(VENV)/ok  # make test ARGS='-k weights'
 	$(CHECKS)
 	$(call in-three-processes,not long)
+
+golden: $(VENV)/ok
+	$(VENV)/bin/python -m pytest tests/golden --renew $(ARGS)
 
 test-long: $(VENV)/ok
 	$(call in-three-processes,long)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from golden import Golden
+from packages import pinned
 from runs import COIN_REWARD, DESCENT, LORA, PADDED, Run, good, replaying, run, write_inputs
 
 # make test starts processes in the background, where a shell ignores Ctrl-C.
@@ -18,6 +20,19 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def pytest_report_header() -> str:
     return f"verl {version('verl')}"  # make test-matrix
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--renew", action="store_true", help="write the golden files instead of comparing (make golden)")
+
+
+@pytest.fixture
+def golden(request) -> Golden:
+    """Compares with the files of tests/golden; they are those of the verl in requirements/cpu.txt."""
+    asked, found = pinned()["verl"], version("verl")
+    if found != str(asked):
+        pytest.skip(f"the golden files are those of verl {asked}, which is pinned; this is verl {found}")
+    return Golden(renew=request.config.getoption("--renew"))
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from packages import RECIPE, files_below, project, requirements, verl_lines
+from packages import RECIPE, files_below, pinned, project, requirements, verl_lines
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -189,15 +189,9 @@ def test_the_matrix_spans_the_range(pinned):
     assert f"verl {' and '.join(map(str, versions))} (`make test-matrix`)" in (ROOT / "docs/install.md").read_text()
 
 
-@pytest.fixture(scope="module")
-def pinned() -> dict[str, Version]:
-    """requirements/*.txt by normal name."""
-    folder = ROOT / "requirements"
-    lines = requirements(
-        line for name in ("torch", "cpu") for line in (folder / f"{name}.txt").read_text().splitlines()
-    )
-    assert all(str(requirement.specifier).startswith("==") for requirement in lines.values())
-    return {name: Version(str(requirement.specifier)[2:]) for name, requirement in lines.items()}
+@pytest.fixture(scope="module", name="pinned")
+def _pinned() -> dict[str, Version]:
+    return pinned()
 
 
 def test_the_pinned_versions_are_what_we_ask_for(pinned):

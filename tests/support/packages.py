@@ -7,6 +7,7 @@ from typing import Any
 import tomllib
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 from runs import ROOT
 
 RECIPE = ROOT / "recipe" / "egrsd"
@@ -36,3 +37,13 @@ def verl_lines() -> dict[str, str]:
     pairs = [line.partition("=")[::2] for line in lines if "=" in line and not line.startswith("#")]
     assert len(dict(pairs)) == len(pairs)
     return dict(pairs)
+
+
+def pinned() -> dict[str, Version]:
+    """requirements/*.txt by normal name."""
+    folder = ROOT / "requirements"
+    lines = requirements(
+        line for name in ("torch", "cpu") for line in (folder / f"{name}.txt").read_text().splitlines()
+    )
+    assert all(str(requirement.specifier).startswith("==") for requirement in lines.values())
+    return {name: Version(str(requirement.specifier)[2:]) for name, requirement in lines.items()}
