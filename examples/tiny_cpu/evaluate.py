@@ -95,8 +95,8 @@ def _respond(
         for start in range(0, len(prompts), BATCH):
             batch = tokenizer.pad({"input_ids": prompts[start : start + BATCH]}, return_tensors="pt")
             output = model.generate(**batch, **choice, max_new_tokens=max_tokens)
-            for row in output[:, batch["input_ids"].size(1) :].tolist():
-                responses.append(row[: row.index(end) + 1] if end in row else row)
+            rows = output[:, batch["input_ids"].size(1) :].tolist()
+            responses.extend(row[: row.index(end) + 1] if end in row else row for row in rows)
     return responses
 
 

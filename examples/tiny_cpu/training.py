@@ -58,9 +58,15 @@ class Training:
         """What train.sh reads."""
         task = TASKS[self.task]
         return {
-            **{"MODEL": str(self.model), "DATA": str(self.data), "OUTPUT": str(self.folder / "checkpoints")},
-            **{"ALGORITHM": self.algorithm, "SEED": str(self.seed), "STEPS": str(self.steps), "PYTHON": sys.executable},
-            **{"MAX_PROMPT": str(task.MAX_PROMPT), "MAX_RESPONSE": str(task.MAX_RESPONSE)},
+            "MODEL": str(self.model),
+            "DATA": str(self.data),
+            "OUTPUT": str(self.folder / "checkpoints"),
+            "ALGORITHM": self.algorithm,
+            "SEED": str(self.seed),
+            "STEPS": str(self.steps),
+            "PYTHON": sys.executable,
+            "MAX_PROMPT": str(task.MAX_PROMPT),
+            "MAX_RESPONSE": str(task.MAX_RESPONSE),
             "MAX_TEACHER_PROMPT": str(task.MAX_TEACHER_PROMPT),
         }
 

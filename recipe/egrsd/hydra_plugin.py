@@ -158,7 +158,7 @@ class Validation(Callback):
             validation.check_data_files(config.data)
             models.located(config)  # the trainer looks again, on its own machine
             slots.check_when_ray_has_started(config)
-        except Exception as problem:  # hydra turns any but SystemExit into a warning, and the run would go on unchecked
+        except Exception as problem:  # noqa: BLE001  hydra turns any but SystemExit into a warning, and the run goes on
             kind = "" if type(problem) in (ValueError, RuntimeError) else f"{type(problem).__name__}: "
             raise SystemExit(" ".join(f"EGRSD: {kind}{problem}".splitlines())) from None
 

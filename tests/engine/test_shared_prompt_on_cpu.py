@@ -77,7 +77,7 @@ def test_a_micro_batch_holds_as_many_groups_as_fit_and_divide_a_ranks_share():
 
 
 @pytest.mark.parametrize(
-    "prompts, ranks",
+    ("prompts", "ranks"),
     [([300] * 4 + [301] * 3 + [302], 1), ([300] * 4 + [301] * 4 + [302] * 4, 2), ([1] * 4, 1)],
     ids=["groups of different size", "groups that ranks cannot share evenly", "padding samples"],
 )

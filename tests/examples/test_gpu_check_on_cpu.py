@@ -119,7 +119,7 @@ def test_missing_and_surplus_steps_fail():
 
 def test_the_null_test_wants_rounding_alone():
     assert not checks.inert(two_steps()).ok
-    still = {name: 0.01 for name in GOOD}
+    still = dict.fromkeys(GOOD, 0.01)
     assert checks.inert({1: still}).ok and not checks.inert({1: {}}).ok and not checks.inert({}).ok
 
 

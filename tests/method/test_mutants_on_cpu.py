@@ -189,7 +189,7 @@ def _mean_scale(entropy: Tensor, mask: Tensor, *, min_nats: float) -> Tensor:
 
 
 SCALE_MUTANTS: dict[str, Callable[..., Tensor]] = {
-    "no 1-nat bound": lambda h, m, *, min_nats: _largest(h, m),
+    "no 1-nat bound": lambda h, m, *, min_nats: _largest(h, m),  # noqa: PLW0108  it drops min_nats
     "bound added, not compared": lambda h, m, *, min_nats: _largest(h, m) + min_nats,
     "min instead of max with the bound": lambda h, m, *, min_nats: _largest(h, m).clamp(max=min_nats),
     "bound of 1 nat hard-coded": lambda h, m, *, min_nats: _largest(h, m).clamp(min=1.0),

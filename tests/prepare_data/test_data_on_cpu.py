@@ -350,8 +350,10 @@ def test_the_training_data_set_reads_what_was_written(prepare, tmp_path):
 
 BENCHMARK = {
     "aime": [
-        "Find the number of ordered pairs of positive integers (m, n) with m + n = 2024 and gcd(m, n) = 8. The answer "
-        "can be written as p/q where p and q are relatively prime positive integers. Find p + q."
+        (
+            "Find the number of ordered pairs of positive integers (m, n) with m + n = 2024 and gcd(m, n) = 8. The "
+            "answer can be written as p/q where p and q are relatively prime positive integers. Find p + q."
+        )
     ],
     "roots": [ROOTS],
     "short": ["Compute $17 \\cdot 23$."],

@@ -60,7 +60,7 @@ def row(number: int, key: str) -> dict:
     prompt, response = PROMPT + ADDED.get(key, []), [10 + number] * len(mask)
     ids = torch.tensor(prompt + response)
     return {
-        "uid": key.split("_")[0], "teacher_prompt_ids": PRIVILEGED, "prompts": torch.tensor(prompt),
+        "uid": key.split("_", maxsplit=1)[0], "teacher_prompt_ids": PRIVILEGED, "prompts": torch.tensor(prompt),
         "responses": torch.tensor(response), "response_mask": torch.tensor(mask), "loss_mask": torch.tensor(mask),
         "input_ids": ids, "position_ids": torch.arange(len(ids)),
         "rm_scores": torch.tensor([0.0] * (len(mask) - 1) + [score]), "rollout_log_probs": -random(len(mask), number),

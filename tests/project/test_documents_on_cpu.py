@@ -192,9 +192,9 @@ def test_the_configuration_table_is_the_schema():
     table = (ROOT / "docs/configuration.md").read_text().split("\n## ")[0]
     rows = re.findall(r"^\| (`.*?`) \| (.*?) \| .* \|$", table, re.M)
     stated = {}
-    for names, values in rows:
-        names = re.findall(r"`([\w.]+)`", names)
-        values = values.split(", ") if len(names) > 1 else [values.split(" (")[0]]
+    for keys, defaults_of_keys in rows:
+        names = re.findall(r"`([\w.]+)`", keys)
+        values = defaults_of_keys.split(", ") if len(names) > 1 else [defaults_of_keys.split(" (")[0]]
         stated |= dict(zip(names, map(yaml.safe_load, values), strict=True))
     assert set(stated) == set(flat)
     differ = {name for name in stated if stated[name] != flat[name]}

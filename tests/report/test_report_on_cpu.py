@@ -288,7 +288,7 @@ def test_words_of_the_problem_do_not_count():
 
 
 @pytest.mark.parametrize(
-    "text, found",
+    ("text", "found"),
     [
         ("According to the reference solution, x = 3", 1), ("As stated in the solution we get 5", 1),
         ("The solution says 4", 1), ("I was given the answer 7.", 1),

@@ -19,7 +19,7 @@ from recipe.egrsd.reward.judge import outcome
 from recipe.egrsd.reward.literals import literal
 from recipe.egrsd.reward.spelling import normalise
 
-GOLDS = {source: answers for source, answers in json.loads((Path(__file__).parent / "golds.json").read_text()).items()}
+GOLDS = json.loads((Path(__file__).parent / "golds.json").read_text())
 ALL = [" ".join(answer.split()) for answers in GOLDS.values() for answer in answers]
 
 

@@ -52,7 +52,7 @@ class Worker:
         self.background_tasks = set(range(prompts))
 
     async def block(self, seconds: float) -> None:
-        time.sleep(seconds)  # as an agent loop with a call that does not await
+        time.sleep(seconds)  # noqa: ASYNC251  as an agent loop with a call that does not await
 
 
 @pytest.fixture(scope="module")

@@ -48,8 +48,7 @@ def _decimal_of(answer: str) -> str:
 
 
 def _e_notation(answer: str) -> str:
-    answer = re.sub(r"^(-?[0-9.]+)e(-?[0-9]+)$", r"\1 \\times 10^{\2}", answer)
-    return answer
+    return re.sub(r"^(-?[0-9.]+)e(-?[0-9]+)$", r"\1 \\times 10^{\2}", answer)
 
 
 def _as_e(answer: str) -> str:

@@ -183,5 +183,6 @@ def _lose_a_prompt(module) -> None:
             return await run_prompt(self, prompt, *args, trajectory=trajectory, **kwargs)
         lost.append(prompt["uid"])
         await tq.async_kv_put(key=prompt["uid"], partition_id="train", tag={"status": "running"})
+        return None
 
     worker._run_prompt = run_or_lose

@@ -52,9 +52,9 @@ def assert_same_training(one: Run, other: Run) -> None:
     for step in (1, 2, 3):
         ours, theirs = dict(weights(one, step, window=3)), dict(weights(other, step, window=3))
         assert ours.keys() == theirs.keys()
-        for name in ours:
+        for name, mine in ours.items():
             for field in ("ratio", "gate"):
-                torch.testing.assert_close(getattr(ours[name], field), getattr(theirs[name], field), atol=1e-5, rtol=0)
+                torch.testing.assert_close(getattr(mine, field), getattr(theirs[name], field), atol=1e-5, rtol=0)
         assert one.probe(step)["baseline"] == pytest.approx(other.probe(step)["baseline"], abs=1e-12)
     after, expected = parameters(one, 3), parameters(other, 3)
     for name, tensor in expected.items():

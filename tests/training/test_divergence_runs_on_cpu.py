@@ -59,7 +59,7 @@ def test_a_step_is_gradient_descent_on_the_divergence(algorithm, kind, clip, ove
         loss.backward()
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter -= parameter.grad
+                parameter.sub_(parameter.grad)
         after = parameters(result, step)
         moved = 0.0
         for name, parameter in model.named_parameters():

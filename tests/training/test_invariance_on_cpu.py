@@ -51,9 +51,9 @@ def test_frozen_reference_is_lora_with_the_adapter_off(full, lora):
     """Same per-token weights in the first step, where a fresh adapter is zero; the same teacher in every step."""
     ours, theirs = dict(weights(full, 1, window=3)), dict(weights(lora, 1, window=3))
     assert ours.keys() == theirs.keys()
-    for name in ours:
+    for name, mine in ours.items():
         for field in ("ratio", "gate"):
-            torch.testing.assert_close(getattr(ours[name], field), getattr(theirs[name], field), atol=1e-5, rtol=0)
+            torch.testing.assert_close(getattr(mine, field), getattr(theirs[name], field), atol=1e-5, rtol=0)
     for step in (1, 2, 3):
         reference, adapter = rows(full, step), rows(lora, step)
         for name, column in itertools.product(reference, ("teacher_log_probs", "teacher_entropy")):

@@ -59,7 +59,7 @@ def examine(case: Case, chosen: Sequence[Check] = CHECKS) -> dict[str, list[Find
             continue
         try:
             found.extend(check.run(case))
-        except Exception as error:  # whatever stops this stops the run
+        except Exception as error:  # noqa: BLE001  whatever stops this stops the run
             found.append(
                 Finding(Level.RED, str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}")
             )
@@ -74,9 +74,9 @@ def show(console: Console, findings: dict[str, list[Finding]]) -> None:
         lines = [finding for level in (Level.RED, Level.YELLOW) for finding in found if finding.level is level]
         fine = [finding.text for finding in found if finding.level is Level.GREEN]
         lines += [Finding(Level.GREEN, " · ".join(fine))] if fine else []
-        for level, text in lines:
-            table.add_row(f"[{level.value}]{WORDS[level]:>4}[/]", f"[bold]{title}[/]", escape(text))
-            title = ""
+        for number, (level, text) in enumerate(lines):
+            heading = "" if number else title
+            table.add_row(f"[{level.value}]{WORDS[level]:>4}[/]", f"[bold]{heading}[/]", escape(text))
     console.print(table)
 
 
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with redirect_stdout(sys.stderr):  # what verl and datasets print on the way is not the report
             case = Case(composed(args.overrides), gpu_gib=args.gpu_gib, host_gib=args.host_gib)
             findings = examine(case)
-    except Exception as error:  # of the composition: examine has none
+    except Exception as error:  # noqa: BLE001  of the composition: examine has none
         said = str(error) if isinstance(error, HydraException) else one_line(error)
         findings, case = {"config": [Finding(Level.RED, f"main_ppo refuses these overrides: {said}")]}, None
     if case is not None and case.rows is not None:

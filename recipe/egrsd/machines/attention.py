@@ -80,7 +80,7 @@ def attention_fault(attention: str) -> str:
     try:
         with torch.device("meta"):
             AutoModelForCausalLM.from_config(Qwen3Config(**sizes, **layers), **settings)
-    except Exception as error:  # whatever it is, it would end a worker
+    except Exception as error:  # noqa: BLE001  whatever it is, it would end a worker
         causes = [error, error.__context__]  # transformers hides in the second why a kernel did not load
         return "; ".join(" ".join(str(cause).split()).rstrip(".") for cause in causes if cause)
     return ""

@@ -51,8 +51,10 @@ TRAINING = (
         problem="prompt",
         answer="reward_model.ground_truth",
         wrapping=(
-            "Solve the following math problem step by step. The last line of your response should be of the form "
-            "Answer: $Answer (without quotes) where $Answer is the answer to the problem.",
+            (
+                "Solve the following math problem step by step. The last line of your response should be of the form "
+                "Answer: $Answer (without quotes) where $Answer is the answer to the problem."
+            ),
             'Remember to put your answer on its own line after "Answer:".',
         ),
     ),

@@ -41,12 +41,12 @@ def teacher_prompts(
     found = []
     for key, prompt, privileged in zip(keys, prompts, privileged_prompts, strict=True):
         rollout, _, index = key.rpartition("_")
-        start, prompt = first.get(rollout, []), prompt.tolist()
-        if index != "0" and not (start and prompt[: len(start)] == start):
+        start, ids = first.get(rollout, []), prompt.tolist()
+        if index != "0" and not (start and ids[: len(start)] == start):
             raise ValueError(
                 f"the prompt of row {key} does not begin with the prompt of its rollout's first row, so that EGRSD "
                 "cannot put the reference solution into it; use an agent loop that appends to its context or returns "
                 "one row a rollout."
             )
-        found.append([*privileged, *prompt[len(start) :]])
+        found.append([*privileged, *ids[len(start) :]])
     return found

@@ -155,7 +155,7 @@ def integral(reader: "_Reader", token: str) -> str:
 
 def matrix(reader: "_Reader", token: str) -> str:
     r"""Every kind as pmatrix, which is what brackets around \begin{array} mean, too; vmatrix is the determinant."""
-    kind = token[len(r"\begin{") :].split("}")[0]
+    kind = token[len(r"\begin{") :].split("}", maxsplit=1)[0]
     if kind not in ("matrix", "pmatrix", "bmatrix", "vmatrix", "Bmatrix", "array", "smallmatrix"):
         raise Unreadable(token)
     if kind == "array" and reader.peek() == "{":
@@ -173,14 +173,13 @@ def matrix(reader: "_Reader", token: str) -> str:
 
 
 READERS = {
-    **{
-        r"\frac": fraction,
-        r"\sqrt": root,
-        r"\binom": choose,
-        "|": absolute,
-        r"\|": absolute,
-        r"\lim": limit,
-        r"\int": integral,
-    },
-    **{r"\sum": scale, r"\prod": scale},
+    r"\frac": fraction,
+    r"\sqrt": root,
+    r"\binom": choose,
+    "|": absolute,
+    r"\|": absolute,
+    r"\lim": limit,
+    r"\int": integral,
+    r"\sum": scale,
+    r"\prod": scale,
 }

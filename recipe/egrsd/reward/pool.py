@@ -91,7 +91,7 @@ class _Worker:
 
 
 def _new_pool() -> None:
-    global _idle
+    global _idle  # noqa: PLW0603  a forked process needs one of its own, with a lock that nobody holds
     _idle = queue.LifoQueue()  # last in, first out: the second worker starts only when two are needed
     for _ in range(WORKERS):
         _idle.put(_Worker())

@@ -233,6 +233,6 @@ def _solutions(chain: Chain):
         return None
     try:
         sets = [kinds[sign](difference, 0).as_set() for difference, sign in found]
-    except Exception:  # sympy cannot solve it
+    except Exception:  # noqa: BLE001  sympy cannot solve it
         return None
     return sympy.Intersection(*sets)

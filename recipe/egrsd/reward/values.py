@@ -40,7 +40,7 @@ def parsed(latex: str):
         return converter.convert_expr(tree)
     except Unreadable:
         raise
-    except Exception as error:  # of many kinds; the parser's own are plain Exceptions
+    except Exception as error:  # noqa: BLE001  of many kinds; the parser's own are plain Exceptions
         raise Unreadable(str(error)) from None
 
 
@@ -96,7 +96,7 @@ def _points(first, second) -> int:
 def _done(value):
     try:
         return value.doit()
-    except Exception:
+    except Exception:  # noqa: BLE001  sympy cannot work it out: it is compared as it stands
         return value
 
 
@@ -106,7 +106,7 @@ def _same_matrix(first, second) -> bool:
     try:
         first, second = first.as_explicit(), second.as_explicit()
         return all(equal(mine, theirs) for mine, theirs in zip(list(first), list(second), strict=True))
-    except Exception:
+    except Exception:  # noqa: BLE001  of a size that is a symbol, say: compared as it stands
         return bool(first == second)
 
 
@@ -172,7 +172,7 @@ def number(value, given: dict):
     try:
         found = value.subs(given).evalf(DIGITS) if given else value.evalf(DIGITS)
         real, imaginary = found.as_real_imag()
-    except Exception:
+    except Exception:  # noqa: BLE001  of many kinds: it has no number
         return None
     if not (real.is_Number and imaginary.is_Number and real.is_finite and imaginary.is_finite):
         return None

@@ -37,7 +37,8 @@ def _fork_children(requests: socket.socket) -> None:
     while pipes := socket.recv_fds(requests, 1, 1)[1]:
         if (child := os.fork()) == 0:
             requests.close()
-            return _serve(Connection(pipes[0]))
+            _serve(Connection(pipes[0]))
+            return
         os.close(pipes[0])
         requests.recv(1, socket.MSG_PEEK)  # returns when the next request waits or the parent has ended
         os.kill(child, signal.SIGKILL)

@@ -88,7 +88,7 @@ class Progress:
             return None
         try:
             return self._look()
-        except Exception as error:  # another verl or vLLM; the watchdog's other duties go on
+        except Exception as error:  # noqa: BLE001  another verl or vLLM; the watchdog's other duties go on
             self._broken = True
             print(f"EGRSD cannot tell from here on whether the run makes progress: {_one_line(error)}", flush=True)
             return None
@@ -180,7 +180,7 @@ def _held(worker: Any) -> int:
 def _answer(ref: ray.ObjectRef) -> Any:
     try:
         return ray.get(ref, timeout=0)
-    except Exception as error:  # an answer, too: who died, who does not answer
+    except Exception as error:  # noqa: BLE001  an answer, too: who died, who does not answer
         return error
 
 

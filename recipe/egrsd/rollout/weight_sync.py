@@ -57,6 +57,6 @@ class WatchedServerAdapter(ServerAdapter):
     def _release_sender_on_error(self, future: ray.ObjectRef) -> None:
         try:
             ray.get(future)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  raised where the sender waits
             self._receiver_error = error
             zmq.Context.instance().term()  # the one call on a blocked socket's context that other threads may make

@@ -68,12 +68,13 @@ class Alarms:
         if mean >= WARMUP_MEAN:
             return []
         right = metrics["egrsd/correct_frac"]
-        return [
+        note = (
             f"EGRSD note, warm-up: {right:.0%} of the first step's responses are right and the mean reward is "
             f"{mean:.2f}, so that the advantage of the first {self.warmup_steps} steps, reward - {WARMUP_MEAN}, pushes "
             f"down on balance, here by {WARMUP_MEAN - mean:.2f} a response. It is the paper's; for such a model take "
             "algorithm.egrsd.warmup_steps=1, which whitens from the second step on, or easier problems."
-        ]
+        )
+        return [note]
 
     def _limit(self, name: str, alarm: Alarm, value: float) -> float:
         """The threshold. The first step's rollouts are those of the initial weights, so that its value is the start."""
