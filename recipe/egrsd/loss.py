@@ -16,7 +16,7 @@ from verl.workers.utils.padding import no_padding_2_padding, response_to_nested
 
 from recipe.egrsd.config.schema import EgrsdConfig
 from recipe.egrsd.method.weights import token_weights
-from recipe.egrsd.watch.metrics import token_sums, weight_metrics
+from recipe.egrsd.watch.metrics import student_sums, teacher_sums, weight_metrics
 
 SUM_PREFIX = "egrsd_sum/"
 ROLLOUT_DISTANCE_MEAN, ROLLOUT_DISTANCE_MAX = "rollout_probs_diff_mean", "rollout_probs_diff_max"
@@ -36,16 +36,16 @@ def egrsd_loss(
         egrsd: the recipe's settings.
         model_output: ``log_probs``, jagged over prompt + response.
         data: the micro-batch with every TransferQueue field, among them ``teacher_log_probs``, ``teacher_entropy``,
-            ``advantages``, ``response_mask``, jagged over the response, and the scalars ``egrsd_entropy_scale`` and
-            ``egrsd_mixing``.
+            ``advantages``, ``response_mask``, ``teacher_mask`` (sampled tokens that have a teacher; the others weigh
+            exactly 1), jagged over the response, and the scalars ``egrsd_entropy_scale`` and ``egrsd_mixing``.
     """
     student = no_padding_2_padding(model_output["log_probs"], data).detach()
-    mask = data["response_mask"].to_padded_tensor(0).bool()
+    mask, taught = (data[name].to_padded_tensor(0).bool() for name in ("response_mask", "teacher_mask"))
     advantages, teacher, entropy = (
         data[field].to_padded_tensor(0.0) for field in ("advantages", "teacher_log_probs", "teacher_entropy")
     )
     scalars = {"entropy_scale": data["egrsd_entropy_scale"], "mixing": data["egrsd_mixing"]}
-    weights = token_weights(student, teacher, entropy, advantages, mask, **scalars, **egrsd.weight_knobs)
+    weights = token_weights(student, teacher, entropy, advantages, taught, **scalars, **egrsd.weight_knobs)
     weighted = torch.where(mask, advantages * weights.token, advantages)
     data = data.copy()
     data["advantages"] = response_to_nested(weighted, data["response_mask"])
@@ -53,7 +53,7 @@ def egrsd_loss(
         data["old_log_probs"] = response_to_nested(student, data["response_mask"])
     loss, metrics = ppo_loss(config, model_output, data, dp_group)
     per_token = weight_metrics(weights, clip_range=egrsd.clip_range, floor=egrsd.floor)
-    return loss, metrics | _logged(student, teacher, per_token, data, mask)
+    return loss, metrics | _logged(student, teacher, per_token, data)
 
 
 def divergence_loss(
@@ -76,18 +76,17 @@ def divergence_loss(
     config.global_batch_info["loss_scale_factor"] = config.loss_scale_factor
     loss = agg_loss(divergence, mask, loss_agg_mode=config.loss_agg_mode, **config.global_batch_info)
     teacher = data["teacher_log_probs"].to_padded_tensor(0.0)
-    return loss, _logged(student, teacher, {"divergence_mean": divergence.detach()}, data, mask)
+    return loss, _logged(student, teacher, {"divergence_mean": divergence.detach()}, data)
 
 
-def _logged(
-    student: Tensor, teacher: Tensor, per_token: dict[str, Tensor], data: TensorDict, mask: Tensor
-) -> dict[str, Metric]:
+def _logged(student: Tensor, teacher: Tensor, of_teacher: dict[str, Tensor], data: TensorDict) -> dict[str, Metric]:
     """Sums over the micro-batch's tokens, and the largest distance of the rollout's probabilities from the trained
     ones."""
-    metrics, per_token = {}, {"student_surprise_mean": -student, **per_token}
+    mask, taught = (data[name].to_padded_tensor(0).bool() for name in ("response_mask", "teacher_mask"))
+    metrics, of_student = {}, {"student_surprise_mean": -student}
     if "rollout_log_probs" in data:
         distance = (data["rollout_log_probs"].to_padded_tensor(0.0).exp() - student.exp()).abs().masked_fill(~mask, 0.0)
-        per_token = {**per_token, ROLLOUT_DISTANCE_MEAN: distance}
+        of_student[ROLLOUT_DISTANCE_MEAN] = distance
         metrics[ROLLOUT_DISTANCE_MAX] = Metric(AggregationType.MAX, distance.max())
-    sums = token_sums(teacher - student, per_token, mask)
+    sums = student_sums(of_student, mask) | teacher_sums(teacher - student, of_teacher, taught)
     return metrics | {SUM_PREFIX + name: Metric(AggregationType.SUM, value) for name, value in sums.items()}

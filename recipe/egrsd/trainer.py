@@ -14,20 +14,19 @@ from verl.trainer.ppo.v1 import PPOTrainer, PPOTrainerColocateAsync, PPOTrainerS
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.profiler import marked_timer
 
-from recipe.egrsd import batches, checkpoint, cpu, parts
+from recipe.egrsd import batches, checkpoint, cpu, parts, teaching
 from recipe.egrsd.config import schema, validation, verl_version
 from recipe.egrsd.loss import ROLLOUT_DISTANCE_MAX, ROLLOUT_DISTANCE_MEAN, SUM_PREFIX, divergence_loss, egrsd_loss
 from recipe.egrsd.machines import attention, models, nodes
 from recipe.egrsd.method.advantage import RunningBaseline, shaped_reward
-from recipe.egrsd.method.weights import entropy_scale
 from recipe.egrsd.privilege import dataset
-from recipe.egrsd.privilege.rows import last_rows, teacher_prompts
+from recipe.egrsd.privilege.rows import last_rows
 from recipe.egrsd.rollout.watchdog import Watchdog
 from recipe.egrsd.teacher.kinds import Teacher
 from recipe.egrsd.teacher.worker import EgrsdWorker
 from recipe.egrsd.watch import tokens
 from recipe.egrsd.watch.alarms import Alarms
-from recipe.egrsd.watch.metrics import reward_metrics, teacher_metrics, token_means
+from recipe.egrsd.watch.metrics import reward_metrics, token_means
 
 
 class EgrsdMixin(PPOTrainer):
@@ -97,7 +96,7 @@ class EgrsdMixin(PPOTrainer):
             super().fit(agent_loop_manager)
 
     def _load_checkpoint(self):
-        knobs = {"uses_lora": schema.uses_lora(self.config), "max_shared_tokens": schema.max_shared_tokens(self.config)}
+        knobs = {"uses_lora": schema.uses_lora(self.config), **schema.scoring_limits(self.config)}
         self.teacher = Teacher(self.egrsd.teacher, self.actor_rollout_wg, **knobs)  # from the initial weights
         super()._load_checkpoint()
         if self.resumed_from:
@@ -125,32 +124,11 @@ class EgrsdMixin(PPOTrainer):
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         with marked_timer("teacher", self.timing_raw):
-            self._score_with_teacher(batch, metrics)
+            knobs = {"step": self.global_steps, "tokenizer": self.tokenizer}
+            self.entropy_scale, of_teacher = teaching.score(batch, self.teacher, self.egrsd, self.config, **knobs)
+        metrics.update(of_teacher)
         self._shape_rewards(batch, metrics)
         return super()._compute_advantage(batch, metrics)  # its meta names every field that the workers may fetch
-
-    def _score_with_teacher(self, batch: KVBatchMeta, metrics: dict) -> None:
-        """Writes ``teacher_log_probs`` and ``teacher_entropy``, (B, jagged) float32; keeps the entropy scale."""
-        data = batches.read(batch, "prompts", "teacher_prompt_ids", "responses", "response_mask")
-        prompts = teacher_prompts(batch.keys, data["prompts"].unbind(), list(data["teacher_prompt_ids"]))
-        # A padding sample carries its donor's prompt; one token is enough for a row that counts for nothing.
-        prompts = [ids if real else ids[:1] for ids, real in zip(prompts, batches.is_real(batch), strict=True)]
-        scores = self.teacher.score(
-            prompts,
-            data["responses"],
-            data["response_mask"],
-            temperature=self.config.actor_rollout_ref.rollout.temperature,
-            divergence=self.egrsd.divergence and {"kind": self.egrsd.divergence, "clip": self.egrsd.divergence_clip},
-            names=batch.keys,
-        )
-        hidden = {} if scores.hidden is None else {"teacher_hidden": scores.hidden}
-        batches.write(batch, teacher_log_probs=scores.log_probs, teacher_entropy=scores.entropy, **hidden)
-
-        mask, entropy = data["response_mask"].to_padded_tensor(0).bool(), scores.entropy.to_padded_tensor(0.0)
-        scale = entropy_scale(entropy, mask, min_nats=self.egrsd.min_entropy_scale)
-        self.entropy_scale = scale.item()
-        lengths = torch.tensor([len(ids) for ids, real in zip(prompts, batches.is_real(batch), strict=True) if real])
-        metrics.update(teacher_metrics(entropy, mask, scale, lengths))
 
     def _shape_rewards(self, batch: KVBatchMeta, metrics: dict) -> None:
         """Scales ``rm_scores`` to the length-shaped reward and keeps one a rollout, padding aside, for the baseline."""

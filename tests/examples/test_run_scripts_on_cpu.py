@@ -425,7 +425,7 @@ def test_ablations_are_the_papers_and_ours(arguments):
     assert teachers == set(PAPER["teacher_update"]["Avg"])
     assert {egrsd.clip_range for egrsd in egrsds.values()} == {0, 0.1, 0.2, 0.4}
     assert egrsds["length_bonus-0"].length_bonus == 0
-    assert {egrsd.privilege for egrsd in egrsds.values()} == {*schema.PRIVILEGES} - {"concise"}
+    assert {egrsd.privilege for egrsd in egrsds.values()} == {*schema.PRIVILEGES} - {"concise", *schema.PEER_PRIVILEGES}
 
 
 def test_a_dry_run_prints_and_starts_nothing(arguments, tmp_path):

@@ -331,6 +331,7 @@ def test_the_training_data_set_reads_what_was_written(prepare, tmp_path):
             "filter_overlong_prompts": True,
             "filter_overlong_prompts_workers": None,
             "max_prompt_length": 1024,
+            "peer": "shortest",
             "apply_chat_template_kwargs": {"enable_thinking": False},
             "egrsd": {"teacher": teacher, "privilege": "solution", "use_v1": True, "trainer_mode": "egrsd_sync"},
         }

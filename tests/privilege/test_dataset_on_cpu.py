@@ -14,6 +14,7 @@ from examples.tiny_cpu import model as tiny
 from examples.tiny_cpu.task import INSTRUCTION, make_problems, reference_solution, verl_row
 from recipe.egrsd.privilege import prompts
 from recipe.egrsd.privilege.dataset import EgrsdDataset
+from recipe.egrsd.privilege.peers import SLOT, spliced
 
 PROBLEMS = make_problems("train", 6, seed=0)
 TOOLS = '''
@@ -73,6 +74,7 @@ def dataset(
         "instruction": INSTRUCTION,
         "template": str(tiny.TEACHER_TEMPLATE),
         "max_prompt_length": 256,
+        "peer": "shortest",
     }
     egrsd = {"teacher": settings | teacher, "privilege": privilege, "use_v1": True, "trainer_mode": "egrsd_sync"} | (
         entry or {}
@@ -83,6 +85,7 @@ def dataset(
             "filter_overlong_prompts": filter_rows,
             "filter_overlong_prompts_workers": None,
             "max_prompt_length": 128,
+            "max_response_length": 24,
             "apply_chat_template_kwargs": {"enable_thinking": False},
             "egrsd": egrsd,
             **(data or {}),
@@ -235,6 +238,32 @@ def test_each_privilege_shows_what_it_says(tokenizer, tmp_path):
     for row, text in enumerate(shown(tokenizer, path, "concise", template=None, max_prompt_length=1024)):
         assert "as briefly as correctness allows" in text and solutions[row] not in text
         assert text.endswith(INSTRUCTION + "<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_a_peers_response_has_a_slot_where_the_solution_would_stand(tokenizer, tmp_path):
+    """Splicing the solution's own ids gives the prompt that privilege=solution has, up to tokens across the border."""
+    path = write(tmp_path / "rows.parquet")
+    for privilege in ("peer_correct", "peer_wrong"):
+        rows = dataset(tokenizer, path, privilege=privilege)
+        texts = shown(tokenizer, path, "solution")
+        for row, problem, text in zip(rows, PROBLEMS, texts, strict=True):
+            frame = row["teacher_prompt_ids"]
+            assert frame.count(SLOT) == 1
+            ids = tokenizer.encode(reference_solution(problem), add_special_tokens=False)
+            assert tokenizer.decode(spliced(frame, ids)) == text
+    path = write(tmp_path / "rows.parquet", {2: {"solution": None}})
+    assert len(dataset(tokenizer, path, privilege="peer_correct")) == 6  # no solution is needed
+
+
+def test_a_prompt_that_cannot_hold_a_peer_is_refused(tokenizer, tmp_path):
+    path = write(tmp_path / "rows.parquet")
+    with pytest.raises(
+        ValueError, match=r"tokens around a peer's response of up to data.max_response_length=24 are more"
+    ):
+        dataset(tokenizer, path, privilege="peer_correct", max_prompt_length=64)
+    (tmp_path / "twice.jinja").write_text("{{ problem }} {{ solution }} {{ solution }} {{ instruction }}")
+    with pytest.raises(ValueError, match=r"the teacher's prompt shows the peer's response 2 times; print"):
+        dataset(tokenizer, path, privilege="peer_correct", template=str(tmp_path / "twice.jinja"))
 
 
 def test_a_row_needs_only_what_its_privilege_shows(tokenizer, tmp_path):

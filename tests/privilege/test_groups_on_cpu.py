@@ -8,13 +8,12 @@ sees rollouts, not rows.
 from types import SimpleNamespace
 
 import pytest
-import ray
 import reference
 import torch
 import transfer_queue as tq
 from composing import composed
 from micro_batches import actor_config, jagged, settings
-from omegaconf import OmegaConf
+from queues import queue  # noqa: F401  a fixture
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
@@ -42,15 +41,6 @@ ROLLOUTS = {
 ADDED = {"b_1_1": [4, 5]}  # what the agent loop appended to the prompt of the rollout's second row
 
 
-@pytest.fixture(scope="module")
-def queue():
-    ray.init("local", num_cpus=8, include_dashboard=False, log_to_driver=False)
-    tq.init(OmegaConf.create({"backend": {"SimpleStorage": {"num_data_storage_units": 1}}}))
-    yield
-    tq.close()
-    ray.shutdown()
-
-
 def random(length: int, seed: int) -> torch.Tensor:
     return torch.rand(length, generator=torch.Generator().manual_seed(seed))
 
@@ -68,7 +58,7 @@ def row(number: int, key: str) -> dict:
 
 
 @pytest.fixture
-def batch(queue) -> KVBatchMeta:
+def batch(queue) -> KVBatchMeta:  # noqa: F811
     """Eight rows: the five above and three of verl's padding samples, out of order, as balancing leaves them."""
     keys = list(ROLLOUTS)
     tags = [{"seq_len": 1} for _ in keys]
@@ -110,7 +100,7 @@ def trainer() -> EgrsdSync:
     """Without workers: those steps of the trainer that handle whole batches need none."""
     trainer = object.__new__(EgrsdSync)
     trainer.config = composed("actor_rollout_ref.rollout.n=2", f"data.max_response_length={MAX_LENGTH}")
-    trainer.egrsd, trainer.timing_raw = settings(), {}
+    trainer.egrsd, trainer.timing_raw, trainer.global_steps, trainer.tokenizer = settings(), {}, 1, None
     trainer.baseline = RunningBaseline(warmup_steps=0)
     trainer.baseline.update(torch.tensor([0.0, 1.0, 1.5]))
     live = SimpleNamespace(kind="live", moves=False)
@@ -137,11 +127,10 @@ def of_the_rollout(key: str) -> list[str]:
 def test_the_teacher_reads_the_row_with_the_privileged_prompt_in_front(trainer, batch):
     trainer._compute_advantage(batch, {})
     seen = trainer.teacher.workers.rows
-    padding = [[PRIVILEGED[0], EOS] for key in batch.keys if key.startswith("pad")]
     rows = [
         PRIVILEGED + ADDED.get(key, []) + [10 + n] * len(mask) for n, (key, (_, mask)) in enumerate(ROLLOUTS.items())
     ]
-    assert sorted(seen) == sorted(rows + padding) and seen[0] == max(rows, key=len)
+    assert sorted(seen) == sorted(rows) and seen[0] == max(rows, key=len)
 
 
 def test_rewards_baseline_and_metrics_count_rollouts_once_and_padding_never(trainer, batch):
@@ -195,6 +184,7 @@ def test_weights_are_the_oracles_on_sampled_tokens_and_nothing_else_counts(split
         "old_log_probs",
         "teacher_log_probs",
         "teacher_entropy",
+        "teacher_mask",
         "advantages",
     )
     data = tq.kv_batch_get(keys=batch.keys, partition_id="train", select_fields=list(names))

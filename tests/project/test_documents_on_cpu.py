@@ -28,7 +28,7 @@ FLOORS = [
     {"config", "method", "reward"},
     {"engine", "privilege", "checkpoint"},
     {"teacher", "watch", "prepare_data", "parts", "batches"},
-    {"cpu", "loss", "report"},
+    {"cpu", "loss", "teaching", "report"},
     {"machines"},
     {"rollout", "evaluate"},
     {"trainer", "hydra_plugin"},
@@ -38,8 +38,8 @@ FLOORS = [
 # These run where there is no verl: rooms, and files of other rooms.
 WITHOUT_VERL = {
     "config", "method", "reward", "checkpoint", "prepare_data", "report", "engine/head", "engine/shared_prompt",
-    "privilege/prompts", "privilege/rows", "watch/metrics", "watch/alarms", "machines/attention", "machines/models",
-    "rollout/receiver",
+    "privilege/prompts", "privilege/rows", "privilege/peers", "watch/metrics", "watch/alarms", "machines/attention",
+    "machines/models", "rollout/receiver",
 }  # fmt: skip
 
 

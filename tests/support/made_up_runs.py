@@ -67,7 +67,8 @@ def write_tokens(
     teacher = [row + 0.4 * torch.randn(len(row), generator=draw) for row in student]
     signs = (1.2, -0.8, 0.6, -0.5)
     columns = {
-        "prompts": [torch.arange(4)] * 4, "responses": responses, "response_mask": masks, "student_log_probs": student,
+        "prompts": [torch.arange(4)] * 4, "responses": responses, "response_mask": masks, "teacher_mask": masks,
+        "student_log_probs": student,
         "teacher_log_probs": teacher, "teacher_entropy": entropy,
         "advantages": [torch.full((len(ids),), sign) for ids, sign in zip(responses, signs, strict=True)],
         "rm_scores": [torch.cat([torch.zeros(len(ids) - 1), torch.tensor([max(sign, 0)])])

@@ -19,7 +19,7 @@ SCALE = 2.5
 def settings(**changes) -> EgrsdConfig:
     teacher = TeacherConfig(
         kind="frozen", sync_every=None, ema_decay=None, enable_thinking=True, solution_key="s", instruction="",
-        template=None, max_prompt_length=9,
+        template=None, max_prompt_length=9, peer="shortest",
     )  # fmt: skip
     knobs = {
         "gamma": 0.7,
@@ -57,6 +57,7 @@ def rows(seed: int = 0) -> dict[str, list[Tensor]]:
         "prompts": [torch.ones(length, dtype=torch.int64) for length in PROMPTS],
         "responses": [torch.ones(length, dtype=torch.int64) for length in RESPONSES],
         "response_mask": mask,
+        "teacher_mask": [row.clone() for row in mask],
         "old_log_probs": [-random(length) for length in RESPONSES],
         "teacher_log_probs": [-random(length) for length in RESPONSES],
         "teacher_entropy": [3 * random(length) for length in RESPONSES],

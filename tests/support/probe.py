@@ -14,8 +14,8 @@ import transfer_queue as tq
 import wrapt
 
 FIELDS = [
-    "uid", "teacher_prompt_ids", "prompts", "responses", "response_mask", "rollout_log_probs", "old_log_probs",
-    "teacher_log_probs", "teacher_entropy", "advantages", "rm_scores",
+    "uid", "teacher_prompt_ids", "prompts", "responses", "response_mask", "teacher_mask", "rollout_log_probs",
+    "old_log_probs", "teacher_log_probs", "teacher_entropy", "advantages", "rm_scores",
 ]  # fmt: skip
 
 

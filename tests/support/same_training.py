@@ -12,7 +12,7 @@ COLUMNS = ("old_log_probs", "teacher_log_probs", "teacher_entropy", "advantages"
 
 TEACHER = TeacherConfig(
     kind="frozen", sync_every=None, ema_decay=None, enable_thinking=True, solution_key="", instruction="",
-    template=None, max_prompt_length=1,
+    template=None, max_prompt_length=1, peer="shortest",
 )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 algorithm/     the presets, each a yaml: deltas over verl's config, the one home of every default
 schema.py      the keys, their meaning, type and range
+teacher.py     the same for the keys of the teacher
 resolvers.py   defaults that follow from other keys
 verl_keys.py   the types of verl's own keys that are read here
 strict.py      what a value may be, and the one line that is said of one that may not

@@ -1,6 +1,5 @@
 """The keys under ``algorithm.egrsd`` with their meaning, type and range. Defaults live in config/algorithm/."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -8,63 +7,13 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.dataclasses import dataclass
 
-from recipe.egrsd.config.strict import STRICT, Count, Number, complaint, container, shown
+from recipe.egrsd.config.strict import STRICT, Count, Number, complaint, container, require, shown
+from recipe.egrsd.config.teacher import TeacherConfig
 
 TRAINER_MODES = {"egrsd_sync": "sync", "egrsd_colocate_async": "colocate_async"}
-TEACHER_KINDS = ("frozen", "snapshot", "ema", "live")
-MOVING_KINDS = ("snapshot", "ema")
 DIVERGENCES = ("forward_kl", "reverse_kl")
-PRIVILEGES = ("solution", "answer_only", "shuffled", "wrong", "concise", "none")
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class TeacherConfig:
-    """algorithm.egrsd.teacher"""
-
-    kind: str
-    """Which weights teach. frozen: the initial ones; snapshot: the student's, copied every sync_every steps; ema: their
-    moving average; live: the student's own."""
-    sync_every: Count | None
-    """Steps between two copies, >= 1; for snapshot only."""
-    ema_decay: Number | None
-    """Share of the old teacher in the new one, in (0, 1); for ema only."""
-    enable_thinking: bool
-    """Chat-template switch of the teacher's prompt."""
-    solution_key: str
-    """Key of extra_info that holds the reference solution, a string."""
-    instruction: str
-    """What every student prompt ends with; empty if they share no ending."""
-    template: str | None
-    """Jinja file that replaces privilege/teacher_prompt.jinja."""
-    max_prompt_length: Count
-    """Longest privileged prompt, tokens."""
-
-    @property
-    def moves(self) -> bool:
-        """True if the teacher has weights of its own that follow the student."""
-        return self.kind in MOVING_KINDS
-
-    def __post_init__(self) -> None:
-        _require(
-            self.kind in TEACHER_KINDS, "teacher.kind", self.kind, f"is not available; choose from {TEACHER_KINDS}"
-        )
-        _require(self.max_prompt_length > 0, "teacher.max_prompt_length", self.max_prompt_length, "must be positive")
-        for key, kind, ok, reason in (
-            ("sync_every", "snapshot", lambda steps: steps >= 1, "must be a number of steps >= 1 (paper: 20, 50)"),
-            ("ema_decay", "ema", lambda decay: 0 < decay < 1, "must lie between 0 and 1 (paper: 0.99)"),
-        ):
-            value = getattr(self, key)
-            if self.kind == kind:
-                said = f"{reason}, which algorithm.egrsd.teacher.kind={kind} needs"
-                _require(value is not None and ok(value), f"teacher.{key}", value, said)
-            else:
-                _require(
-                    value is None, f"teacher.{key}", value, f"means nothing to teacher.kind={self.kind}; leave it null"
-                )
-        found = self.template is None or os.path.isfile(self.template)
-        _require(
-            found, "teacher.template", self.template, "is not a file; name a jinja file, or null for the built-in one"
-        )
+PEER_PRIVILEGES = ("peer_correct", "peer_wrong")
+PRIVILEGES = ("solution", "answer_only", "shuffled", "wrong", "concise", "none", *PEER_PRIVILEGES)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -104,45 +53,43 @@ class EgrsdConfig:
     teacher: TeacherConfig
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.gamma >= 0,
             "gamma",
             self.gamma,
             "would trust the teacher most where it is least certain; use gamma >= 0",
         )
-        _require(self.window >= 0, "window", self.window, "would look at past tokens; use window >= 0")
-        _require(0 <= self.floor <= 1, "floor", self.floor, "must lie in [0, 1]")
-        _require(self.min_entropy_scale > 0, "min_entropy_scale", self.min_entropy_scale, "must be positive (nats)")
-        _require(
+        require(self.window >= 0, "window", self.window, "would look at past tokens; use window >= 0")
+        require(0 <= self.floor <= 1, "floor", self.floor, "must lie in [0, 1]")
+        require(self.min_entropy_scale > 0, "min_entropy_scale", self.min_entropy_scale, "must be positive (nats)")
+        require(
             0 <= self.clip_range < 1, "clip_range", self.clip_range, "must lie in [0, 1), or a weight could be negative"
         )
-        _require(0 <= self.mixing <= 1, "mixing", self.mixing, "must lie in [0, 1]")
+        require(0 <= self.mixing <= 1, "mixing", self.mixing, "must lie in [0, 1]")
         steps = self.mixing_decay_steps
-        _require(steps is None or steps >= 1, "mixing_decay_steps", steps, "must be a number of steps >= 1, or null")
-        _require(self.length_bonus >= 0, "length_bonus", self.length_bonus, "would punish short answers; use >= 0")
-        _require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "must be >= 0")
-        _require(
-            self.score_student in ("auto", "always"), "score_student", self.score_student, "must be auto or always"
-        )
+        require(steps is None or steps >= 1, "mixing_decay_steps", steps, "must be a number of steps >= 1, or null")
+        require(self.length_bonus >= 0, "length_bonus", self.length_bonus, "would punish short answers; use >= 0")
+        require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "must be >= 0")
+        require(self.score_student in ("auto", "always"), "score_student", self.score_student, "must be auto or always")
         every = self.save_tokens_every
-        _require(every is None or every >= 1, "save_tokens_every", every, "must be a number of steps >= 1, or null")
-        _require(
+        require(every is None or every >= 1, "save_tokens_every", every, "must be a number of steps >= 1, or null")
+        require(
             self.privilege in PRIVILEGES, "privilege", self.privilege, f"is not available; choose from {PRIVILEGES}"
         )
         self._check_divergence()
 
     def _check_divergence(self) -> None:
         kind, clip = self.divergence, self.divergence_clip
-        _require(
+        require(
             kind in (None, *DIVERGENCES), "divergence", kind, f"is not available; choose from {DIVERGENCES}, or null"
         )
-        _require(
+        require(
             clip is None or kind is not None, "divergence_clip", clip, "means nothing to divergence=null; leave it null"
         )
-        _require(clip is None or clip > 0, "divergence_clip", clip, "must be positive (nats), or null")
+        require(clip is None or clip > 0, "divergence_clip", clip, "must be positive (nats), or null")
         for key in ("gamma", "window", "clip_range", "length_bonus") if kind else ():
             value = getattr(self, key)
-            _require(value == 0, key, value, f"means nothing to divergence={kind}: no weights, no reward; set it to 0")
+            require(value == 0, key, value, f"means nothing to divergence={kind}: no weights, no reward; set it to 0")
 
     @property
     def warms_up(self) -> bool:
@@ -202,10 +149,13 @@ def sequence_parallel_ranks(part: Any) -> int:
     return ranks if ranks > 1 else part.fsdp_config.ulysses_sequence_parallel_size
 
 
-def max_shared_tokens(config: Any) -> int:
-    """Tokens of a scoring micro-batch in which the responses of a group share their prompt; 0 if they cannot."""
+def scoring_limits(config: Any) -> dict[str, int]:
+    """Tokens of a scoring micro-batch in which the responses of a group share their prompt, 0 if they cannot; rows of
+    one, where their number is fixed."""
     _, engine, ranks = scoring_engine(config)
-    return engine.log_prob_max_token_len_per_gpu if engine.log_prob_use_dynamic_bsz and ranks == 1 else 0
+    if engine.log_prob_use_dynamic_bsz:
+        return {"max_shared_tokens": engine.log_prob_max_token_len_per_gpu * (ranks == 1), "rows_of_micro_batch": 1}
+    return {"max_shared_tokens": 0, "rows_of_micro_batch": engine.log_prob_micro_batch_size_per_gpu or 1}
 
 
 def uses_reference(config: Any) -> bool:
@@ -237,8 +187,3 @@ def _build(cls: type, values: Any, path: str) -> Any:
         return cls(**values)
     except ValidationError as error:
         raise ValueError(complaint(error, path)) from None
-
-
-def _require(ok: bool, key: str, value: Any, reason: str) -> None:
-    if not ok:
-        raise ValueError(f"algorithm.egrsd.{key}={shown(value)} {reason}.")

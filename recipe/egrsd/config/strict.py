@@ -78,3 +78,9 @@ def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 def _plain(node: Any, **options: Any) -> Any:
     return OmegaConf.to_container(node, resolve=True, **options) if OmegaConf.is_config(node) else node
+
+
+def require(ok: bool, key: str, value: Any, reason: str) -> None:
+    """ValueError naming the key under ``algorithm.egrsd``, unless ok."""
+    if not ok:
+        raise ValueError(f"algorithm.egrsd.{key}={shown(value)} {reason}.")

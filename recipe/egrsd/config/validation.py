@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from recipe.egrsd.config import verl_keys, verl_version
 from recipe.egrsd.config.schema import (
+    PEER_PRIVILEGES,
     TRAINER_MODES,
     EgrsdConfig,
     read,
@@ -53,6 +54,8 @@ def _validated(config: DictConfig) -> EgrsdConfig:
     _check_numerics(config, model)
     _check_teacher_rows(config, egrsd)
     _check_teacher_weights(config, egrsd)
+    if egrsd.privilege in PEER_PRIVILEGES:
+        _check_peers(config, egrsd)
     if egrsd.divergence:
         _check_divergence(config, egrsd.divergence)
     return egrsd
@@ -176,6 +179,24 @@ def _check_teacher_rows(config: Any, egrsd: EgrsdConfig) -> None:
             f"{prefix}_max_token_len_per_gpu={limit} (x {ranks} sequence-parallel ranks) cannot hold one teacher row "
             f"of up to {longest} tokens (algorithm.egrsd.teacher.max_prompt_length={egrsd.teacher.max_prompt_length} + "
             f"data.max_response_length={config.data.max_response_length}); raise the first or lower the second."
+        )
+
+
+def _check_peers(config: Any, egrsd: EgrsdConfig) -> None:
+    """A group to find peers in, and room for a response in the teacher's prompt."""
+    key = f"algorithm.egrsd.privilege={egrsd.privilege}"
+    if config.actor_rollout_ref.rollout.n < 2:
+        raise ValueError(
+            f"{key} shows the teacher another response to the same problem, and actor_rollout_ref.rollout.n="
+            f"{config.actor_rollout_ref.rollout.n} samples one; set rollout.n to 2 or more."
+        )
+    data, limit = config.data, egrsd.teacher.max_prompt_length
+    longest = data.max_prompt_length + data.max_response_length
+    if limit < longest:
+        raise ValueError(
+            f"algorithm.egrsd.teacher.max_prompt_length={limit} cannot hold a problem and a response of up to "
+            f"{longest} tokens (data.max_prompt_length={data.max_prompt_length} + data.max_response_length="
+            f"{data.max_response_length}), which {key} puts into the teacher's prompt; raise it."
         )
 
 

@@ -16,9 +16,11 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.device import auto_set_device
 
 import recipe.egrsd.hydra_plugin  # noqa: F401  opens the config group
+from recipe.egrsd.config.schema import PEER_PRIVILEGES
 from recipe.egrsd.config.strict import resolved
 from recipe.egrsd.privilege import prompts
 from recipe.egrsd.privilege.dataset import check_rows
+from recipe.egrsd.privilege.peers import SLOT
 
 
 class Level(Enum):
@@ -63,7 +65,13 @@ class Case:
 
     @property
     def teacher_ids(self) -> Sequence[list[int]]:
-        return self.rows.dataframe["teacher_prompt_ids"]
+        """With a peer's response to be shown: what stands around it."""
+        ids = self.rows.dataframe["teacher_prompt_ids"]
+        return [[token for token in row if token != SLOT] for row in ids] if self.shows_peers else ids
+
+    @property
+    def shows_peers(self) -> bool:
+        return self.config.algorithm.egrsd.privilege in PEER_PRIVILEGES
 
     @property
     def longest_student_prompt(self) -> int:
@@ -74,7 +82,7 @@ class Case:
     def longest_teacher_prompt(self) -> int:
         if self.rows is None:
             return self.config.algorithm.egrsd.teacher.max_prompt_length
-        return max(map(len, self.teacher_ids))
+        return max(map(len, self.teacher_ids)) + self.shows_peers * self.config.data.max_response_length
 
     def load_model(self) -> None:
         """As the trainer does (trainer_base.py:701)."""

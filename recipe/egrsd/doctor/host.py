@@ -14,6 +14,7 @@ import torch
 
 from recipe.egrsd import cpu
 from recipe.egrsd.config import schema
+from recipe.egrsd.config.teacher import MOVING_KINDS
 from recipe.egrsd.doctor.case import Case, Finding, Level, graded
 from recipe.egrsd.doctor.memory import GIB, Term, held, phases, shards, width_of
 from recipe.egrsd.doctor.shapes import Shapes, shapes
@@ -92,7 +93,7 @@ def _training(case: Case, size: Shapes) -> list[Term]:
     if schema.uses_reference(config):  # CPUOffloadPolicy (transformer_impl.py:453)
         width = width_of(parts.ref.fsdp_config.model_dtype)
         found.append(Term("reference model", width, f"P·{ranks}", size.parameters, ranks, shards=over))
-    elif config.algorithm.egrsd.teacher.kind in schema.MOVING_KINDS:
+    elif config.algorithm.egrsd.teacher.kind in MOVING_KINDS:
         found.append(Term("teacher's adapter", 4, f"A·{ranks}", size.trained, ranks, shards=over))
     if "hf_model" in parts.actor.checkpoint.save_contents:
         found.append(
@@ -149,6 +150,6 @@ def _processes(config: Any) -> list[Term]:
 
 def _teacher(config: Any) -> str:
     kind = config.algorithm.egrsd.teacher.kind
-    if schema.uses_reference(config) or kind in schema.MOVING_KINDS:
+    if schema.uses_reference(config) or kind in MOVING_KINDS:
         return f"{kind} teacher: weights of its own in host memory"
     return f"{kind} teacher: the student{' with its adapter off' if kind == 'frozen' else ''}, no weights of its own"

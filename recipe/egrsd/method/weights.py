@@ -20,7 +20,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TokenWeights:
-    """The weights of a micro-batch, each (B, T) float32 and detached."""
+    """The weights of a micro-batch, each (B, T) float32 and detached; exactly 1 where there is no teacher."""
 
     ratio: Tensor
     gate: Tensor
@@ -34,7 +34,7 @@ def token_weights(
     teacher_log_probs: Tensor,
     teacher_entropy: Tensor,
     advantages: Tensor,
-    response_mask: Tensor,
+    teacher_mask: Tensor,
     *,
     entropy_scale: float,
     mixing: float,
@@ -49,19 +49,24 @@ def token_weights(
         student_log_probs, teacher_log_probs: (B, T) of the sampled tokens, nats.
         teacher_entropy: (B, T) nats.
         advantages: (B, T); only the sign is read.
-        response_mask: (B, T) bool.
+        teacher_mask: (B, T) bool, sampled tokens that have a teacher.
         entropy_scale: the batch's, nats.
         mixing: the step's.
         clip_range, window, gamma, floor: as of the functions below.
     """
     gate_knobs = {"scale": entropy_scale, "gamma": gamma, "floor": floor}
     ratio = ratio_weight(student_log_probs, teacher_log_probs, advantages, clip_range=clip_range)
-    gate = entropy_gate(lookahead_entropy(teacher_entropy, response_mask, window=window), **gate_knobs)
+    gate = entropy_gate(lookahead_entropy(teacher_entropy, teacher_mask, window=window), **gate_knobs)
     return TokenWeights(
-        ratio=ratio,
-        gate=gate,
-        gate_without_lookahead=entropy_gate(teacher_entropy, **gate_knobs),
-        token=mixed_weight(ratio, mixing=mixing) * gate,
+        *(
+            torch.where(teacher_mask, weight, 1.0)
+            for weight in (
+                ratio,
+                gate,
+                entropy_gate(teacher_entropy, **gate_knobs),
+                mixed_weight(ratio, mixing=mixing) * gate,
+            )
+        )
     )
 
 

@@ -18,7 +18,8 @@ SHOWN_ROWS = 5
 
 
 class EgrsdDataset(RLHFDataset):
-    """Adds ``teacher_prompt_ids`` (list of int) to every training row.
+    """Adds ``teacher_prompt_ids`` (list of int) to every training row; with a peer's response to be shown, SLOT of
+    peers.py stands in its place.
 
     Raises:
         ValueError: at construction, naming row numbers and reasons, if a row has no usable solution or its teacher
@@ -100,9 +101,15 @@ class EgrsdDataset(RLHFDataset):
             chat_template["tools"] = [
                 tool for tool in self.tool_schemas if not chosen or tool["function"]["name"] in chosen
             ]
+        limit = f"algorithm.egrsd.teacher.max_prompt_length={self.teacher.max_prompt_length}"
+        if self.privilege in schema.PEER_PRIVILEGES:
+            ids, longest = prompts.frame_ids(self.tokenizer, messages, **chat_template), self.config.max_response_length
+            if len(ids) - 1 + longest > self.teacher.max_prompt_length:
+                peer = f"the {len(ids) - 1} tokens around a peer's response of up to data.max_response_length={longest}"
+                raise prompts.RowError(f"{peer} are more than {limit}")
+            return ids
         ids = prompts.prompt_ids(self.tokenizer, messages, **chat_template)
         if len(ids) > self.teacher.max_prompt_length:
-            limit = f"algorithm.egrsd.teacher.max_prompt_length={self.teacher.max_prompt_length}"
             raise prompts.RowError(f"the teacher prompt has more than {limit} tokens")
         return ids
 

@@ -7,6 +7,8 @@
 | wrong                     | another row's final answer                                            |
 | concise                   | no solution, but the wish for a short one (CRISP)                     |
 | none                      | nothing: the teacher is the student, but for the thinking switch      |
+| peer_correct              | a correct response to the same problem, of the same step (peers.py)   |
+| peer_wrong                | a wrong one                                                           |
 
 The student's prompt is the row's own; the two differ in the last user turn and in the thinking switch of the chat
 template. A prompt is never cut. A row that cannot be used raises RowError with the reason; the data set adds the row
@@ -20,10 +22,14 @@ from typing import Any
 
 import jinja2
 
+from recipe.egrsd.config.schema import PEER_PRIVILEGES
+from recipe.egrsd.privilege.peers import SLOT
 from recipe.egrsd.reward import expected_answer
 
 DEFAULT_TEMPLATE = Path(__file__).with_name("teacher_prompt.jinja")
 CONCISE_TEMPLATE = Path(__file__).with_name("teacher_prompt_concise.jinja")
+PLACE_OF_PEER = "\ue000peer\ue000"
+"""Stands in a text where a peer's response belongs: characters of a private use area, which no text should hold."""
 
 
 class RowError(ValueError):
@@ -52,12 +58,13 @@ def final_answer(reward_model: Any) -> str:
 
 
 def shown_text(row: Mapping[str, Any], *, privilege: str, solution_key: str) -> str:
-    """What a row has to show under that privilege; empty where the privilege is no text of a row. RowError as above."""
+    """What a row has to show under that privilege; empty where the privilege is no text of a row,
+    PLACE_OF_PEER where it is a peer's response. RowError as above."""
     if privilege in ("solution", "shuffled"):
         return reference_solution(row.get("extra_info"), solution_key=solution_key)
     if privilege in ("answer_only", "wrong"):
         return final_answer(row.get("reward_model"))
-    return ""
+    return PLACE_OF_PEER if privilege in PEER_PRIVILEGES else ""
 
 
 def another_text(texts: Sequence[str], row: int) -> str:
@@ -114,6 +121,26 @@ def prompt_ids(tokenizer: Any, messages: list[dict], **chat_template_kwargs: Any
     Raises:
         RowError: the tokenizer's chat template refuses the turns, or the text is no valid Unicode.
     """
+    return tokenizer.encode(_chat_text(tokenizer, messages, **chat_template_kwargs), add_special_tokens=False)
+
+
+def frame_ids(tokenizer: Any, messages: list[dict], **chat_template_kwargs: Any) -> list[int]:
+    """The same for a chat that shows PLACE_OF_PEER, each side of it by itself, peers.SLOT in between.
+
+    Raises:
+        RowError: as ``prompt_ids``, or the chat does not show it exactly once.
+    """
+    parts = _chat_text(tokenizer, messages, **chat_template_kwargs).split(PLACE_OF_PEER)
+    if len(parts) != 2:
+        raise RowError(
+            f"the teacher's prompt shows the peer's response {len(parts) - 1} times; print {{{{ solution }}}} once in "
+            "algorithm.egrsd.teacher.template"
+        )
+    before, after = (tokenizer.encode(part, add_special_tokens=False) for part in parts)
+    return [*before, SLOT, *after]
+
+
+def _chat_text(tokenizer: Any, messages: list[dict], **chat_template_kwargs: Any) -> str:
     try:
         text = tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=False, **chat_template_kwargs
@@ -121,7 +148,7 @@ def prompt_ids(tokenizer: Any, messages: list[dict], **chat_template_kwargs: Any
         text.encode()
     except (jinja2.TemplateError, UnicodeEncodeError) as error:
         raise RowError(f"the prompt cannot be written as a chat: {error}") from error
-    return tokenizer.encode(text, add_special_tokens=False)
+    return text
 
 
 def refuse_control_tokens(tokenizer: Any, text: str, *, where: str) -> None:

@@ -11,6 +11,12 @@ import torch
 from torch import Tensor
 
 
+def rollout_of(key: str) -> tuple[str, int, int]:
+    """The prompt's uid, the rollout's number among those of the prompt, the row's number among those of the rollout."""
+    uid, number, index = key.rsplit("_", 2)
+    return uid, int(number), int(index)
+
+
 def last_rows(keys: Sequence[str]) -> Tensor:
     """(B,) for each row the number of its rollout's last row."""
     last: dict[str, tuple[int, int]] = {}

@@ -1,6 +1,5 @@
 """Which weights teach, and how they follow the student."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from recipe.egrsd.config.schema import TeacherConfig
-from recipe.egrsd.teacher.scoring import Scores, nested, score
+from recipe.egrsd.teacher.scoring import Scores, score
 
 
 class Teacher:
@@ -24,11 +23,11 @@ class Teacher:
         settings: algorithm.egrsd.teacher.
         workers: verl's actor worker group, whose student still has its initial weights.
         uses_lora: whether the student is an adapter.
-        max_shared_tokens: of ``scoring_order``'s max_tokens.
+        limits: of the scoring engine: max_shared_tokens and rows_of_micro_batch of the function ``score``.
     """
 
-    def __init__(self, settings: TeacherConfig, workers: Any, *, uses_lora: bool, max_shared_tokens: int = 0):
-        self.settings, self.workers, self.max_shared_tokens = settings, workers, max_shared_tokens
+    def __init__(self, settings: TeacherConfig, workers: Any, *, uses_lora: bool, **limits: int):
+        self.settings, self.workers, self.limits = settings, workers, limits
         self.num_ranks = max(workers._query_dispatch_info("actor")) + 1  # as verl asks (trainer_base.py:1613)
         self.adapter_off = uses_lora and settings.kind == "frozen"
         if settings.kind == "live" or self.adapter_off:
@@ -42,7 +41,7 @@ class Teacher:
 
     def score(
         self,
-        prompt_ids: Sequence[Sequence[int]],
+        prompt_ids: Sequence[Sequence[int] | None],
         responses: Tensor,
         response_mask: Tensor,
         *,
@@ -54,34 +53,18 @@ class Teacher:
         teacher's head."""
         scores = score(
             self.engine, prompt_ids, responses, response_mask,
-            num_ranks=self.num_ranks, max_shared_tokens=self.max_shared_tokens, adapter_off=self.adapter_off,
-            temperature=temperature, keep_hidden=divergence is not None, names=names,
+            num_ranks=self.num_ranks, adapter_off=self.adapter_off, temperature=temperature,
+            keep_hidden=divergence is not None, names=names, **self.limits,
         )  # fmt: skip
-        if divergence is not None:
+        if scores.hidden is not None:
             self.workers.hold_teacher_head(**divergence)
         return scores
 
-    def score_student(
-        self,
-        prompt_ids: Sequence[Sequence[int]],
-        responses: Tensor,
-        response_mask: Tensor,
-        *,
-        temperature: float,
-        names: Sequence[str],
-    ) -> Tensor:
+    def score_student(self, prompt_ids: Sequence[Sequence[int]], *responses_and_mask: Tensor, **knobs: Any) -> Tensor:
         """(B, jagged) float32 log-probs under the student's own prompts, for whoever looks on: nothing trains on
         them."""
-        count = len(names)
-        more = -count % self.num_ranks  # ranks take equal shares, so that the first rows may be scored once more
-        rows = [*range(count), *itertools.islice(itertools.cycle(range(count)), more)]
-        scores = score(
-            self.workers.compute_log_prob,
-            [prompt_ids[row] for row in rows],
-            *(nested([column.unbind()[row] for row in rows]) for column in (responses, response_mask)),
-            num_ranks=self.num_ranks, temperature=temperature, names=[names[row] for row in rows], row_by_row=True,
-        )  # fmt: skip
-        return nested(scores.log_probs.unbind()[:count])
+        knobs |= {"num_ranks": self.num_ranks, "row_by_row": True}
+        return score(self.workers.compute_log_prob, prompt_ids, *responses_and_mask, **knobs).log_probs
 
     def follow(self, step: int) -> None:
         """Called after the student's update of that step, which counts from 1."""

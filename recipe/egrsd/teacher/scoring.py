@@ -119,7 +119,7 @@ def scoring_order(
 
 def score(
     engine: Callable[[TensorDict], TensorDict],
-    prompt_ids: Sequence[Sequence[int]],
+    prompt_ids: Sequence[Sequence[int] | None],
     responses: Tensor,
     response_mask: Tensor,
     *,
@@ -127,34 +127,57 @@ def score(
     temperature: float,
     names: Sequence[str],
     max_shared_tokens: int = 0,
+    rows_of_micro_batch: int = 1,
     adapter_off: bool = False,
     keep_hidden: bool = False,
     row_by_row: bool = False,
 ) -> Scores:
-    """Scores B responses under B prompts, a multiple of ``num_ranks``.
+    """Scores B responses under B prompts. Without any prompt nothing is asked of the engine.
 
     Args:
         engine: a scoring method of verl's worker group.
-        prompt_ids, temperature, keep_hidden: as of ``scoring_batch``.
+        prompt_ids, temperature, keep_hidden: as of ``scoring_batch``; None: the row is not scored, its scores are 0 and
+            its hidden states empty.
         responses, response_mask: (B, jagged).
         num_ranks, max_shared_tokens: as of ``scoring_order``.
+        rows_of_micro_batch: where micro-batches have a fixed number of rows.
         adapter_off: score with the base model.
-        row_by_row: micro-batches of one row, for a B that the run's micro-batches of a fixed size may not divide.
+        row_by_row: micro-batches of one row, whatever the run's are.
         names: B sample names for error messages.
     """
-    lengths = responses.offsets().diff().tolist()
-    order, sharing = scoring_order(prompt_ids, lengths, num_ranks=num_ranks, max_tokens=max_shared_tokens)
-    prompts, rows, masks, names = (
-        [column[row] for row in order] for column in (prompt_ids, responses.unbind(), response_mask.unbind(), names)
+    chosen = [row for row, ids in enumerate(prompt_ids) if ids is not None]
+    if not chosen:
+        zeros = torch.zeros_like(responses, dtype=torch.float32)
+        return Scores(zeros, zeros, None)
+    prompts, rows, masks, labels = (
+        [column[row] for row in chosen] for column in (prompt_ids, responses.unbind(), response_mask.unbind(), names)
     )
-    batch = scoring_batch(prompts, rows, masks, temperature=temperature, sharing=sharing, keep_hidden=keep_hidden)
+    # Ranks take equal shares of whole micro-batches: what is missing are rows of two tokens.
+    for _ in range(-len(chosen) % (num_ranks * rows_of_micro_batch)):
+        prompts, rows, masks = (
+            [*prompts, prompts[0][:1]],
+            [*rows, rows[0][:1]],
+            [*masks, torch.zeros_like(masks[0][:1])],
+        )
+    lengths = [len(row) for row in rows]
+    order, sharing = scoring_order(prompts, lengths, num_ranks=num_ranks, max_tokens=max_shared_tokens)
+    columns = ([column[row] for row in order] for column in (prompts, rows, masks))
+    batch = scoring_batch(*columns, temperature=temperature, sharing=sharing, keep_hidden=keep_hidden)
     if adapter_off:
         tu.assign_non_tensor(batch, no_lora_adapter=True)
     if row_by_row:
         tu.assign_non_tensor(batch, use_dynamic_bsz=False, micro_batch_size_per_gpu=1)
     output = engine(batch)
-    found = (*checked(output, batch["response_mask"], names=names), output.get("teacher_hidden"))
-    return Scores(*(None if column is None else _in_order(column, order) for column in found))
+    labels = [labels[row] if row < len(chosen) else "(filling)" for row in order]
+    log_probs, entropy = checked(output, batch["response_mask"], names=labels)
+    place = {row: at for at, row in enumerate(chosen)}  # among those that were scored
+    back = [order.index(place[row]) if row in place else None for row in range(len(prompt_ids))]
+    counts = responses.offsets().diff().tolist()
+    hidden = output.get("teacher_hidden")
+    return Scores(
+        *(_spread(column, back, counts) for column in (log_probs, entropy)),
+        None if hidden is None else _spread(hidden, back, [0] * len(back)),
+    )
 
 
 def checked(output: TensorDict, response_mask: Tensor, *, names: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -192,9 +215,15 @@ def _refuse_non_finite(name: str, values: Tensor, mask: Tensor, names: Sequence[
         )
 
 
-def _in_order(column: Tensor, order: Sequence[int]) -> Tensor:
-    """(B, jagged) rows back at the numbers that ``order`` took them from."""
-    return nested([row for _, row in sorted(zip(order, column.unbind(), strict=True), key=lambda pair: pair[0])])
+def _spread(column: Tensor, back: Sequence[int | None], lengths: Sequence[int]) -> Tensor:
+    """(scored rows, jagged) -> (B, jagged): for each row the number of its scores, or so many zeros."""
+    rows = column.unbind()
+    return nested(
+        [
+            column.values().new_zeros(length) if at is None else rows[at]
+            for at, length in zip(back, lengths, strict=True)
+        ]
+    )
 
 
 def nested(rows: Sequence[Tensor]) -> Tensor:

@@ -66,6 +66,12 @@ METRICS: dict[str, Meaning] = {
     "egrsd/baseline_std": Meaning("running population std of all shaped rewards seen before this step", "reward", 0.05),
     "egrsd/correct_frac": Meaning("share of responses with a reward above 0", "share", 0.05, 0.95),
     "egrsd/truncated_frac": Meaning("share of responses as long as data.max_response_length", "share", 0.0, 0.5),
+    "egrsd/no_peer_frac": Meaning(
+        "share of responses without a peer that their teacher could be shown; peer_correct and peer_wrong only",
+        "share",
+        0.0,
+        0.5,
+    ),
     "egrsd/teacher_prompt_length_mean": Meaning("privileged prompt, mean over rows", "tokens"),
     "egrsd/teacher_prompt_length_max": Meaning("longest privileged prompt of the batch", "tokens"),
 }
@@ -139,6 +145,13 @@ ALARMS: dict[str, Alarm] = {
         "prompts ask for \\boxed{}, whether the ground truths are readable (python -m recipe.egrsd.doctor), or take "
         "easier problems.",
     ),
+    "no peers": Alarm(
+        ("egrsd/no_peer_frac",),
+        True,
+        0.5,
+        "Most responses have no teacher, because no other response to their problem is right (or wrong, for "
+        "peer_wrong): raise actor_rollout_ref.rollout.n, or take problems of middling difficulty.",
+    ),
     "truncation": Alarm(
         ("egrsd/truncated_frac",),
         True,
@@ -162,10 +175,21 @@ def weight_metrics(weights: Any, *, clip_range: float, floor: float) -> dict[str
     }
 
 
-def token_sums(log_ratio: Tensor, per_token: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
-    """Sums over the tokens of a micro-batch; token_means turns their totals over micro-batches and ranks into means.
+def student_sums(per_token: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
+    """Sums over the sampled tokens of a micro-batch; token_means turns their totals over micro-batches and ranks into
+    means.
 
     Sums, because a mean of means would depend on how the batch was split.
+
+    Args:
+        per_token: values, each (B, T).
+        mask: (B, T) bool.
+    """
+    return _sums(per_token, mask) | {"num_tokens": mask.sum().float()}
+
+
+def teacher_sums(log_ratio: Tensor, per_token: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
+    """The same over the tokens that have a teacher.
 
     Args:
         log_ratio: (B, T) log p_T - log p_S, nats.
@@ -173,25 +197,39 @@ def token_sums(log_ratio: Tensor, per_token: Mapping[str, Tensor], mask: Tensor)
         mask: (B, T) bool.
     """
     first = mask & (mask.cumsum(-1) == 1)
-    per_token = {"log_ratio_mean": log_ratio, "log_ratio_abs_mean": log_ratio.abs(), **per_token}
-    sums = {name: torch.where(mask, value.float(), 0.0).sum() for name, value in per_token.items()}
-    sums["first_token_log_ratio"] = torch.where(first, log_ratio, 0.0).sum()
-    return {**sums, "num_tokens": mask.sum().float(), "num_responses": first.sum().float()}
+    sums = _sums({"log_ratio_mean": log_ratio, "log_ratio_abs_mean": log_ratio.abs(), **per_token}, mask)
+    sums |= _sums({"first_token_log_ratio": log_ratio}, first)
+    return sums | {"num_taught_tokens": mask.sum().float(), "num_responses": first.sum().float()}
+
+
+def _sums(per_token: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
+    return {name: torch.where(mask, value.float(), 0.0).sum() for name, value in per_token.items()}
+
+
+OF_STUDENT = ("student_surprise_mean", "rollout_probs_diff_mean")
 
 
 def token_means(sums: Mapping[str, float]) -> dict[str, float]:
-    """Metrics of a step from the totals of token_sums over all micro-batches and ranks."""
-    counts = {"first_token_log_ratio": "num_responses"}
-    means = {name: total / max(sums[counts.get(name, "num_tokens")], 1.0) for name, total in sums.items()}
-    return {f"egrsd/{name}": mean for name, mean in means.items() if not name.startswith("num_")}
+    """Metrics of a step from the totals of student_sums and teacher_sums over all micro-batches and ranks; a mean over
+    nothing is left out."""
+    counts = dict.fromkeys(OF_STUDENT, "num_tokens") | {"first_token_log_ratio": "num_responses"}
+    totals = {name: (total, sums[counts.get(name, "num_taught_tokens")]) for name, total in sums.items()}
+    return {
+        f"egrsd/{name}": total / count
+        for name, (total, count) in totals.items()
+        if count and not name.startswith("num_")
+    }
 
 
 def teacher_metrics(entropy: Tensor, mask: Tensor, scale: Tensor, prompt_lengths: Tensor) -> dict[str, float]:
-    """entropy, mask: (B, T); scale: scalar, nats; prompt_lengths: (real rows,) tokens."""
+    """entropy, mask: (B, T), True where there is a teacher; scale: scalar, nats; prompt_lengths: (rows that have a
+    teacher,) tokens. Nothing is said of no teacher."""
     tokens = entropy[mask]
+    if not tokens.numel():
+        return {}
     return {
-        "egrsd/teacher_entropy_mean": tokens.mean().item() if tokens.numel() else 0.0,
-        "egrsd/teacher_entropy_max": tokens.max().item() if tokens.numel() else 0.0,
+        "egrsd/teacher_entropy_mean": tokens.mean().item(),
+        "egrsd/teacher_entropy_max": tokens.max().item(),
         "egrsd/entropy_scale": scale.item(),
         "egrsd/teacher_prompt_length_mean": prompt_lengths.float().mean().item(),
         "egrsd/teacher_prompt_length_max": prompt_lengths.max().item(),

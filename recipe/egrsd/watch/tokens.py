@@ -23,7 +23,7 @@ from recipe.egrsd.method.weights import lookahead_entropy, token_weights
 SAVED_RESPONSES = 16
 """Of a step; at 1,024 tokens they take about 1 MB."""
 FIELDS = (
-    "uid", "extra_info", "prompts", "teacher_prompt_ids", "responses", "response_mask", "rm_scores",
+    "uid", "extra_info", "prompts", "teacher_prompt_ids", "responses", "response_mask", "teacher_mask", "rm_scores",
     "teacher_log_probs", "teacher_entropy", "advantages",
 )  # fmt: skip
 """What is read from TransferQueue."""
@@ -97,8 +97,11 @@ def _per_token(data: TensorDict, egrsd: EgrsdConfig, entropy_scale: float, mixin
         data[name].to_padded_tensor(0.0)
         for name in ("student_log_probs", "teacher_log_probs", "teacher_entropy", "advantages")
     )
-    scalars = {"entropy_scale": entropy_scale, "mixing": mixing}
-    weights = token_weights(student, teacher, entropy, advantages, mask, **scalars, **egrsd.weight_knobs)
+    scalars, taught = (
+        {"entropy_scale": entropy_scale, "mixing": mixing},
+        data["teacher_mask"].to_padded_tensor(0).bool(),
+    )
+    weights = token_weights(student, teacher, entropy, advantages, taught, **scalars, **egrsd.weight_knobs)
     return {
         "mask": mask,
         "student_log_probs": student,

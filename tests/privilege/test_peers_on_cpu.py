@@ -1,0 +1,261 @@
+"""A teacher that is shown another response: who is chosen, what it reads, and what becomes of a response without one.
+
+The trainer's own steps run on a real TransferQueue, as in test_groups_on_cpu.py; only the forward pass is a table.
+"""
+
+from types import SimpleNamespace
+
+import pytest
+import reference
+import torch
+import transfer_queue as tq
+from composing import composed, refusal
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from micro_batches import actor_config, jagged, settings
+from queues import PromptTable, queue  # noqa: F401  a fixture
+from tensordict import TensorDict
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
+from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
+from verl.utils import tensordict_utils as tu
+from verl.utils.tensordict_utils import list_of_dict_to_tensordict
+
+from recipe.egrsd.loss import egrsd_loss
+from recipe.egrsd.method.advantage import RunningBaseline
+from recipe.egrsd.privilege.peers import SLOT, chosen_peers, shown_ids, spliced
+from recipe.egrsd.teacher.kinds import Teacher
+from recipe.egrsd.trainer import EgrsdSync
+
+EOS, EOT = 90, 91
+RULES = ("shortest", "longest", "random")
+
+
+def peers(correct, lengths, *, wanted=True, rule="shortest", seed="1 1", keys=None, shown=None):
+    """One group, unless keys say otherwise."""
+    count = len(correct)
+    keys = keys or [f"u_x_{row}_0" for row in range(count)]
+    shown = shown or [[5] * length for length in lengths]
+    knobs = {"wanted": wanted, "rule": rule, "seed": seed}
+    return chosen_peers(keys, [[1, 2]] * count, [score > 0 for score in correct], shown, **knobs)
+
+
+def test_a_group_by_hand():
+    """Correct ones: rows 0, 2, 6 of 900, 700, 1,200 tokens. Everybody's shortest is row 2, but row 2's own is row 0."""
+    correct, lengths = [1, 0, 1, 0, 0, 0, 1, 0], [900, 1500, 700, 16000, 300, 16000, 1200, 40]
+    assert peers(correct, lengths) == [2, 2, 0, 2, 2, 2, 2, 2]
+    assert peers(correct, lengths, rule="longest") == [6, 6, 6, 6, 6, 6, 0, 6]
+    # Wrong ones: rows 1, 3, 4, 5, 7. Of the two longest the first rollout is taken, but never itself.
+    assert peers(correct, lengths, wanted=False, rule="longest") == [3, 3, 3, 5, 3, 3, 3, 3]
+    assert peers([1, 0, 0], [3, 3, 3]) == [None, 0, 0]
+    assert peers([0, 0], [3, 3]) == [None, None] and peers([1, 1], [3, 3], wanted=False) == [None, None]
+
+
+groups = st.lists(
+    st.tuples(st.sampled_from("abc"), st.booleans(), st.integers(0, 4)), min_size=1, max_size=12
+)  # problem, whether right, tokens shown (0: nothing that can be shown)
+
+
+@examples(max_examples=300, deadline=None)
+@given(groups, st.sampled_from(RULES), st.booleans(), st.randoms(use_true_random=False))
+def test_it_is_the_rule_whatever_the_order_of_the_batch(rows, rule, wanted, shuffled):
+    """Against loops over the definition, and again with the rows in another order, as balancing leaves them."""
+    keys = [f"{group}_{sum(g == group for g, _, _ in rows[:i])}_0" for i, (group, _, _) in enumerate(rows)]
+    correct, shown = [int(right) for _, right, _ in rows], [[7] * tokens or None for _, _, tokens in rows]
+    knobs = {"wanted": wanted, "rule": rule}
+    found = peers(correct, None, keys=keys, shown=shown, **knobs)
+    for row, (group, _, _) in enumerate(rows):
+        allowed = [i for i, (g, right, n) in enumerate(rows) if g == group and right == wanted and n and i != row]
+        best = {"shortest": min, "longest": max}.get(rule)
+        if best and allowed:
+            allowed = [i for i in allowed if rows[i][2] == best(rows[j][2] for j in allowed)][:1]
+        assert found[row] in allowed if allowed else found[row] is None
+    order = list(range(len(rows)))
+    shuffled.shuffle(order)
+    again = peers(
+        [correct[i] for i in order], None, keys=[keys[i] for i in order], shown=[shown[i] for i in order], **knobs
+    )
+    assert [None if at is None else order[at] for at in again] == [found[i] for i in order]
+
+
+def test_chance_goes_by_run_and_step_alone():
+    draw = {"correct": [1] * 30, "lengths": [3] * 30, "rule": "random"}
+    assert peers(**draw) == peers(**draw)  # as a resumed run would
+    assert peers(**draw) != peers(**draw, seed="1 2") and peers(**draw) != peers(**draw, seed="2 1")
+    assert len(set(peers(**draw))) > 10
+
+
+def test_a_response_is_shown_without_its_end_and_never_with_a_control_token():
+    control = {EOS, EOT}
+    assert shown_ids([5, 6, EOS], control_ids=control) == [5, 6]
+    assert shown_ids([5, 6, EOT, EOS], control_ids=control) == [5, 6]
+    assert shown_ids([5, 6], control_ids=control) == [5, 6]  # cut at the limit
+    assert shown_ids([5, EOT, 6, EOS], control_ids=control) is None and shown_ids([EOS], control_ids=control) is None
+    assert spliced([1, 2, SLOT, 3], [5, 6]) == [1, 2, 5, 6, 3]
+
+
+def test_a_rollout_of_several_rows_is_refused():
+    with pytest.raises(ValueError, match=r"row u_0_1 is a later row of its rollout, and a peer is one response"):
+        peers([1, 1], [3, 3], keys=["u_0_0", "u_0_1"])
+
+
+# Problem a: one right, two wrong. b: one right alone. c: all wrong. name -> score, response
+ROLLOUTS = {
+    "a_0_0": (0.0, [11, 11, 11, EOS]), "a_1_0": (1.0, [12, 12, EOS]), "a_2_0": (0.0, [13, 13]),
+    "b_0_0": (1.0, [14, EOS]), "b_1_0": (0.0, [15, 15, 15]),
+    "c_0_0": (0.0, [16, 16, EOS]), "c_1_0": (0.0, [17]),
+}  # fmt: skip
+FRAME = {"a": [1, SLOT, 2], "b": [3, SLOT, 4], "c": [5, SLOT, 6]}
+TAUGHT = {"a_0_0": [1, 12, 12, 2], "a_2_0": [1, 12, 12, 2], "b_1_0": [3, 14, 4]}  # a_1 and b_0 have no other right one
+
+
+def row(key: str) -> dict:
+    score, response = ROLLOUTS[key]
+    prompt, mask = [FRAME[key[0]][0]], [1] * len(response)
+    ids = torch.tensor(prompt + response)
+    return {
+        "uid": key[0], "teacher_prompt_ids": FRAME[key[0]], "prompts": torch.tensor(prompt),
+        "responses": torch.tensor(response), "response_mask": torch.tensor(mask), "loss_mask": torch.tensor(mask),
+        "input_ids": ids, "position_ids": torch.arange(len(ids)),
+        "rm_scores": torch.tensor([0.0] * (len(mask) - 1) + [score]), "old_log_probs": -torch.rand(len(mask)),
+    }  # fmt: skip
+
+
+@pytest.fixture
+def batch(queue) -> KVBatchMeta:  # noqa: F811
+    """Eight rows: the seven above and a padding sample, out of order."""
+    torch.manual_seed(0)
+    keys, tags = list(ROLLOUTS), [{"seq_len": 1} for _ in ROLLOUTS]
+    tq.kv_batch_put(keys=keys, partition_id="train", fields=list_of_dict_to_tensordict([*map(row, keys)]), tags=tags)
+    padded = upsample_batch_to_divisible_size(KVBatchMeta(keys=keys, tags=tags, partition_id="train"), 8, EOS)
+    padded.reorder([6, 4, 1, 0, 7, 3, 2, 5])
+    yield padded
+    tq.kv_clear(keys=padded.keys, partition_id="train")
+
+
+def trainer(ranks: int = 1, **changes) -> EgrsdSync:
+    trainer = object.__new__(EgrsdSync)
+    trainer.config = composed("actor_rollout_ref.rollout.n=3", "data.max_response_length=8")
+    trainer.egrsd, trainer.timing_raw, trainer.global_steps = settings(privilege="peer_correct", **changes), {}, 1
+    trainer.tokenizer = SimpleNamespace(all_special_ids=[EOS, EOT])
+    trainer.baseline = RunningBaseline(warmup_steps=9)
+    trainer.teacher = Teacher(SimpleNamespace(kind="live", moves=False), PromptTable(ranks), uses_lora=False)
+    ADV_ESTIMATOR_REGISTRY["egrsd"] = trainer._running_advantage
+    return trainer
+
+
+def columns(batch: KVBatchMeta, *names: str) -> dict[str, dict[str, list]]:
+    data = tq.kv_batch_get(keys=batch.keys, partition_id="train", select_fields=list(names))
+    found = {}
+    for name in names:
+        rows = data[name].unbind() if isinstance(data[name], torch.Tensor) else list(data[name])
+        found[name] = {key: torch.as_tensor(r).tolist() for key, r in zip(batch.keys, rows, strict=True)}
+    return found
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_the_teacher_reads_the_peer_in_its_slot_and_scores_nobody_else(ranks, batch):
+    ours, metrics = trainer(ranks), {}
+    ours._compute_advantage(batch, metrics)
+    filling = -len(TAUGHT) % ranks  # so that ranks take equal shares
+    seen = [ids for ids in ours.teacher.workers.rows if len(ids) > 2]
+    assert sorted(seen) == sorted(TAUGHT[key] + ROLLOUTS[key][1] for key in TAUGHT)
+    assert len(ours.teacher.workers.rows) == len(TAUGHT) + filling
+    found = columns(batch, "teacher_mask", "teacher_log_probs", "teacher_prompt_ids")
+    for key in batch.keys:
+        length = len(ROLLOUTS[key][1]) if key in ROLLOUTS else 1
+        assert found["teacher_mask"][key] == [int(key in TAUGHT)] * length
+        assert found["teacher_prompt_ids"][key] == TAUGHT.get(key, [])
+        expected = PromptTable.log_probs(TAUGHT[key], length) if key in TAUGHT else [0.0] * length
+        assert found["teacher_log_probs"][key] == pytest.approx(expected, abs=1e-6)
+    assert metrics["egrsd/no_peer_frac"] == pytest.approx(4 / 7)
+    assert metrics["egrsd/teacher_prompt_length_max"] == 4
+
+
+@pytest.mark.parametrize("split", [[range(8)], [[0, 1], [2, 3], [4], [5, 6, 7]]], ids=["one micro-batch", "four"])
+def test_without_a_peer_a_response_has_its_plain_advantage(split, batch):
+    """d loss / d log p = -A w g / tokens by the loops of the paper; w g is exactly 1 where there is no teacher."""
+    ours = trainer(ranks=2)
+    ours._compute_advantage(batch, {})
+    names = ["prompts", "responses", "response_mask", "teacher_mask", "old_log_probs", "teacher_log_probs",
+             "teacher_entropy",              "advantages"]  # fmt: skip
+    data = tq.kv_batch_get(
+        keys=batch.keys, partition_id="train", select_fields=[n for n in names if n != "old_log_probs"]
+    )
+    rows = {name: list(data[name].unbind()) for name in names if name != "old_log_probs"}
+    rows["old_log_probs"] = [-0.1 * torch.arange(1.0, len(mask) + 1) for mask in rows["response_mask"]]
+    tokens = sum(len(response) for _, response in ROLLOUTS.values())
+    gradients = {}
+    for chosen in split:
+        micro = TensorDict(
+            {n: jagged([column[i] for i in chosen]) for n, column in rows.items()}, batch_size=len(chosen)
+        )
+        tu.assign_non_tensor(micro, dp_size=1, batch_num_tokens=tokens, global_batch_size=7)
+        tu.assign_non_tensor(micro, egrsd_entropy_scale=ours.entropy_scale, egrsd_mixing=1.0)
+        leaves = [
+            torch.cat(
+                [torch.zeros(len(rows["prompts"][i]) - 1), rows["old_log_probs"][i], torch.zeros(1)]
+            ).requires_grad_()
+            for i in chosen
+        ]
+        loss, _ = egrsd_loss(actor_config(), ours.egrsd, {"log_probs": jagged(leaves)}, micro)
+        loss.backward()
+        for i, leaf in zip(chosen, leaves, strict=True):
+            gradients[batch.keys[i]] = leaf.grad[len(rows["prompts"][i]) - 1 : -1].tolist()
+    taught = list(TAUGHT)
+    by_key = {name: dict(zip(batch.keys, column, strict=True)) for name, column in rows.items()}
+    student, teacher, entropy = (
+        [by_key[name][key].tolist() for key in taught]
+        for name in ("old_log_probs", "teacher_log_probs", "teacher_entropy")
+    )
+    advantages = {key: (1 + 0.5 * (1 - len(r) / 8)) * score - 0.5 for key, (score, r) in ROLLOUTS.items()}
+    weighted = reference.token_advantages(
+        student,
+        teacher,
+        entropy,
+        [[True] * len(e) for e in entropy],
+        [advantages[key] for key in taught],
+        gamma=0.7,
+        window=2,
+    )
+    expected = {key: [advantages[key]] * len(response) for key, (_, response) in ROLLOUTS.items()}
+    expected |= dict(zip(taught, weighted, strict=True))
+    assert all(value != advantages[key] for key in taught for value in expected[key])
+    for key, values in expected.items():
+        assert gradients[key] == pytest.approx([-value / tokens for value in values], abs=1e-6)
+    plain = [key for key in ROLLOUTS if key not in TAUGHT]
+    exact = torch.tensor([by_key["advantages"][key][0].item() for key in plain]) / -tokens
+    assert torch.equal(torch.tensor([gradients[key][0] for key in plain]), exact)
+
+
+def test_a_batch_without_any_peer_asks_no_teacher(batch):
+    ours, metrics = trainer(), {}
+    scores = tq.kv_batch_get(keys=batch.keys, partition_id="train", select_fields=["rm_scores"])
+    scores["rm_scores"] = scores["rm_scores"] * 0
+    tq.kv_batch_put(keys=batch.keys, partition_id="train", fields=scores)
+    ours._compute_advantage(batch, metrics)
+    assert not hasattr(ours.teacher.workers, "rows")
+    assert metrics["egrsd/no_peer_frac"] == 1.0 and "egrsd/teacher_entropy_mean" not in metrics
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ("algorithm.egrsd.privilege=peer_correct", "rollout.n=1 samples one; set rollout.n to 2 or more"),
+        ("algorithm.egrsd.privilege=peer_wrong", "privilege=peer_wrong shows the teacher another response"),
+        (
+            "algorithm.egrsd.privilege=peer_correct actor_rollout_ref.rollout.n=8 data.max_response_length=7681",
+            "max_prompt_length=8192 cannot hold a problem and a response of up to 8193 tokens",
+        ),
+        (
+            "algorithm.egrsd.privilege=peer_correct actor_rollout_ref.rollout.n=8 data.max_response_length=7681 "
+            "algorithm.egrsd.teacher.max_prompt_length=9000",
+            "max_token_len_per_gpu=16384 (x 1 sequence-parallel ranks) cannot hold one teacher row of up to",
+        ),
+        ("algorithm.egrsd.teacher.peer=best", "teacher.peer=best is not available; choose from"),
+    ],
+)  # fmt: skip
+def test_refused_before_ray(overrides, said, monkeypatch, tmp_path):
+    message = refusal(monkeypatch, tmp_path, *overrides.split(" "))
+    assert said in message and message.isprintable()

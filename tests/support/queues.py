@@ -1,0 +1,43 @@
+"""A TransferQueue for tests of the trainer's steps, and a table that stands for the scoring engine."""
+
+import pytest
+import ray
+import torch
+import transfer_queue as tq
+from micro_batches import jagged
+from omegaconf import OmegaConf
+from tensordict import TensorDict
+
+
+@pytest.fixture(scope="module")
+def queue():
+    ray.init("local", num_cpus=8, include_dashboard=False, log_to_driver=False)
+    tq.init(OmegaConf.create({"backend": {"SimpleStorage": {"num_data_storage_units": 1}}}))
+    yield
+    tq.close()
+    ray.shutdown()
+
+
+class PromptTable:
+    """Stands for the scoring engine: numbers that depend on the prompt, and rows that it has seen."""
+
+    def __init__(self, ranks: int = 1):
+        self.ranks = ranks
+
+    @staticmethod
+    def log_probs(prompt: list[int], length: int) -> list[float]:
+        return [-0.001 * sum(prompt) * (t + 1) for t in range(length)]
+
+    def _query_dispatch_info(self, mesh: str) -> list[int]:
+        return list(range(self.ranks))
+
+    def compute_log_prob(self, batch: TensorDict) -> TensorDict:
+        assert len(batch) % self.ranks == 0
+        self.rows = [ids.tolist() for ids in batch["input_ids"].unbind()]
+        log_probs, entropy = [], []
+        for prompt, mask in zip(batch["prompts"].unbind(), batch["response_mask"].unbind(), strict=True):
+            scores = torch.tensor(self.log_probs(prompt.tolist(), len(mask)))
+            before = torch.full((len(prompt) - 1,), 500.0)
+            log_probs.append(torch.cat([before, scores, torch.tensor([600.0])]))
+            entropy.append(torch.cat([before, -20 * scores, torch.tensor([600.0])]))
+        return TensorDict({"log_probs": jagged(log_probs), "entropy": jagged(entropy)}, batch_size=len(log_probs))
