@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from recipe.egrsd.config.schema import MOVING_KINDS
 from recipe.egrsd.config.strict import shown
+from recipe.egrsd.config.teacher import MOVING_KINDS
 
 STATE_FILE = "egrsd.json"
 TEACHER = "teacher"

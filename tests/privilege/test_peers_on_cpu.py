@@ -179,7 +179,7 @@ def test_without_a_peer_a_response_has_its_plain_advantage(split, batch):
     ours = trainer(ranks=2)
     ours._compute_advantage(batch, {})
     names = ["prompts", "responses", "response_mask", "teacher_mask", "old_log_probs", "teacher_log_probs",
-             "teacher_entropy",              "advantages"]  # fmt: skip
+             "teacher_entropy", "advantages"]  # fmt: skip
     data = tq.kv_batch_get(
         keys=batch.keys, partition_id="train", select_fields=[n for n in names if n != "old_log_probs"]
     )

@@ -136,31 +136,22 @@ def score(
 
     Args:
         engine: a scoring method of verl's worker group.
-        prompt_ids, temperature, keep_hidden: as of ``scoring_batch``; None: the row is not scored, its scores are 0 and
-            its hidden states empty.
+        prompt_ids, temperature, keep_hidden: as of ``scoring_batch``; without a prompt a row's scores are 0 and its
+            hidden states empty.
         responses, response_mask: (B, jagged).
         num_ranks, max_shared_tokens: as of ``scoring_order``.
-        rows_of_micro_batch: where micro-batches have a fixed number of rows.
+        rows_of_micro_batch: where their number is fixed.
         adapter_off: score with the base model.
         row_by_row: micro-batches of one row, whatever the run's are.
         names: B sample names for error messages.
     """
     chosen = [row for row, ids in enumerate(prompt_ids) if ids is not None]
     if not chosen:
-        zeros = torch.zeros_like(responses, dtype=torch.float32)
-        return Scores(zeros, zeros, None)
-    prompts, rows, masks, labels = (
-        [column[row] for row in chosen] for column in (prompt_ids, responses.unbind(), response_mask.unbind(), names)
-    )
-    # Ranks take equal shares of whole micro-batches: what is missing are rows of two tokens.
-    for _ in range(-len(chosen) % (num_ranks * rows_of_micro_batch)):
-        prompts, rows, masks = (
-            [*prompts, prompts[0][:1]],
-            [*rows, rows[0][:1]],
-            [*masks, torch.zeros_like(masks[0][:1])],
-        )
-    lengths = [len(row) for row in rows]
-    order, sharing = scoring_order(prompts, lengths, num_ranks=num_ranks, max_tokens=max_shared_tokens)
+        return Scores(*[torch.zeros_like(responses, dtype=torch.float32)] * 2, None)
+    columns = (prompt_ids, responses.unbind(), response_mask.unbind(), names)
+    columns = ([column[row] for row in chosen] for column in columns)
+    prompts, rows, masks, labels = _filled(*columns, multiple=num_ranks * rows_of_micro_batch)
+    order, sharing = scoring_order(prompts, [*map(len, rows)], num_ranks=num_ranks, max_tokens=max_shared_tokens)
     columns = ([column[row] for row in order] for column in (prompts, rows, masks))
     batch = scoring_batch(*columns, temperature=temperature, sharing=sharing, keep_hidden=keep_hidden)
     if adapter_off:
@@ -168,15 +159,22 @@ def score(
     if row_by_row:
         tu.assign_non_tensor(batch, use_dynamic_bsz=False, micro_batch_size_per_gpu=1)
     output = engine(batch)
-    labels = [labels[row] if row < len(chosen) else "(filling)" for row in order]
-    log_probs, entropy = checked(output, batch["response_mask"], names=labels)
+    found = checked(output, batch["response_mask"], names=[labels[row] for row in order])
     place = {row: at for at, row in enumerate(chosen)}  # among those that were scored
     back = [order.index(place[row]) if row in place else None for row in range(len(prompt_ids))]
-    counts = responses.offsets().diff().tolist()
-    hidden = output.get("teacher_hidden")
-    return Scores(
-        *(_spread(column, back, counts) for column in (log_probs, entropy)),
-        None if hidden is None else _spread(hidden, back, [0] * len(back)),
+    counts, hidden = responses.offsets().diff().tolist(), output.get("teacher_hidden")
+    hidden = None if hidden is None else _spread(hidden, back, [0] * len(back))
+    return Scores(*(_spread(column, back, counts) for column in found), hidden)
+
+
+def _filled(prompts: list, rows: list, masks: list, names: list, *, multiple: int) -> tuple[list, list, list, list]:
+    """Rows of two tokens added, so that ranks take equal shares of whole micro-batches."""
+    missing = -len(rows) % multiple
+    return (
+        prompts + missing * [prompts[0][:1]],
+        rows + missing * [rows[0][:1]],
+        masks + missing * [torch.zeros_like(masks[0][:1])],
+        names + missing * ["(filling)"],
     )
 
 
