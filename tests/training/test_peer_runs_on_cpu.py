@@ -9,6 +9,13 @@ from transformers import AutoModelForCausalLM
 from examples.tiny_cpu import model as tiny
 
 
+def shown(response: list[int], end: set[int]) -> list[int]:
+    """Without its end; nothing if a control token stands elsewhere."""
+    while response and response[-1] in end:
+        response = response[:-1]
+    return [] if end & set(response) else response
+
+
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.timeout(600)
@@ -24,7 +31,7 @@ def test_each_teacher_is_the_initial_model_that_was_shown_a_correct_peer(mode, i
     for step in (1, 2):
         batch = result.probe(step)
         responses = [row.tolist() for row in batch["responses"]]
-        bare = [[token for token in row if token not in end] for row in responses]
+        bare = [shown(row, end) for row in responses]
         right = [row.sum().item() > 0 for row in batch["rm_scores"]]
         for i, uid in enumerate(batch["uid"]):
             peers = [j for j, other in enumerate(batch["uid"]) if other == uid and right[j] and bare[j] and j != i]
