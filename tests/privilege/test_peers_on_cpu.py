@@ -249,8 +249,8 @@ def test_a_batch_without_any_peer_asks_no_teacher(batch):
             "max_prompt_length=8192 cannot hold a problem and a response of up to 8193 tokens",
         ),
         (
-            "algorithm.egrsd.privilege=peer_correct actor_rollout_ref.rollout.n=8 data.max_response_length=7681 "
-            "algorithm.egrsd.teacher.max_prompt_length=9000",
+            ("algorithm.egrsd.privilege=peer_correct actor_rollout_ref.rollout.n=8 data.max_response_length=7681 "
+            "algorithm.egrsd.teacher.max_prompt_length=9000"),
             "max_token_len_per_gpu=16384 (x 1 sequence-parallel ranks) cannot hold one teacher row of up to",
         ),
         ("algorithm.egrsd.teacher.peer=best", "teacher.peer=best is not available; choose from"),

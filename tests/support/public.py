@@ -16,7 +16,8 @@ from recipe.egrsd.watch.metrics import METRICS
 # What a user or the author of a method imports, derives from, or names in a config. Every other file is ours to change.
 MODULES = (
     "method/weights", "method/advantage", "method/divergence", "method/vocabulary", "reward/__init__",
-    "privilege/prompts", "privilege/dataset", "config/schema", "config/verl_version", "loss", "trainer", "checkpoint",
+    "privilege/prompts", "privilege/dataset", "config/schema", "config/teacher", "config/verl_version",
+    "loss", "trainer", "checkpoint",
     "watch/metrics", "watch/alarms", "watch/tokens", "evaluate/__init__", "evaluate/statistics",
 )  # fmt: skip
 COMMANDS = ("prepare_data", "doctor", "evaluate", "report")
@@ -84,7 +85,8 @@ def _variables(script: str) -> dict[str, str]:
 
 def _keys() -> dict[str, str]:
     """Key -> ``type = default``."""
-    types = _names((RECIPE / "config" / "schema.py").read_text())
+    files = [(RECIPE / "config" / f"{name}.py").read_text() for name in ("schema", "teacher")]
+    types = {name: kind for file in files for name, kind in _names(file).items()}
     node = OmegaConf.to_container(OmegaConf.load(RECIPE / "config" / "algorithm" / "egrsd.yaml").algorithm.egrsd)
     teacher = node.pop("teacher")
     groups = (("", "EgrsdConfig", node), ("teacher.", "TeacherConfig", teacher))
