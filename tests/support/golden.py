@@ -7,6 +7,7 @@ says by itself what it is about.
 import operator
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,9 +23,8 @@ Section = Mapping[str, Any]
 Same = Callable[[Any, Any], bool]
 
 
-def read(name: str) -> dict[str, dict[str, Any]]:
+def read(path: Path) -> dict[str, dict[str, Any]]:
     """The sections of that file; none if it is not there."""
-    path = FOLDER / name
     return (yaml.load(path.read_text(), yaml.CSafeLoader) or {}) if path.exists() else {}
 
 
@@ -33,24 +33,25 @@ class Golden:
     """Compares, or renews."""
 
     renew: bool
+    folder: Path = FOLDER
 
     def __call__(self, name: str, section: str, now: Section, *, same: Same = operator.eq) -> None:
         """Fails with the difference; a value that is the same, within a tolerance perhaps, is renewed by itself."""
-        sections = read(name)
+        sections = read(self.folder / name)
         stored = sections.get(section, {})
         lines = difference(stored, now, same=same)
         if self.renew:
             kept = {key: stored[key] for key in stored.keys() & now.keys() if same(stored[key], now[key])}
-            write(name, sections | {section: {**now, **kept}})
+            write(self.folder / name, sections | {section: {**now, **kept}})
         elif section not in sections or lines:
             head = f"tests/golden/{name}, {section}: - is what it says, + what the code gives; if + is meant: {COMMAND}"
             pytest.fail(f"{head}\n{lines}", pytrace=False)
 
     def only(self, name: str, sections: Collection[str]) -> None:
         """Fails if the file has other sections than these."""
-        stored = read(name)
+        stored = read(self.folder / name)
         if self.renew:
-            write(name, {section: stored[section] for section in sections if section in stored})
+            write(self.folder / name, {section: stored[section] for section in sections if section in stored})
         elif stored.keys() != set(sections):
             others = sorted(stored.keys() ^ set(sections))
             pytest.fail(f"tests/golden/{name}: left over, or missing: {others}; to mend it: {COMMAND}", pytrace=False)
@@ -68,13 +69,13 @@ def difference(stored: Section, now: Section, *, same: Same = operator.eq) -> st
     return "\n".join([*lines[:SHOWN_LINES], *more])
 
 
-def write(name: str, sections: Mapping[str, Section]) -> None:
+def write(path: Path, sections: Mapping[str, Section]) -> None:
     """All sections, sorted; one key a line."""
     lines = [f"# Written by `{COMMAND}` from what the code gives; the tests in this folder compare."]
     for section in sorted(sections):
         lines.append(f"\n{_scalar(section)}:" + " {}" * (not sections[section]))
         lines += [f"  {_scalar(key)}: {_scalar(value)}" for key, value in sorted(sections[section].items())]
-    (FOLDER / name).write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n")
 
 
 def flat(config: DictConfig) -> dict[str, Any]:
