@@ -33,13 +33,24 @@ LENGTHS = (40, 7, 23, 2, 31, 12)
 
 
 def build_engine(
-    model: str, *, chunking: bool, compiled: bool, dtype: str = "bf16", forward_only: bool = True, **options
+    model: str,
+    *,
+    chunking: bool,
+    compiled: bool,
+    dtype: str = "bf16",
+    forward_only: bool = True,
+    checkpointing: bool = True,
+    optimizer: FSDPOptimizerConfig | None = None,
+    **options,
 ):
     engine = EngineRegistry.new(
         model_type="language_model",
         backend="fsdp2",
         model_config=HFModelConfig(
-            path=model, override_config={"attn_implementation": "sdpa"}, use_remove_padding=True
+            path=model,
+            override_config={"attn_implementation": "sdpa"},
+            use_remove_padding=True,
+            enable_gradient_checkpointing=checkpointing,
         ),
         engine_config=FSDPEngineConfig(
             strategy="fsdp2",
@@ -49,7 +60,7 @@ def build_engine(
             forward_only=forward_only,
             **options,
         ),
-        optimizer_config=FSDPOptimizerConfig(lr=0.0),
+        optimizer_config=optimizer or FSDPOptimizerConfig(lr=0.0),
         checkpoint_config=None,
     )
     engine.initialize()

@@ -1,10 +1,10 @@
 """The head where it counts: scores of chosen positions in float32, without their logits in memory, forward or backward.
 
 A row is a long prompt and a short response, and nobody asks for the prompt's logits. Inside the forward pass, where the
-head's weight is gathered, the head is given the response positions alone and returns scores of so many at a time. Its
-backward pass makes the logits once more, a slice of the vocabulary at a time, so that each entry of the weight's
-gradient is written once. A frozen head, an adapter's, needs no second time: the gradient of its hidden states is known
-up to a factor a token.
+head's weight is gathered, the head is given the response positions alone and returns scores of so many at a time. The
+gradient of their hidden states is known there, up to a factor a token. For the weight's gradient the backward pass makes
+the logits once more, a slice of the vocabulary at a time, so that each entry is written once; a frozen head, an
+adapter's, needs no second time.
 
 N  chosen positions      V  vocabulary      H  hidden size
 """
@@ -32,8 +32,7 @@ class _Scores(torch.autograd.Function):
         columns = 1 if also is None else 2
         scores = torch.empty(len(hidden), columns, device=hidden.device)
         normaliser, slope_sum = (torch.empty(len(hidden), 1, device=hidden.device) for _ in range(2))
-        frozen = also is None and ctx.needs_input_grad[:3] == (True, False, False)
-        ahead = torch.empty_like(hidden) if frozen else None
+        ahead = torch.empty_like(hidden) if also is None and ctx.needs_input_grad[0] else None
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(hidden), rows):
                 chunk = slice(start, start + rows)
@@ -43,51 +42,65 @@ class _Scores(torch.autograd.Function):
                 scores[chunk, :1] = log_p.gather(-1, labels[chunk, None])
                 if also is not None:
                     scores[chunk, 1], slope_sum[chunk, 0] = also.sums(log_p, chunk)
-                if frozen:
+                if ahead is not None:
                     ahead[chunk] = _away(log_p, labels[chunk]).to(weight.dtype) @ weight
                 del log_p  # or it is alive while the next chunk is made
-        ctx.save_for_backward(*([ahead] if frozen else [hidden, weight, bias, labels, normaliser, slope_sum]))
+        again = ahead is None or any(ctx.needs_input_grad[1:3])
+        ctx.save_for_backward(ahead, *([hidden, weight, bias, labels, normaliser, slope_sum] if again else []))
         ctx.settings = temperature, also, chunk_logits
         return scores
 
     @staticmethod
     def backward(ctx, gradient):
-        """d score / d logit(v) = phi'(v) - p(v) sum_u phi'(u); the label's log-prob has phi' = 1 there and 0
-        elsewhere."""
+        ahead, *again = ctx.saved_tensors
         temperature, also, chunk_logits = ctx.settings
-        if len(ctx.saved_tensors) == 1:
-            (ahead,) = ctx.saved_tensors
-            return (ahead * (-gradient / temperature)).to(ahead.dtype), *[None] * 6
-        hidden, weight, bias, labels, normaliser, slope_sum = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[:3]
-        to_hidden = torch.zeros(hidden.shape, device=hidden.device)
-        to_weight, to_bias = (
-            torch.empty_like(of) if want else None for of, want in zip((weight, bias), wanted[1:], strict=True)
-        )
-        of_label, of_also = gradient[:, :1] / temperature, gradient[:, 1:] / temperature
-        pull = -of_label if also is None else -of_label - of_also * slope_sum
-        width = max(1, chunk_logits // max(1, len(hidden)))
-        with torch.autocast(hidden.device.type, enabled=False):
-            for start in range(0, len(weight), width):
-                part = slice(start, start + width)
-                logits = linear(hidden, weight[part], None if bias is None else bias[part])
-                log_p, _ = scaled_log_probs(logits, temperature=temperature, normaliser=normaliser)
-                del logits
-                slopes = None if also is None else also.slopes(log_p, part).mul_(of_also)
-                change = log_p.exp_().mul_(pull)
-                if slopes is not None:
-                    change += slopes
-                del log_p, slopes
-                here = ((labels >= start) & (labels < start + width)).nonzero()[:, 0]
-                change[here, labels[here] - start] += of_label[here, 0]
-                if to_bias is not None:
-                    to_bias[part] = change.sum(0)
-                change = change.to(hidden.dtype)
-                if wanted[0]:
-                    to_hidden += change @ weight[part]
-                if to_weight is not None:
-                    torch.mm(change.T, hidden, out=to_weight[part])
-        return to_hidden.to(hidden.dtype) if wanted[0] else None, to_weight, to_bias, None, None, None, None
+        gradient = gradient / temperature
+        to_hidden = to_weight = to_bias = None
+        if again:
+            wanted = (ahead is None and ctx.needs_input_grad[0], *ctx.needs_input_grad[1:3])
+            knobs = {"temperature": temperature, "also": also, "chunk_logits": chunk_logits, "wanted": wanted}
+            with torch.autocast(gradient.device.type, enabled=False):
+                to_hidden, to_weight, to_bias = _in_slices(gradient, *again, **knobs)
+        if ahead is not None:
+            to_hidden = (ahead * -gradient).to(ahead.dtype)
+        return to_hidden, to_weight, to_bias, None, None, None, None
+
+
+def _in_slices(
+    gradient, hidden, weight, bias, labels, normaliser, slope_sum, *, temperature, also, chunk_logits, wanted
+):
+    """Gradients of hidden states, weight and bias, as far as ``wanted``, from logits made again, some vocabulary entries
+    at a time.
+
+    T d score / d logit(v) = phi'(v) - p(v) sum_u phi'(u); the label's log-prob has phi' = 1 there and 0 elsewhere.
+    """
+    to_hidden = torch.zeros(hidden.shape, device=hidden.device) if wanted[0] else None
+    to_weight, to_bias = (
+        torch.empty_like(of) if want else None for of, want in zip((weight, bias), wanted[1:], strict=True)
+    )
+    of_label, of_also = gradient[:, :1], gradient[:, 1:]
+    pull = -of_label if also is None else -of_label - of_also * slope_sum
+    width = max(1, chunk_logits // max(1, len(hidden)))
+    for start in range(0, len(weight), width):
+        part = slice(start, start + width)
+        logits = linear(hidden, weight[part], None if bias is None else bias[part])
+        log_p, _ = scaled_log_probs(logits, temperature=temperature, normaliser=normaliser)
+        del logits
+        slopes = None if also is None else also.slopes(log_p, part).mul_(of_also)
+        change = log_p.exp_().mul_(pull)
+        if slopes is not None:
+            change += slopes
+        del log_p, slopes
+        here = ((labels >= start) & (labels < start + width)).nonzero()[:, 0]
+        change[here, labels[here] - start] += of_label[here, 0]
+        if to_bias is not None:
+            to_bias[part] = change.sum(0)
+        change = change.to(hidden.dtype)
+        if to_hidden is not None:
+            to_hidden += change @ weight[part]
+        if to_weight is not None:
+            torch.mm(change.T, hidden, out=to_weight[part])
+    return None if to_hidden is None else to_hidden.to(hidden.dtype), to_weight, to_bias
 
 
 def _away(log_p: Tensor, labels: Tensor) -> Tensor:

@@ -1,0 +1,68 @@
+"""An update from scores made in chunks is the update from all logits: verl's real engine on gloo ranks, the real loss."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from both_forms import FORMS, PRESETS
+from runs import ROOT, write_inputs
+
+SPLITS = {"tied, two ranks": (True, 2), "tied": (True, 1), "untied, two ranks": (False, 2), "untied": (False, 1)}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[name if name == "tied, two ranks" else pytest.param(name, marks=pytest.mark.long) for name in SPLITS],
+)
+def results(request, tmp_path_factory) -> dict[str, dict]:
+    """tests/support/both_forms.py: configuration -> form -> gradients, and parameters after three steps."""
+    tied, ranks = SPLITS[request.param]
+    folder = tmp_path_factory.mktemp("forms")
+    write_inputs(folder, train=1, tied=tied)
+    script, out = ROOT / "tests" / "support" / "both_forms.py", folder / "out.pt"
+    command = [sys.executable, script, folder / "model", out, str(ranks)]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert finished.returncode == 0, finished.stderr[-4000:]
+    return torch.load(out)
+
+
+def distance(one: dict, other: dict) -> float:
+    """Of the two entries that are furthest apart, as a share of the largest."""
+    assert one.keys() == other.keys()
+    largest = max(tensor.abs().max().item() for tensor in other.values())
+    return max((one[name] - tensor).abs().max().item() for name, tensor in other.items()) / largest
+
+
+def forms(results: dict, dtype: str):
+    """What each configuration of that dtype found in chunks, and from all logits."""
+    for name, found in results.items():
+        if name.startswith(dtype):
+            yield tuple(found[form] for form in FORMS)
+
+
+def test_gradients_in_float32(results):
+    """Of all parameters, packed, gradient checkpointing on and off; as a share of the largest entry."""
+    pairs = list(forms(results, "fp32"))
+    assert len(pairs) == 2
+    for chunks, whole in pairs:
+        assert max(tensor.abs().max() for tensor in whole["gradients"].values()) > 0.1
+        assert distance(chunks["gradients"], whole["gradients"]) <= 2e-6
+
+
+def test_gradients_in_bfloat16(results):
+    """Each form rounds elsewhere: half as far from one another as either is from float32, which is 2 % of the
+    largest entry."""
+    exact = results["fp32 checkpointing=True"]["all logits"]["gradients"]
+    for chunks, whole in forms(results, "bf16"):
+        assert distance(chunks["gradients"], whole["gradients"]) <= 0.015
+        assert distance(chunks["gradients"], exact) <= 1.1 * distance(whole["gradients"], exact) <= 0.03
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_parameters_after_three_steps(results, preset):
+    """In float32, whereas two presets are hundredths apart."""
+    for chunks, whole in forms(results, "fp32"):
+        for name, tensor in whole[preset].items():
+            torch.testing.assert_close(chunks[preset][name], tensor, atol=1e-6, rtol=0)
+        assert distance(whole["cl_egrsd"], whole["egrsd"]) > 0.01
