@@ -130,9 +130,7 @@ def turns(ways: dict[str, Callable], *, tokens: int, hidden: int, vocabulary: in
 
 
 def table(args, ways: dict[str, Callable], shapes: list[tuple[int, int, int]]) -> None:
-    print(
-        "| hidden | vocabulary | tokens | way | seconds | of the first way's | memory, GiB |\n|---|---|---|---|---|---|---|"
-    )
+    print("| hidden | vocabulary | tokens | way | seconds | of the first way's | memory, GiB |\n" + "|---" * 7 + "|")
     for hidden, vocabulary, tokens in shapes:
         for name, seconds, ratios, size in turns(ways, tokens=tokens, hidden=hidden, vocabulary=vocabulary, args=args):
             spread = f"{median(ratios):.2f} ({min(ratios):.2f} … {max(ratios):.2f})"

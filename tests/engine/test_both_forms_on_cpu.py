@@ -1,4 +1,4 @@
-"""An update from scores made in chunks is the update from all logits: verl's real engine on gloo ranks, the real loss."""
+"""An update from scores made in chunks is the update from all logits: verl's engine on gloo ranks, the real loss."""
 
 import subprocess
 import sys

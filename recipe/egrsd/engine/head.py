@@ -2,8 +2,8 @@
 
 A row is a long prompt and a short response, and nobody asks for the prompt's logits. Inside the forward pass, where the
 head's weight is gathered, the head is given the response positions alone and returns scores of so many at a time. The
-gradient of their hidden states is known there, up to a factor a token. For the weight's gradient the backward pass makes
-the logits once more, a slice of the vocabulary at a time, so that each entry is written once; a frozen head, an
+gradient of their hidden states is known there, up to a factor a token. For the weight's gradient the backward pass
+makes the logits once more, a slice of the vocabulary at a time, so that each entry is written once; a frozen head, an
 adapter's, needs no second time.
 
 N  chosen positions      V  vocabulary      H  hidden size
@@ -69,8 +69,8 @@ class _Scores(torch.autograd.Function):
 def _in_slices(
     gradient, hidden, weight, bias, labels, normaliser, slope_sum, *, temperature, also, chunk_logits, wanted
 ):
-    """Gradients of hidden states, weight and bias, as far as ``wanted``, from logits made again, some vocabulary entries
-    at a time.
+    """Gradients of hidden states, weight and bias, as far as ``wanted``, from logits made again, a slice of the
+    vocabulary at a time.
 
     T d score / d logit(v) = phi'(v) - p(v) sum_u phi'(u); the label's log-prob has phi' = 1 there and 0 elsewhere.
     """
