@@ -201,6 +201,16 @@ def test_the_configuration_table_is_the_schema():
     assert differ == {"teacher.instruction"}  # shortened
 
 
+def test_the_functions_of_the_training_step_exist():
+    """docs/design.md: what its picture's table names is defined in the recipe, but for verl's ppo_loss."""
+    table = (ROOT / "docs/design.md").read_text().split("| part | who calls it |")[1].split("\n\n")[0]
+    named = {
+        name.split(".")[-1] for row in table.splitlines() for name in re.findall(r"`([\w.]+)`", row.split("|")[-2:][0])
+    }
+    source = "\n".join(path.read_text() for path in FILES)
+    assert {name for name in named if not re.search(rf"(def|class) {name}\b", source)} == {"ppo_loss", "opsd", "crisp"}
+
+
 def anchors(path: Path) -> set[str]:
     """Of the headings, as a code host makes them."""
     headings = re.findall(r"^#+ (.*)$", path.read_text(), re.M)

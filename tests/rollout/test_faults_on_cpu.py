@@ -22,7 +22,7 @@ from runs import COIN_REWARD, DESCENT, PADDED, ROOT, good, parameters, replaying
 from recipe.egrsd import checkpoint
 
 KILLS = (
-    ("_step_once", 1, 0.3), ("_save_checkpoint", 1, 0.05), ("_score_with_teacher", 2, 0.3),
+    ("_step_once", 1, 0.3), ("_save_checkpoint", 1, 0.05), ("_compute_advantage", 2, 0.3),
     ("_save_checkpoint", 2, 0.1), ("_update_actor", 3, 0.3),
 )  # fmt: skip
 """Method of the trainer, step, longest delay after it was entered: rollout, checkpoint (0.1 s in all), scoring,
