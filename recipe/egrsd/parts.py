@@ -6,7 +6,7 @@ stays verl's or ours costs nothing.
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -23,6 +23,7 @@ from recipe.egrsd.privilege import prompts
 from recipe.egrsd.privilege.dataset import EgrsdDataset
 
 OLD_REWARD_NODES = ("custom_reward_function", "reward_model", "sandbox_fusion")
+MARK = "egrsd looks where this goes"
 ROLLOUT = "actor_rollout_ref.rollout"
 
 
@@ -65,23 +66,39 @@ def _tried(key: str, value: Any, fault: str, action: Callable[[], Any]) -> None:
 
 
 def _check_old_reward_keys(config: DictConfig) -> None:
-    """verl's main_ppo still has them in its config and reads none; its own migration says what they are called now."""
-    values = {node: resolved(config).get(node) for node in OLD_REWARD_NODES}
-    if given := [(key, value) for key, value in leaves(values) if value not in (None, {})]:
-        from verl.experimental.reward_loop import migrate_legacy_reward_impl  # seconds, for a refusal alone
+    """verl's main_ppo still has them in its config and reads none; its own migration says what they are called now.
 
-        copy = deepcopy(config)
-        OmegaConf.set_struct(copy, False)
-        before, after = (
-            dict(leaves(resolved(c)["reward"], "reward")) for c in (config, migrate_legacy_reward_impl(copy))
-        )
+    One that says what holds anyway, as reward_model.enable=False does, is let through.
+    """
+    values = {node: resolved(config).get(node) for node in OLD_REWARD_NODES}
+    if given := {key: value for key, value in leaves(values) if value not in (None, {})}:
+        before, after = dict(leaves(resolved(config)["reward"], "reward")), _migrated(config, given)
+        wrong = [key for key, value in given.items() if not _holds(config, key, value)]
         new = [
             f"{key}={shown(value)}" for key, value in after.items() if value is not None and before.get(key) != value
         ]
-        raise ValueError(
-            f"{given[0][0]}={shown(given[0][1])} is an old key, which verl's main_ppo does not read; say "
-            f"{' '.join(new) or 'it under reward'} instead (with + in front where a key is new)."
-        )
+        if wrong:
+            raise ValueError(
+                f"{wrong[0]}={shown(given[wrong[0]])} is an old key, which verl's main_ppo does not read; say "
+                f"{' '.join(new) or 'it under reward'} instead (with + in front where a key is new)."
+            )
+
+
+def _migrated(config: DictConfig, old: Mapping[str, Any]) -> dict[str, Any]:
+    """The leaves of the reward node as verl would make them of these old keys alone."""
+    from verl.experimental.reward_loop import migrate_legacy_reward_impl  # seconds, for who types such a key
+
+    copy = deepcopy(config)
+    OmegaConf.set_struct(copy, False)
+    for key, _ in leaves({node: resolved(config).get(node) for node in OLD_REWARD_NODES}):
+        OmegaConf.update(copy, key, old.get(key))
+    return dict(leaves(resolved(migrate_legacy_reward_impl(copy))["reward"], "reward"))
+
+
+def _holds(config: DictConfig, key: str, value: Any) -> bool:
+    """True if the key that verl makes of the old one has that value without it."""
+    marked = [name for name, found in _migrated(config, {key: MARK}).items() if found == MARK]
+    return bool(marked) and all(OmegaConf.select(config, name) == value for name in marked)
 
 
 def _check_rollouts(config: DictConfig) -> None:

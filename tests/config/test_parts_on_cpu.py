@@ -74,6 +74,12 @@ REFUSED = {
     "+reward_model.reward_kwargs.overlong_buffer_cfg.enable=true": (
         "say reward.reward_kwargs.overlong_buffer_cfg.enable=true"
     ),
+    "reward_model.enable=False reward_model.reward_manager=dapo": (
+        "reward_model.reward_manager=dapo is an old key, which verl's main_ppo does not read; say "
+        "reward.reward_manager.name=dapo instead"
+    ),
+    "reward_model.enable=True": "reward_model.enable=true is an old key, which verl's main_ppo does not read",
+    "reward_model.model.trust_remote_code=False": "trust_remote_code=false is an old key",  # that verl moves nowhere
     "sandbox_fusion.url=http://x": "say reward.sandbox_fusion.url=http://x instead",
     f"reward.reward_manager.name=dapo {OVERLONG}": (
         "overlong_buffer_cfg.enable=true gives rewards other than 0 and 1, which algorithm.egrsd.length_bonus=0.5"
@@ -100,6 +106,9 @@ REFUSED = {
     "algorithm.egrsd.teacher.template={}/open.jinja": "open.jinja cannot be rendered: TemplateSyntaxError",
 }
 ALLOWED = [
+    # old keys, as the scripts of verl's own examples type them, that say what holds anyway
+    "reward_model.enable=False",
+    "reward_model.reward_manager=naive reward_model.num_workers=8 reward_model.enable_resource_pool=False",
     *(f"{ADVANTAGE}={name} actor_rollout_ref.rollout.n=4" for name in ("grpo", "rloo", "opo", "gpg", "grpo_passk")),
     f"{FUNCTION}.path={{}}/mine.py {FUNCTION}.name=score",
     f"reward.reward_manager.name=dapo {OVERLONG} algorithm.egrsd.length_bonus=0",
