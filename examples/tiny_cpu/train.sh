@@ -46,7 +46,6 @@ DATA_ARGS=(
 MODEL_ARGS=(
   actor_rollout_ref.model.path="$MODEL"
   actor_rollout_ref.actor.ppo_mini_batch_size="$((BATCH / GROUP))"
-  actor_rollout_ref.actor.ppo_max_token_len_per_gpu=1024   # packed rows cost the square of their tokens: no flash attention here
   actor_rollout_ref.actor.optim.lr="$LR"
   actor_rollout_ref.actor.optim.weight_decay=0.0
   actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model]

@@ -183,6 +183,54 @@ def test_an_adapter_is_sent_alone():
     assert loading(LORA, "actor_rollout_ref.rollout.layered_summon=false") == ["safetensors", False]
 
 
+TEACHER, RESPONSE = "algorithm.egrsd.teacher.max_prompt_length", "data.max_response_length"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "packs"),
+    [
+        # verl's defaults: prompt and response 512, the teacher's prompt 8192
+        ([], [1024, 8704, 8704]),
+        ([f"{TEACHER}=256", "data.max_prompt_length=128", f"{RESPONSE}=64"], [1024, 1024, 1024]),
+        (["data.max_prompt_length=1000", f"{RESPONSE}=200", f"{TEACHER}=1500"], [1200, 1700, 1700]),
+        (
+            ["actor_rollout_ref.actor.ppo_max_token_len_per_gpu=640", f"{TEACHER}=400", f"{RESPONSE}=64"],
+            [640, 640, 640],
+        ),
+        (["actor_rollout_ref.actor.ppo_max_token_len_per_gpu=2048", f"{TEACHER}=400"], [2048, 2048, 2048]),
+    ],
+)
+def test_packs_that_suit_a_cpu(overrides, packs, monkeypatch):
+    """1,024 tokens or one row; what is typed for the actor is the scoring engines', too, as it is verl's."""
+    monkeypatch.setenv("VERL_PLATFORM", "cpu")
+    config = composed(*overrides)
+    validation.validate(config)
+    parts = config.actor_rollout_ref
+    limits = [
+        parts.actor.ppo_max_token_len_per_gpu,
+        *(parts[p].log_prob_max_token_len_per_gpu for p in ("ref", "rollout")),
+    ]
+    assert limits == packs
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_one_key_is_the_precision_of_a_cpu_run(dtype, monkeypatch):
+    monkeypatch.setenv("VERL_PLATFORM", "cpu")
+    parts = composed(*[f"actor_rollout_ref.rollout.dtype={dtype}"] * (dtype != "float32")).actor_rollout_ref
+    mixed = [parts[part].fsdp_config.mixed_precision for part in ("actor", "ref")]
+    assert parts.rollout.dtype == dtype
+    assert [part.param_dtype for part in mixed] == [parts.ref.fsdp_config.model_dtype] * 2 == [dtype] * 2
+    assert [part.reduce_dtype for part in mixed] == ["fp32"] * 2 and parts.actor.fsdp_config.model_dtype == "fp32"
+
+
+def test_a_precision_that_fsdp_does_not_know_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("VERL_PLATFORM", "cpu")
+    with pytest.raises(
+        ValueError, match=r"fsdp_config.model_dtype=auto is str; it should be 'fp32', 'float32', 'bf16'"
+    ):
+        validation.validate(composed("actor_rollout_ref.rollout.dtype=auto"))
+
+
 def test_files_that_are_not_there_stop_the_command_line(monkeypatch, tmp_path):
     """Rows, then the model, each within a second of the composed config, before Ray starts."""
     nowhere, model = f"{tmp_path}/train.parquet", f"actor_rollout_ref.model.path={tmp_path}/model"

@@ -7,6 +7,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from recipe.egrsd.config.strict import STRICT, Number, Positive, complaint, container, leaves, resolved
 
+Precision = Literal["fp32", "float32", "bf16", "bfloat16", "fp16", "float16"]
 LEFT_OPEN = {"reward.reward_model.rollout.name"}  # ??? in verl's own config, and filled by verl
 _PARTS = "actor_rollout_ref"
 KEYS: dict[str, Any] = {
@@ -22,7 +23,9 @@ KEYS: dict[str, Any] = {
     f"{_PARTS}.ref.ulysses_sequence_parallel_size": Positive,
     f"{_PARTS}.ref.log_prob_use_dynamic_bsz": bool,
     f"{_PARTS}.ref.log_prob_max_token_len_per_gpu": Positive,
-    f"{_PARTS}.ref.fsdp_config.model_dtype": Literal["fp32", "float32", "bf16", "bfloat16", "fp16", "float16"],
+    f"{_PARTS}.ref.fsdp_config.model_dtype": Precision,
+    f"{_PARTS}.ref.fsdp_config.mixed_precision.param_dtype": Precision | None,
+    f"{_PARTS}.actor.fsdp_config.mixed_precision.param_dtype": Precision | None,
     f"{_PARTS}.rollout.log_prob_use_dynamic_bsz": bool,
     f"{_PARTS}.rollout.log_prob_max_token_len_per_gpu": Positive,
     f"{_PARTS}.rollout.n": Positive,
