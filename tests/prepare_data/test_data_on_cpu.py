@@ -206,6 +206,11 @@ def test_any_file_with_named_columns(suffix, tmp_path):
         ),
         (["--train", "openthoughts={path}"], "1 of 1 rows are usable .* and --validation takes 256 of them"),
         (["--benchmarks", "aime26"], r"names \['aime26'\]; choose from \['aime24',"),
+        (
+            ["--train", "none", "--test", "{path}/../train.parquet"],
+            r"would be written over train.parquet; give the file ano",
+        ),
+        (["--train", "none", "--test", "{path}"], r"mine: .* has no column \['answer'\], only .* --answer-column"),
     ],
 )
 def test_what_cannot_be_used_is_named(words, sentence, tmp_path):
@@ -215,11 +220,37 @@ def test_what_cannot_be_used_is_named(words, sentence, tmp_path):
         prepare_data.main(["--out", str(tmp_path), "--benchmarks", *words])
 
 
+def test_a_test_set_of_ones_own(tmp_path):
+    """Written whole, its split named, with the columns of --train; training leaves its problems out."""
+    test = write(tmp_path / "held_out.parquet", [openthoughts(1), openthoughts(2)])
+    others = ["Add the digits of the year in which your neighbour was born.", "Which number is its own square root?"]
+    rows = [openthoughts(2), *(openthoughts(3 + i, problem=problem) for i, problem in enumerate(others))]
+    train = write(tmp_path / "mine.parquet", rows)
+    words = ["--train", str(train), "--test", str(test), "--answer-column", "Answer", "--benchmarks", "none"]
+    prepare_data.main(["--out", str(tmp_path / "out"), *words, "--validation", "1"])
+    held_out = rows_of(tmp_path / "out", "held_out")
+    assert [row["reward_model"]["ground_truth"] for row in held_out] == ["7", "14"]
+    assert {(row["extra_info"]["split"], row["data_source"]) for row in held_out} == {("test", "held_out")}
+    rest = [
+        row["reward_model"]["ground_truth"]
+        for name in ("train", "validation")
+        for row in rows_of(tmp_path / "out", name)
+    ]
+    assert sorted(rest) == ["21", "28"]
+
+
+def test_a_test_set_is_whole_or_refused(tmp_path):
+    test = write(tmp_path / "held_out.parquet", [openthoughts(1), openthoughts(2, Answer="", solution="no box")])
+    with pytest.raises(SystemExit, match=r"held_out: row 1 of .*held_out.parquet: no closed box in the solution"):
+        words = ["--train", "none", "--test", str(test), "--answer-column", "Answer", "--benchmarks", "none"]
+        prepare_data.main(["--out", str(tmp_path / "out"), *words])
+
+
 def test_without_the_hub_a_file_is_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(
-        SystemExit, match=r"HuggingFaceH4/aime_2024 cannot be read: ConnectionError: .* name a file instead"
+        SystemExit, match=r"HuggingFaceH4/aime_2024 cannot be read: ConnectionError: .* name a file .*--benchmarks none"
     ):
         prepare_data.main(["--out", str(tmp_path), "--train", "none", "--benchmarks", "aime24"])
 

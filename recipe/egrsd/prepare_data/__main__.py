@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
+from recipe.egrsd.prepare_data import named
 from recipe.egrsd.prepare_data.overlap import Overlap
 from recipe.egrsd.prepare_data.report import Tally, table
 from recipe.egrsd.prepare_data.rows import SCHEMA, Problem, Refused, answer_only, read, ungradable
@@ -57,11 +58,18 @@ def _parser() -> argparse.ArgumentParser:
         help=f"{names}, a name=file, a hub id, a file, or none (default: %(default)s)",
     )
     names = [source.name for source in BENCHMARKS]
-    add("--benchmarks", nargs="*", default=names, metavar="NAME", help=f"of {', '.join(names)}, each also as name=file")
+    help_ = f"of {', '.join(names)}, each also as name=file; none: no benchmark"
+    add("--benchmarks", nargs="*", default=names, metavar="NAME", help=help_)
+    add(
+        "--test",
+        metavar="FILE",
+        help="a test set of your own, as hub id or file; written whole, as FILE's name .parquet",
+    )
     for column in ("problem", "solution", "answer"):
-        add(f"--{column}-column", help=f"of --train; none: it has none; {column} of a hub id or file by default")
-    add("--mark", help="of --train: the answer's cell holds solution, mark, answer, as GSM8K's do with ####")
-    add("--config", help="of --train on the hub")
+        help_ = f"of --train and --test; none: they have none; {column} of a hub id or file by default"
+        add(f"--{column}-column", help=help_)
+    add("--mark", help="of --train and --test: the answer's cell holds solution, mark, answer, as GSM8K's do with ####")
+    add("--config", help="of --train and --test on the hub")
     add("--split", help="of --train on the hub")
     add("--validation", type=int, default=256, metavar="ROWS", help="held out of --train (default: %(default)s)")
     add("--keep-overlap", action="store_true", help="train also on benchmark problems, as published data sets do")
@@ -70,45 +78,23 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _prepare(options: argparse.Namespace) -> None:
-    named = {source.name: source for source in BENCHMARKS}
-    if unknown := [word for word in options.benchmarks if word.split("=")[0] not in named]:
-        raise SourceError(f"--benchmarks names {unknown}; choose from {list(named)}.")
+    tests = named.benchmarks(options.benchmarks)
+    if options.test:
+        tests.append(named.test_set(options, taken=["train", "validation", *(source.name for source in tests)]))
     problems: dict[str, list[str]] = {}  # of each benchmark
     contents: dict[str, str] = {}  # their hashes
-    for word in options.benchmarks:
-        source = _with_file(named, word)
+    for source in tests:
         data = load(source)
         usable = _read_benchmark(source, data, options.instruction)
         problems[source.name], contents[source.name] = [problem.text for problem in usable], digest(data)
         request = _request(source, contents[source.name], options)
         _make(options.out, source.name, request, partial(_benchmark_files, source, usable, options))
     if options.train != "none":
-        source = _training_source(options)
+        source = named.training_set(options)
         data = load(source)
         request = _request(source, digest(data), options)
         request |= {"validation": options.validation, "keep_overlap": options.keep_overlap, "benchmarks": contents}
         _make(options.out, "train", request, partial(_training_files, source, data, problems, options))
-
-
-def _training_source(options: argparse.Namespace) -> Source:
-    named = {source.name: source for source in TRAINING}
-    if options.train.split("=")[0] in named:
-        source = _with_file(named, options.train)
-    else:
-        name = Path(options.train).stem
-        source = Source(name=name, path=options.train, solution="solution", answer="answer")
-    columns = {column: getattr(options, f"{column}_column") for column in ("problem", "solution", "answer")}
-    given = {name: None if value == "none" else value for name, value in columns.items() if value}
-    given |= {name: getattr(options, name) for name in ("config", "split", "mark") if getattr(options, name)}
-    source = replace(source, **given)
-    if not (source.problem and (source.solution or source.answer)):
-        raise SourceError("a training set needs a problem, and a solution or an answer.")
-    return source
-
-
-def _with_file(named: dict[str, Source], word: str) -> Source:
-    name, _, path = word.partition("=")
-    return replace(named[name], path=path) if path else named[name]
 
 
 def _read_benchmark(source: Source, data: datasets.Dataset, instruction: str) -> list[Problem]:

@@ -99,7 +99,9 @@ def load(source: Source) -> datasets.Dataset:
         if isinstance(error, StopIteration) or "corresponds to no data" in str(error):  # a json or jsonl without a row
             raise SourceError(f"{source.name}: {source.path} has no rows.") from error
         is_file = suffix == ".csv" or suffix in READERS
-        way_out = "" if is_file else " Where the hub is out of reach, name a file instead (docs/reproduce.md)."
+        without = ", or leave the benchmarks out with --benchmarks none" if source.rows else ""
+        out_of_reach = f" Where the hub is out of reach, name a file instead (docs/reproduce.md){without}."
+        way_out = "" if is_file else out_of_reach
         said = f"{type(error).__name__}: {error}"
         raise SourceError(f"{source.name}: {source.path} cannot be read: {said}{way_out}") from error
     columns = dict.fromkeys(name.split(".")[0] for name in (source.problem, source.solution, source.answer) if name)
