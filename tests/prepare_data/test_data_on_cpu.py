@@ -241,8 +241,8 @@ def test_a_test_set_of_ones_own(tmp_path):
 
 def test_a_test_set_is_whole_or_refused(tmp_path):
     test = write(tmp_path / "held_out.parquet", [openthoughts(1), openthoughts(2, Answer="", solution="no box")])
+    words = ["--train", "none", "--test", str(test), "--answer-column", "Answer", "--benchmarks", "none"]
     with pytest.raises(SystemExit, match=r"held_out: row 1 of .*held_out.parquet: no closed box in the solution"):
-        words = ["--train", "none", "--test", str(test), "--answer-column", "Answer", "--benchmarks", "none"]
         prepare_data.main(["--out", str(tmp_path / "out"), *words])
 
 

@@ -117,6 +117,12 @@ def test_a_resumed_run_knows_how_it_began(stopped):
     assert "at most 50 = 0.5 times" in said[-1][0]
 
 
+def test_a_checkpoint_that_holds_ten_first_steps_is_read():
+    alarms = Alarms(settings())
+    alarms.load_state_dict({"length collapse": [100.0, 90.0], "entropy explosion": []})
+    assert alarms.start == {"length collapse": 100.0}
+
+
 def test_alarms_are_counted_apart():
     alarms = Alarms(settings())
     both = {"egrsd/truncated_frac": 0.5, "egrsd/correct_frac": 0.0}

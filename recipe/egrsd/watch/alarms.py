@@ -59,8 +59,10 @@ class Alarms:
         """What the first step showed, as JSON."""
         return self.start
 
-    def load_state_dict(self, state: Mapping[str, float]) -> None:
-        self.start.update(state)
+    def load_state_dict(self, state: Mapping[str, float | list[float]]) -> None:
+        # A list is an earlier version's, of ten steps: its first is the start, if it had one.
+        firsts = {name: value[:1] if isinstance(value, list) else [value] for name, value in state.items()}
+        self.start.update({name: first[0] for name, first in firsts.items() if first})
 
     def _warmup_note(self, metrics: Mapping[str, float]) -> list[str]:
         """Of the first step: what the paper's first advantages do to a model that is mostly wrong."""
