@@ -1,8 +1,11 @@
 """A model's name becomes a folder before any process reads it: absolute, pinned to its commit, or refused in a line."""
 
 import json
+import os
 import re
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import torch
 from omegaconf import OmegaConf
 from peft import LoraConfig, get_peft_model
 from peft.utils.save_and_load import get_peft_model_state_dict
-from runs import COMMIT, on_the_hub, write_inputs
+from runs import COMMIT, ROOT, on_the_hub, write_inputs
 from transformers import AutoModelForCausalLM
 
 import recipe.egrsd.hydra_plugin  # noqa: F401  opens the config group
@@ -97,7 +100,9 @@ def test_a_resumed_run_keeps_its_commit(snapshot):
     models.refuse_other_commits({}, [named])
     models.refuse_other_commits({PATH: COMMIT}, [named])
     other = "f" * 40
-    said = rf"is not the commit {other} that this run began with; resume with {PATH}={snapshot.with_name(other)}, which"
+    kept = snapshot.with_name(other)
+    fetch = f" after hf download some/tiny --revision {other}"
+    said = rf"is not the commit {other} that this run began with; resume with {PATH}={kept}{fetch}\.$"
     with pytest.raises(ValueError, match=said):
         models.refuse_other_commits({PATH: other}, [named])
 
@@ -111,7 +116,7 @@ def test_other_files_of_the_same_name_are_noticed(snapshot):
 
 
 def test_what_is_not_cached_is_refused_without_a_hub(snapshot):
-    said = f"{PATH}=some/other is no folder here, and the hub does not give it (LocalEntryNotFoundError: "
+    said = f"{PATH}=some/other is no folder here, and the hub does not give it (OfflineModeIsEnabled: "
     with pytest.raises(ValueError, match=rf"^{re.escape(said)}"):
         models.located(config("some/other"))
 
@@ -122,6 +127,29 @@ def test_what_can_be_no_name_on_the_hub_is_refused_at_once(name, lookups):
     with pytest.raises(ValueError, match=rf"^{PATH}={name} is no folder here, and cannot be a name on the hub"):
         models.located(config(name))
     assert time.monotonic() - began < 1 and not lookups
+
+
+SILENT_HUB = """
+import os, socket, time
+server = socket.create_server(("127.0.0.1", 0))  # takes every connection and says nothing
+os.environ["HF_ENDPOINT"] = f"http://127.0.0.1:{server.getsockname()[1]}"
+from recipe.egrsd.machines import models
+began = time.monotonic()
+try:
+    models.locate("some/typo", key="--model")
+except ValueError as error:
+    print(f"{time.monotonic() - began:.0f} {error}")
+"""
+
+
+def test_a_hub_that_does_not_answer_is_waited_for_seconds(tmp_path):
+    """As behind a firewall that drops packets; the hub's client alone waits more than five minutes."""
+    variables = {**os.environ, "HF_HOME": str(tmp_path)}
+    said = subprocess.run([sys.executable, "-c", SILENT_HUB], env=variables, cwd=ROOT, capture_output=True, text=True)
+    seconds, line = said.stdout.split(" ", 1)
+    assert int(seconds) <= 3 * models.HUB_SECONDS, said.stdout  # with the client's import
+    assert line.startswith("--model=some/typo is no folder here, and the hub does not give it (ReadTimeout: ")
+    assert line.count("\n") == 1
 
 
 def test_what_the_hub_does_not_give_is_refused_in_one_line(lookups):

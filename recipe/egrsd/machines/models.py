@@ -30,6 +30,9 @@ OTHER_FORMATS = [
     "original/*",
 ]  # that neither verl nor vLLM reads
 
+HUB_SECONDS = 5
+"""For the hub's first answer."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -84,15 +87,22 @@ def locate(name: str, *, key: str, revision: str | None = None) -> tuple[Path, s
 
 
 def _snapshot(name: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
+    """Asks the hub one short question first: the client waits minutes for one that does not answer.
+
+    Where the hub does not answer, and for a commit in any case, what is here already will do.
+    """
+    from huggingface_hub import model_info, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        return Path(snapshot_download(name, revision=revision, ignore_patterns=OTHER_FORMATS))
-    except Exception:
-        if revision:  # the client wants to compare a commit with the hub, also one that is here
-            with suppress(Exception):
-                return Path(snapshot_download(name, revision=revision, local_files_only=True))
+        model_info(name, revision=revision, timeout=HUB_SECONDS)
+    except Exception as error:
+        if isinstance(error, HfHubHTTPError) and not revision:  # its answer is no
+            raise
+        with suppress(Exception):
+            return Path(snapshot_download(name, revision=revision, local_files_only=True))
         raise
+    return Path(snapshot_download(name, revision=revision, ignore_patterns=OTHER_FORMATS))
 
 
 def absolute_folders(config: Any) -> None:
@@ -133,9 +143,10 @@ def refuse_other_commits(begun_with: Mapping[str, str], found: Sequence[Model]) 
     for model in found:
         old = begun_with.get(model.key)
         if old and model.commit and old != model.commit:
+            kept = model.folder.with_name(old)
+            fetch = "" if kept.is_dir() else f" after hf download {model.name} --revision {old}"
             raise ValueError(
-                f"{model} is not the commit {old} that this run began with; resume with {model.key}="
-                f"{model.folder.with_name(old)}, which the hub's client keeps."
+                f"{model} is not the commit {old} that this run began with; resume with {model.key}={kept}{fetch}."
             )
 
 
