@@ -8,6 +8,7 @@
 # make gpu-check   for the first minutes on a GPU: a table of what holds there; VERL_PLATFORM=cpu make gpu-check tries it on a CPU
 # make test-matrix   runs whole runs, command line and guards on each verl that is supported; VERL_PATH=/path/to/verl adds a checkout,
 #   such as its main branch (make test-verl VERL_PATH=… runs that one alone)
+# make upstream OUT=folder   writes what a pull request to verl-recipe would add: the recipe with its tests, pages and scripts, a workflow
 #
 # Each first builds .venv from the pinned versions in requirements/, the last one .venv-verl-0.9.0 and so on, which differ in verl
 # alone. Nothing else is installed or changed. make gpu-check on a GPU installs nothing: it is run by the python that trains.
@@ -27,7 +28,7 @@ ARGS ?=
 # Images often set it. Then nothing that Python compiles is kept, and each of a run's dozen processes compiles torch and vLLM anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install demo compare rehearsal gpu-check test golden test-long test-matrix test-verl lint clean
+.PHONY: install demo compare rehearsal gpu-check test golden test-long test-matrix test-verl upstream lint clean
 
 # Style, and that everything which recipe/ imports is declared in pyproject.toml.
 CHECKS = $(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/deptry .
@@ -79,6 +80,10 @@ test-verl:
 test-verl-%:
 	@$(MAKE) --no-print-directory install VENV=.venv-verl-$* VERL=$*
 	.venv-verl-$*/bin/python -m pytest $(MATRIX) $(ARGS)
+
+upstream: $(VENV)/ok
+	@test -n "$(OUT)" || { echo "name a checkout of verl-recipe, or a folder to look at: make upstream OUT=/path/to/folder" >&2; exit 1; }
+	$(VENV)/bin/python -m examples.upstream --out $(OUT)
 
 lint: $(VENV)/ok
 	$(CHECKS)

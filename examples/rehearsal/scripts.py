@@ -17,8 +17,8 @@ import torch
 
 from recipe.egrsd import cpu
 
-EXAMPLES = Path(__file__).resolve().parents[1]
-ROOT = EXAMPLES.parent
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
 POLL_SECONDS = 0.1
 FAMILY_SECONDS = 1.0  # between two looks at what a run has started; each reads all of /proc
 GRACE_SECONDS = (

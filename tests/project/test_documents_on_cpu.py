@@ -22,7 +22,7 @@ from recipe.egrsd.watch.metrics import ALARM_STEPS, ALARMS, METRICS
 
 RECIPE = ROOT / "recipe" / "egrsd"
 FILES = sorted(RECIPE.rglob("*.py"))
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *RECIPE.glob("*.md")])
 # A room may import the rooms of the lines above its own. docs/design.md shows the same.
 FLOORS = [
     {"config", "method", "reward"},
@@ -169,8 +169,9 @@ def test_make_has_the_targets_that_pages_name():
         assert {name for name in named if not name.startswith("test-verl-")} <= targets, page
 
 
-def test_the_readme_command_is_a_config_that_we_accept():
-    (words,) = (words for words in commands_of("README.md") if words[:3] == ["python", "-m", "verl.trainer.main_ppo"])
+@pytest.mark.parametrize("page", ["README.md", "recipe/egrsd/README.md"])
+def test_the_readme_command_is_a_config_that_we_accept(page):
+    (words,) = (words for words in commands_of(page) if words[:3] == ["python", "-m", "verl.trainer.main_ppo"])
     algorithm, *overrides = words[3:]
     config = composed(*overrides, algorithm=algorithm.removeprefix("algorithm="))
     validate(config)
@@ -217,7 +218,7 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
         name, _, anchor = target.partition("#")

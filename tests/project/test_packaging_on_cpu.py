@@ -90,7 +90,7 @@ def test_the_wheel_holds_the_recipe_and_nothing_else(wheel):
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         licences = [name for name in archive.namelist() if name.endswith("/LICENSE")]
     assert names == files_below(ROOT)
-    assert {Path(name).suffix for name in names} == {".py", ".yaml", ".jinja", ".txt", ".json", ".css", ".js"}
+    assert {Path(name).suffix for name in names} == {".py", ".yaml", ".jinja", ".md", ".txt", ".json", ".css", ".js"}
     assert len(licences) == 1
 
 
