@@ -251,9 +251,10 @@ def run_plain_grpo(inputs: Path, folder: Path, overrides: list[str]) -> Run:
     leaves a choice."""
     cpu = OmegaConf.load(ROOT / "recipe/egrsd/cpu/config.yaml")
     del cpu.ray_kwargs.ray_init.runtime_env, cpu.trainer.logger
-    for part in cpu.actor_rollout_ref.values():  # limits that follow from a teacher's rows; command() has its own
-        for key in ("ppo_max_token_len_per_gpu", "log_prob_max_token_len_per_gpu"):
-            part.pop(key, None)
+    limits = {"ppo_max_token_len_per_gpu", "log_prob_max_token_len_per_gpu"}
+    for part in cpu.actor_rollout_ref.values():  # they follow from a teacher's rows; command() has its own
+        for key in limits & set(part.keys()):
+            del part[key]
     settings = [
         "algorithm.adv_estimator=grpo", "trainer.v1.trainer_mode=plain_sync", "actor_rollout_ref.rollout.name=vllm",
         "actor_rollout_ref.actor.strategy=fsdp2",
