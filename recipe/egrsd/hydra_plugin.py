@@ -138,9 +138,12 @@ class Validation(Callback):
     """
 
     def on_run_start(self, config: DictConfig, **kwargs) -> None:
+        from recipe.egrsd import token_weight
         from recipe.egrsd.machines import models
 
-        models.absolute_folders(config)  # here, because a job is given a copy before it starts
+        # Here, because a job is given a copy before it starts.
+        models.absolute_folders(config)
+        token_weight.absolute_file(config)
 
     def on_job_start(self, config: DictConfig, **kwargs) -> None:
         try:

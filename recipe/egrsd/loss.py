@@ -15,8 +15,8 @@ from verl.workers.utils.losses import ppo_loss
 from verl.workers.utils.padding import no_padding_2_padding, response_to_nested
 
 from recipe.egrsd.config.schema import EgrsdConfig
-from recipe.egrsd.method.weights import token_weights
-from recipe.egrsd.watch.metrics import student_sums, teacher_sums, weight_metrics
+from recipe.egrsd.token_weight import weigh, weight_metrics
+from recipe.egrsd.watch.metrics import student_sums, teacher_sums
 
 SUM_PREFIX = "egrsd_sum/"
 ROLLOUT_DISTANCE_MEAN, ROLLOUT_DISTANCE_MAX = "rollout_probs_diff_mean", "rollout_probs_diff_max"
@@ -26,7 +26,7 @@ ROLLOUT_DISTANCE_MEAN, ROLLOUT_DISTANCE_MAX = "rollout_probs_diff_mean", "rollou
 def egrsd_loss(
     config: Any, egrsd: EgrsdConfig, model_output: dict, data: TensorDict, dp_group: Any = None
 ) -> tuple[Tensor, dict]:
-    """verl's ppo_loss on advantages scaled by ratio weight and gate; same signature after the two bound arguments.
+    """verl's ppo_loss on advantages scaled by token_weight's function; same signature after the two bound arguments.
 
     The student's log-probs are those of the forward pass that is being trained, detached, so a single update per batch
     needs no scoring pass of its own (paper Alg. 1 computes w from the current policy).
@@ -45,7 +45,7 @@ def egrsd_loss(
         data[field].to_padded_tensor(0.0) for field in ("advantages", "teacher_log_probs", "teacher_entropy")
     )
     scalars = {"entropy_scale": data["egrsd_entropy_scale"], "mixing": data["egrsd_mixing"]}
-    weights = token_weights(student, teacher, entropy, advantages, taught, **scalars, **egrsd.weight_knobs)
+    weights = weigh(egrsd, student, teacher, entropy, advantages, taught, **scalars)
     weighted = torch.where(mask, advantages * weights.token, advantages)
     data = data.copy()
     data["advantages"] = response_to_nested(weighted, data["response_mask"])

@@ -17,6 +17,7 @@ from verl.trainer.ppo.reward import get_custom_reward_fn, resolve_reward_manager
 from verl.utils.dataset.rl_dataset import get_dataset_class
 from verl.utils.import_utils import import_external_libs, load_class_from_fqn, load_extern_object
 
+from recipe.egrsd import token_weight
 from recipe.egrsd.config.schema import EgrsdConfig
 from recipe.egrsd.config.strict import leaves, one_line, resolved, shown
 from recipe.egrsd.privilege import prompts
@@ -48,6 +49,8 @@ def check(config: DictConfig, egrsd: EgrsdConfig) -> None:
     if egrsd.advantage != "running":
         fault = "fails on two groups of made-up rewards"
         _tried("algorithm.egrsd.advantage", egrsd.advantage, fault, lambda: _try_estimator(config))
+    _tried(token_weight.KEY, egrsd.token_weight, "cannot be loaded", lambda: token_weight.look_up(egrsd.token_weight))
+    _tried(token_weight.KEY, egrsd.token_weight, "fails on made-up responses", lambda: token_weight.try_out(egrsd))
     if egrsd.teacher.template:
         _tried(
             "algorithm.egrsd.teacher.template",
@@ -61,7 +64,8 @@ def _tried(key: str, value: Any, fault: str, action: Callable[[], Any]) -> None:
     try:
         action()
     except Exception as error:  # whatever a part of the user's own raises
-        reason = one_line(error).rstrip(".")
+        cause = f" ({one_line(error.__cause__)})" if error.__cause__ else ""  # verl's loader names the file alone
+        reason = one_line(error).rstrip(".") + cause.rstrip(".")
         raise ValueError(f"{key}={shown(value)} {fault}: {reason}; mend it, or drop that override.") from error
 
 

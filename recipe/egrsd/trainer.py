@@ -14,7 +14,7 @@ from verl.trainer.ppo.v1 import PPOTrainer, PPOTrainerColocateAsync, PPOTrainerS
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.profiler import marked_timer
 
-from recipe.egrsd import batches, checkpoint, cpu, parts, teaching
+from recipe.egrsd import batches, checkpoint, cpu, parts, teaching, token_weight
 from recipe.egrsd.config import schema, validation, verl_version
 from recipe.egrsd.loss import ROLLOUT_DISTANCE_MAX, ROLLOUT_DISTANCE_MEAN, SUM_PREFIX, divergence_loss, egrsd_loss
 from recipe.egrsd.machines import attention, models, nodes
@@ -40,9 +40,10 @@ class EgrsdMixin(PPOTrainer):
         self.models = models.located(config)
         if self.resumed_from:
             models.refuse_other_commits(checkpoint.load(self.resumed_from).get("commits", {}), self.models)
-        nodes.check(self.models)
+        nodes.check(self.models, self.egrsd.token_weight)
         models.use_folders(config, self.models)
         print(*(f"EGRSD reads {model}." for model in self.models), sep="\n")
+        print(f"EGRSD {token_weight.said(self.egrsd.token_weight)}.")
         print(attention.settle(config, nodes.ask_gpu_nodes))
         self.baseline = RunningBaseline(warmup_steps=self.egrsd.warmup_steps)
         self.alarms = Alarms(self.egrsd)
@@ -161,7 +162,9 @@ class EgrsdMixin(PPOTrainer):
         batch = super()._update_actor(self._in_chunks(batch), metrics)
         prefix = f"actor/{SUM_PREFIX}"
         sums = {name.removeprefix(prefix): metrics.pop(name) for name in list(metrics) if name.startswith(prefix)}
-        means = token_means(sums) | {"egrsd/mixing": mixing}
+        means = token_means(sums)
+        if "mixing" in token_weight.look_up(self.egrsd.token_weight).settings:
+            means["egrsd/mixing"] = mixing
         distance = {
             f"training/{ROLLOUT_DISTANCE_MEAN}": means.pop(f"egrsd/{ROLLOUT_DISTANCE_MEAN}", None),
             f"training/{ROLLOUT_DISTANCE_MAX}": metrics.pop(f"actor/{ROLLOUT_DISTANCE_MAX}", None),

@@ -26,7 +26,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *RECIPE.glob("*.md"
 # A room may import the rooms of the lines above its own. docs/design.md shows the same.
 FLOORS = [
     {"config", "method", "reward"},
-    {"engine", "privilege", "checkpoint"},
+    {"engine", "privilege", "checkpoint", "token_weight"},
     {"teacher", "watch", "prepare_data", "parts", "batches"},
     {"cpu", "loss", "teaching", "report"},
     {"machines"},

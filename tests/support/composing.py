@@ -26,11 +26,11 @@ def composed(*overrides: str, algorithm: str = "egrsd") -> DictConfig:
         return compose("ppo_trainer", overrides=[f"algorithm={algorithm}", *overrides])
 
 
-def refusal(monkeypatch, folder: Path, *overrides: str) -> str:
+def refusal(monkeypatch, folder: Path, *overrides: str, algorithm: str = "egrsd") -> str:
     """What ``python -m`` says before it ends, in this process, so that verl is imported once for all; Ray is never
     reached."""
     GlobalHydra.instance().clear()
-    monkeypatch.setattr(sys, "argv", ["main_ppo", "algorithm=egrsd", f"hydra.run.dir={folder}", *overrides])
+    monkeypatch.setattr(sys, "argv", ["main_ppo", f"algorithm={algorithm}", f"hydra.run.dir={folder}", *overrides])
     with pytest.raises(SystemExit) as stopped:
         runpy.run_module("verl.trainer.main_ppo", run_name="__main__", alter_sys=True)
     assert str(stopped.value).startswith("EGRSD: ")

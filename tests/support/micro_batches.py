@@ -8,7 +8,7 @@ from torch import Tensor
 from verl.utils import tensordict_utils as tu
 from verl.workers.config import FSDPActorConfig
 
-from recipe.egrsd.config.schema import EgrsdConfig, TeacherConfig
+from recipe.egrsd.config.schema import TOKEN_WEIGHT, EgrsdConfig, TeacherConfig
 
 PROMPTS, RESPONSES = [3, 5, 2, 4], [4, 1, 6, 3]
 
@@ -22,6 +22,7 @@ def settings(**changes) -> EgrsdConfig:
         template=None, max_prompt_length=9, peer="shortest",
     )  # fmt: skip
     knobs = {
+        "token_weight": TOKEN_WEIGHT,
         "gamma": 0.7,
         "window": 2,
         "floor": 0.1,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from runs import Run, parameters
 
-from recipe.egrsd.config.schema import EgrsdConfig, TeacherConfig
+from recipe.egrsd.config.schema import TOKEN_WEIGHT, EgrsdConfig, TeacherConfig
 from recipe.egrsd.method.weights import token_weights
 
 COLUMNS = ("old_log_probs", "teacher_log_probs", "teacher_entropy", "advantages")
@@ -17,6 +17,7 @@ TEACHER = TeacherConfig(
 
 
 SETTINGS = {
+    "token_weight": TOKEN_WEIGHT,
     "floor": 0.1, "min_entropy_scale": 1.0, "clip_range": 0.2, "mixing": 1.0, "mixing_decay_steps": None,
     "advantage": "running", "length_bonus": 0.5, "warmup_steps": 10,
     "divergence": None, "divergence_clip": None, "privilege": "solution", "score_student": "auto",

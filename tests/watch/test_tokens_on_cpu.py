@@ -79,6 +79,24 @@ def test_a_divergence_has_no_weights(tmp_path, tokenizer):
         assert set(row["gate"]) == set(row["ratio_weight"]) == set(row["token_weight"]) == {1.0}
 
 
+def test_a_weight_of_the_users_own(tmp_path, tokenizer):
+    """Its own column, by the same function as in the loss; null for what it does not have, in the same schema."""
+    (tmp_path / "my_weights.py").write_text(
+        "import torch\n\n\ndef halved(student, teacher, entropy, advantages, mask, *, clip_range):\n"
+        "    return torch.where(torch.arange(mask.size(-1)) >= 2, 1 + clip_range, 0.5).expand(mask.shape)\n"
+    )
+    path, _ = saved(tmp_path / "own", tokenizer, token_weight=f"{tmp_path}/my_weights.py:halved")
+    own, built_in = pq.read_table(path), pq.read_table(saved(tmp_path / "built_in", tokenizer)[0])
+    assert list(zip(own.schema.names, own.schema.types, strict=True)) == list(
+        zip(built_in.schema.names, built_in.schema.types, strict=True)
+    )
+    for row, theirs in zip(own.to_pylist(), built_in.to_pylist(), strict=True):
+        weights = zip([0.5, 0.5, 1.2, 1.2, 1.2, 1.2], row["mask"], strict=False)
+        assert row["token_weight"] == pytest.approx([weight if real else 1.0 for weight, real in weights], abs=1e-6)
+        assert row["gate"] is row["gate_without_lookahead"] is row["ratio_weight"] is None
+        assert row["lookahead_entropy"] == theirs["lookahead_entropy"] and row["kind"] == theirs["kind"]
+
+
 def test_kinds():
     """In units of the scale, 2 nats: high 0.17, low 0.01; window 2."""
     entropy = 2 * torch.tensor([[0.5, 0.3, 0.0, 0.3, 0.2, 0.17, 0.1, 0.01, 0.011, 0.9]])

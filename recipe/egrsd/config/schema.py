@@ -7,11 +7,13 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.dataclasses import dataclass
 
-from recipe.egrsd.config.strict import STRICT, Count, Number, complaint, container, require, shown
+from recipe.egrsd.config.strict import STRICT, Count, Number, ObjectName, complaint, container, require, shown
 from recipe.egrsd.config.teacher import TeacherConfig
 
 TRAINER_MODES = {"egrsd_sync": "sync", "egrsd_colocate_async": "colocate_async"}
 DIVERGENCES = ("forward_kl", "reverse_kl")
+WEIGHT_KNOBS = ("clip_range", "window", "gamma", "floor")
+TOKEN_WEIGHT = "recipe.egrsd.method.weights:token_weights"  # egrsd.yaml's own value
 PEER_PRIVILEGES = ("peer_correct", "peer_wrong")
 PRIVILEGES = ("solution", "answer_only", "shuffled", "wrong", "concise", "none", *PEER_PRIVILEGES)
 
@@ -34,6 +36,8 @@ class EgrsdConfig:
     """RLSD's lambda: a token's weight is 1 - mixing + mixing * ratio weight, in [0, 1]."""
     mixing_decay_steps: Count | None
     """Steps over which mixing falls linearly to 0; None keeps it."""
+    token_weight: ObjectName
+    """module:function that weighs each token (token_weight.py)."""
     advantage: str
     """running, or the name of a verl advantage estimator."""
     length_bonus: Number
@@ -90,6 +94,9 @@ class EgrsdConfig:
         for key in ("gamma", "window", "clip_range", "length_bonus") if kind else ():
             value = getattr(self, key)
             require(value == 0, key, value, f"means nothing to divergence={kind}: no weights, no reward; set it to 0")
+        unweighted = kind is None or self.token_weight == TOKEN_WEIGHT
+        reason = f"means nothing to divergence={kind}: no advantage is weighted; drop that override"
+        require(unweighted, "token_weight", self.token_weight, reason)
 
     @property
     def warms_up(self) -> bool:
@@ -98,8 +105,8 @@ class EgrsdConfig:
 
     @property
     def weight_knobs(self) -> dict[str, float]:
-        """What method.weights.token_weights is told beside the batch."""
-        return {key: getattr(self, key) for key in ("clip_range", "window", "gamma", "floor")}
+        """What a token weight may read of the settings that a run does not change."""
+        return {key: getattr(self, key) for key in WEIGHT_KNOBS}
 
     def mixing_at(self, step: int) -> float:
         """The mixing of a step, which counts from 1."""

@@ -22,6 +22,14 @@ def _float32(value: float) -> float:
     return value
 
 
+def _object_name(value: str) -> str:
+    module, _, attribute = value.rpartition(":")
+    if not module or not attribute.isidentifier():
+        raise ValueError("it should name a function as module:function")
+    return value
+
+
+ObjectName = Annotated[str, AfterValidator(_object_name)]
 Number = Annotated[float, AfterValidator(_float32)]
 Count = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 Positive = Annotated[int, Field(gt=0, lt=2**31)]

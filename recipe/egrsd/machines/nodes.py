@@ -5,6 +5,7 @@ and one with other files says nothing at all.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TypeVar
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from recipe.egrsd import token_weight
 from recipe.egrsd.machines.models import Model
 
 TIMEOUT_SECONDS, DOWNLOAD_SECONDS = 300.0, 3600.0
@@ -22,6 +24,7 @@ WAY_OUT = (
     "Install the same egrsd-verl and verl on every node, or ship the trainer's recipe with "
     "+ray_kwargs.ray_init.runtime_env.py_modules=[/path/to/recipe] (docs/modes.md, Several nodes)."
 )
+SAME_WEIGHT = "Every node must import the same module: install it there, or use a shared folder (docs/authoring.md)."
 SAME_MODEL = (
     "Every node must find the same model under the same path: use a shared folder, or the same HF_HOME on every node."
 )
@@ -35,14 +38,18 @@ def installed() -> str:
     return f"verl {version('verl')}, recipe {digest.hexdigest()[:12]}"
 
 
-def check(models: Sequence[Model]) -> None:
+def check(models: Sequence[Model], weight: str) -> None:
     """Asks every node on which verl may place something; a model of the hub is downloaded there.
 
+    Args:
+        weight: the name of the token weight.
+
     Raises:
-        RuntimeError: if a node cannot import the recipe, or has other files, another verl, or other files of a model;
-            names the node.
+        RuntimeError: if a node cannot import the recipe, or has other files, another verl, another token weight, or
+            other files of a model; names the node.
     """
     _compare(installed, "cannot run the recipe", way_out=WAY_OUT)
+    _compare(partial(token_weight.source, weight), f"cannot load {token_weight.KEY}={weight}", way_out=SAME_WEIGHT)
     for model in models:
         _compare(model.found_here, f"cannot read {model.key}", seconds=DOWNLOAD_SECONDS, way_out=SAME_MODEL)
 

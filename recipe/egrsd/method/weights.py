@@ -20,13 +20,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TokenWeights:
-    """The weights of a micro-batch, each (B, T) float32 and detached; exactly 1 where there is no teacher."""
+    """The weights of a micro-batch, each (B, T) float32 and detached; exactly 1 where there is no teacher. None for a
+    part that a weight does not have."""
 
-    ratio: Tensor
-    gate: Tensor
-    gate_without_lookahead: Tensor
     token: Tensor
     """What the advantage is multiplied by."""
+    ratio: Tensor | None = None
+    """In [1 - clip_range, 1 + clip_range]."""
+    gate: Tensor | None = None
+    """In [floor, 1]."""
+    gate_without_lookahead: Tensor | None = None
+    """What the gate would be at window 0."""
 
 
 def token_weights(
@@ -57,17 +61,13 @@ def token_weights(
     gate_knobs = {"scale": entropy_scale, "gamma": gamma, "floor": floor}
     ratio = ratio_weight(student_log_probs, teacher_log_probs, advantages, clip_range=clip_range)
     gate = entropy_gate(lookahead_entropy(teacher_entropy, teacher_mask, window=window), **gate_knobs)
-    return TokenWeights(
-        *(
-            torch.where(teacher_mask, weight, 1.0)
-            for weight in (
-                ratio,
-                gate,
-                entropy_gate(teacher_entropy, **gate_knobs),
-                mixed_weight(ratio, mixing=mixing) * gate,
-            )
-        )
-    )
+    parts = {
+        "token": mixed_weight(ratio, mixing=mixing) * gate,
+        "ratio": ratio,
+        "gate": gate,
+        "gate_without_lookahead": entropy_gate(teacher_entropy, **gate_knobs),
+    }
+    return TokenWeights(**{name: torch.where(teacher_mask, weight, 1.0) for name, weight in parts.items()})
 
 
 def ratio_weight(
@@ -88,8 +88,8 @@ def ratio_weight(
     Returns:
         (B, T) weights in [1 - clip_range, 1 + clip_range].
     """
-    _require_float32(student_log_probs=student_log_probs, teacher_log_probs=teacher_log_probs, advantages=advantages)
-    _require_shape(student_log_probs, teacher_log_probs=teacher_log_probs, advantages=advantages)
+    require_float32(student_log_probs=student_log_probs, teacher_log_probs=teacher_log_probs, advantages=advantages)
+    require_shape(student_log_probs, teacher_log_probs=teacher_log_probs, advantages=advantages)
     log_ratio = (teacher_log_probs - student_log_probs).detach()
     return (advantages.detach().sign() * log_ratio).exp().clamp(1.0 - clip_range, 1.0 + clip_range)
 
@@ -105,7 +105,7 @@ def mixed_weight(weight: Tensor, *, mixing: float) -> Tensor:
     Returns:
         (B, T) float32.
     """
-    _require_float32(weight=weight)
+    require_float32(weight=weight)
     return (1.0 - mixing) + mixing * weight.detach()
 
 
@@ -126,9 +126,9 @@ def lookahead_entropy(entropy: Tensor, response_mask: Tensor, *, window: int) ->
     Raises:
         ValueError: if window is negative.
     """
-    _require_float32(entropy=entropy)
-    _require_bool(response_mask)
-    _require_shape(entropy, response_mask=response_mask)
+    require_float32(entropy=entropy)
+    require_bool(response_mask)
+    require_shape(entropy, response_mask=response_mask)
     if window < 0:
         raise ValueError(f"window={window} would look at past tokens; use window >= 0 (0 is EGRSD, no lookahead).")
     entropy = entropy.detach()
@@ -157,9 +157,9 @@ def entropy_scale(entropy: Tensor, response_mask: Tensor, *, min_nats: float = 1
     Returns:
         scalar, nats; min_nats for an empty mask.
     """
-    _require_float32(entropy=entropy)
-    _require_bool(response_mask)
-    _require_shape(entropy, response_mask=response_mask)
+    require_float32(entropy=entropy)
+    require_bool(response_mask)
+    require_shape(entropy, response_mask=response_mask)
     return torch.cat([entropy.detach()[response_mask], entropy.new_tensor([min_nats])]).max()
 
 
@@ -175,11 +175,12 @@ def entropy_gate(entropy: Tensor, scale: Tensor | float, *, gamma: float, floor:
     Returns:
         (B, T) in [floor, 1].
     """
-    _require_float32(entropy=entropy)
+    require_float32(entropy=entropy)
     return (1.0 - gamma * entropy / scale).detach().clamp(floor, 1.0)
 
 
-def _require_float32(**tensors: Tensor) -> None:
+def require_float32(**tensors: Tensor) -> None:
+    """TypeError names the first that is not."""
     for name, tensor in tensors.items():
         if tensor.dtype != torch.float32:
             raise TypeError(
@@ -187,14 +188,16 @@ def _require_float32(**tensors: Tensor) -> None:
             )
 
 
-def _require_bool(response_mask: Tensor) -> None:
+def require_bool(response_mask: Tensor) -> None:
+    """TypeError if it is not."""
     if response_mask.dtype != torch.bool:
         raise TypeError(
             f"response_mask is {response_mask.dtype}, expected torch.bool (True = a sampled token): use .bool()."
         )
 
 
-def _require_shape(expected: Tensor, **tensors: Tensor) -> None:
+def require_shape(expected: Tensor, **tensors: Tensor) -> None:
+    """ValueError names the first of another shape."""
     for name, tensor in tensors.items():
         if tensor.shape != expected.shape:
             raise ValueError(

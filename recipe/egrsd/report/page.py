@@ -112,26 +112,29 @@ def _tokens(run: Run) -> dict[str, Any]:
 def _response(row: Mapping[str, Any]) -> dict[str, Any]:
     texts = {name: row[name] for name in ("uid", "prompt", "teacher_prompt", "solution")}
     numbers = {name: _rounded(row[name]) for name in ("reward", "entropy_scale")}
-    return texts | numbers | {name: [_rounded(value) for value in row[name]] for name in PER_TOKEN}
+    columns = {name: row[name] and [_rounded(value) for value in row[name]] for name in PER_TOKEN}
+    return texts | numbers | columns  # None for what the run's weight does not have
 
 
 def _kinds(run: Run) -> dict[str, Any]:
-    """Share of each kind among all saved tokens of a run, and the mean of what the lookahead gives back to its gate."""
-    restored: dict[str, list[float]] = {}
-    for rows in run.tokens.values():
-        for row in rows:
-            columns = (row[name] for name in ("kind", "mask", "gate", "gate_without_lookahead"))
-            for kind, counts, gate, without in zip(*columns, strict=True):
-                if counts:
-                    restored.setdefault(kind, []).append(gate - without)
-    total = sum(map(len, restored.values()))
-    counts = Counter({kind: len(values) for kind, values in restored.items()})
+    """Share of each kind among all saved tokens of a run, and the mean of what the lookahead gives back to its gate, if
+    its weight has one."""
+    counts, restored = Counter(), {}
+    for row in (row for rows in run.tokens.values() for row in rows):
+        sampled = [t for t, counted in enumerate(row["mask"]) if counted]
+        counts.update(row["kind"][t] for t in sampled)
+        for t in sampled if row["gate"] and row["gate_without_lookahead"] else ():
+            restored.setdefault(row["kind"][t], []).append(row["gate"][t] - row["gate_without_lookahead"][t])
+    total = counts.total()
     return {
         "run": run.name,
         "total": total,
         "window": run.settings.get("window"),
         "gamma": run.settings.get("gamma"),
-        "kinds": {kind: {"share": counts[kind] / total, "restored": mean(values)} for kind, values in restored.items()},
+        "kinds": {
+            kind: {"share": count / total, "restored": mean(restored[kind]) if kind in restored else None}
+            for kind, count in counts.items()
+        },
     }
 
 

@@ -11,19 +11,21 @@
   };
   const logRatio = (r, t) => minus(r.teacher_log_probs[t], r.student_log_probs[t]);
   const minus = (a, b) => (a === null || b === null ? null : a - b);
+  const at = (values, t) => (values === null ? null : values[t]);  // a weight of the user's own may lack gate and ratio weight
 
   // value(response, t) is shown; shade maps it to -1 (orange) ... 0 (nothing) ... 1 (blue); the scale has these ends, so named.
   const MODES = {
     gate: {
-      label: "gate", value: (r, t) => r.gate[t], shade: (v) => v - 1, from: -1, to: 0,
+      label: "gate", needs: ["gate"], value: (r, t) => r.gate[t], shade: (v) => v - 1, from: -1, to: 0,
       ends: ["0: not trusted", "1"], text: "trust in the teacher, with lookahead",
     },
     without: {
-      label: "gate without lookahead", value: (r, t) => r.gate_without_lookahead[t], shade: (v) => v - 1, from: -1, to: 0,
+      label: "gate without lookahead", needs: ["gate_without_lookahead"], value: (r, t) => r.gate_without_lookahead[t], shade: (v) => v - 1, from: -1, to: 0,
       ends: ["0: not trusted", "1"], text: "what the gate would be at W = 0",
     },
     restored: {
-      label: "restored", value: (r, t) => minus(r.gate[t], r.gate_without_lookahead[t]), shade: (v) => 3 * v, from: 0, to: 1,
+      label: "restored", needs: ["gate", "gate_without_lookahead"], from: 0, to: 1,
+      value: (r, t) => minus(r.gate[t], r.gate_without_lookahead[t]), shade: (v) => 3 * v,
       ends: ["0", "≥ 0.33"], text: "gate with lookahead minus gate without",
     },
     entropy: {
@@ -66,7 +68,14 @@
     const response = current();
     for (const name of ["prompt", "teacher_prompt", "solution"]) byId(name).textContent = response[name] ?? "not at hand";
     byId("text").replaceChildren(...response.tokens.map(token));
-    drawStrip(response);
+    const missing = (mode) => (mode.needs ?? []).some((name) => response[name] === null);
+    if (missing(MODES[view.mode])) view.mode = "weight";
+    for (const input of byId("modes").querySelectorAll("input")) {
+      input.disabled = missing(MODES[input.value]);
+      input.checked = input.value === view.mode;
+    }
+    for (const id of ["strip", "strip-note"]) byId(id).style.display = response.gate === null ? "none" : "";
+    if (response.gate !== null) drawStrip(response);
     paint();
   }
 
@@ -104,8 +113,8 @@
       ["log p_S, student", n(response.student_log_probs[t])], ["log p_T, teacher", n(response.teacher_log_probs[t])],
       ["log ratio", n(logRatio(response, t))], ["teacher's entropy, nats", n(response.teacher_entropy[t])],
       ["with lookahead", n(response.lookahead_entropy[t])], ["entropy scale", n(response.entropy_scale)],
-      ["gate", n(response.gate[t])], ["without lookahead", n(response.gate_without_lookahead[t])],
-      ["ratio weight", n(response.ratio_weight[t])], ["final weight", n(response.token_weight[t])],
+      ["gate", n(at(response.gate, t))], ["without lookahead", n(at(response.gate_without_lookahead, t))],
+      ["ratio weight", n(at(response.ratio_weight, t))], ["final weight", n(response.token_weight[t])],
       ["advantage A", n(response.advantage[t])], ["reward", n(response.reward)],
     ];
     const list = make("dl", {}, ...rows.flatMap(([name, value]) => [
@@ -124,12 +133,13 @@
       for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
       return element;
     };
-    const back = response.gate_without_lookahead.map((g, t) => `${t + 1} ${height(g)} ${t} ${height(g)}`).reverse();
+    const without = response.gate_without_lookahead ?? response.gate;
+    const back = without.map((g, t) => `${t + 1} ${height(g)} ${t} ${height(g)}`).reverse();
     byId("strip").setAttribute("viewBox", `0 -0.05 ${length} 1.1`);
     byId("strip").replaceChildren(
       ...(response.tokens.length ? [
         shape("path", { class: "between", d: `${line(response.gate)} L ${back.join(" L ")} Z` }),
-        shape("path", { class: "without", d: line(response.gate_without_lookahead) }),
+        shape("path", { class: "without", d: line(without) }),
         shape("path", { class: "with", d: line(response.gate) }),
       ] : []),
       shape("line", { class: "here", x1: 0, x2: 0, y1: -0.05, y2: 1.05 }),

@@ -5,7 +5,7 @@ B  responses      T  response positions. Padding samples carry an empty mask and
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,7 +39,9 @@ METRICS: dict[str, Meaning] = {
     "egrsd/ratio_clip_high_frac": Meaning(
         "share of tokens whose ratio weight is clipped from above", "share", 0.0, 0.3
     ),
-    "egrsd/token_weight_mean": Meaning("ratio weight (mixed with 1) times gate, mean over tokens", "1", 0.5, 1.2),
+    "egrsd/token_weight_mean": Meaning(
+        "what the advantage is multiplied by, mean over tokens: ratio weight (mixed with 1) times gate", "1", 0.5, 1.2
+    ),
     "egrsd/mixing": Meaning(
         "share of the ratio weight in a token's weight; 1 for EGRSD, falls to 0 for RLSD", "1", 0.0, 1.0
     ),
@@ -160,19 +162,6 @@ ALARMS: dict[str, Alarm] = {
         "off (+data.apply_chat_template_kwargs.enable_thinking=false).",
     ),
 }
-
-
-def weight_metrics(weights: Any, *, clip_range: float, floor: float) -> dict[str, Tensor]:
-    """What is logged of a micro-batch's method.weights.TokenWeights, each (B, T)."""
-    return {
-        "gate_mean": weights.gate,
-        "gate_floor_frac": weights.gate <= floor,
-        "lookahead_restored_mean": weights.gate - weights.gate_without_lookahead,
-        "ratio_weight_mean": weights.ratio,
-        "ratio_clip_low_frac": weights.ratio <= 1.0 - clip_range,
-        "ratio_clip_high_frac": weights.ratio >= 1.0 + clip_range,
-        "token_weight_mean": weights.token,
-    }
 
 
 def student_sums(per_token: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:

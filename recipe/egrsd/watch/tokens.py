@@ -18,7 +18,8 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from recipe.egrsd.config.schema import EgrsdConfig
-from recipe.egrsd.method.weights import lookahead_entropy, token_weights
+from recipe.egrsd.method.weights import lookahead_entropy
+from recipe.egrsd.token_weight import weigh
 
 SAVED_RESPONSES = 16
 """Of a step; at 1,024 tokens they take about 1 MB."""
@@ -85,23 +86,26 @@ def table(
         "token_ids": responses,
     }
     for name, values in _per_token(data, egrsd, entropy_scale, mixing).items():
-        rows[name] = [row[: len(ids)].numpy() for row, ids in zip(values, responses, strict=True)]
+        absent = pa.nulls(len(responses), pa.list_(pa.float32()))
+        rows[name] = (
+            absent if values is None else [row[: len(ids)].numpy() for row, ids in zip(values, responses, strict=True)]
+        )
     rows["kind"] = [[KINDS[kind] for kind in kinds] for kinds in rows["kind"]]
     return pa.table(rows).replace_schema_metadata({"egrsd": json.dumps(asdict(egrsd))})
 
 
-def _per_token(data: TensorDict, egrsd: EgrsdConfig, entropy_scale: float, mixing: float) -> dict[str, Tensor]:
-    """Each (B, T), by the functions that the loss calls."""
+def _per_token(data: TensorDict, egrsd: EgrsdConfig, entropy_scale: float, mixing: float) -> dict[str, Tensor | None]:
+    """Each (B, T), by the functions that the loss calls; None for what the run's weight does not have."""
     mask = data["response_mask"].to_padded_tensor(0).bool()
     student, teacher, entropy, advantages = (
         data[name].to_padded_tensor(0.0)
         for name in ("student_log_probs", "teacher_log_probs", "teacher_entropy", "advantages")
     )
-    scalars, taught = (
-        {"entropy_scale": entropy_scale, "mixing": mixing},
+    taught, scalars = (
         data["teacher_mask"].to_padded_tensor(0).bool(),
+        {"entropy_scale": entropy_scale, "mixing": mixing},
     )
-    weights = token_weights(student, teacher, entropy, advantages, taught, **scalars, **egrsd.weight_knobs)
+    weights = weigh(egrsd, student, teacher, entropy, advantages, taught, **scalars)
     return {
         "mask": mask,
         "student_log_probs": student,
