@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from made_up_runs import HOSTILE, write_run
+from made_up_runs import HOSTILE, write_run, write_tokens
 
 from recipe.egrsd.report.__main__ import main
 
@@ -133,3 +133,24 @@ def test_text_is_readable(page):
         }"""
     )
     assert contrast >= 4.5
+
+
+def test_a_weight_of_the_users_own_has_no_gate_to_choose(browser, tmp_path):
+    (tmp_path / "my_weights.py").write_text(
+        "def one(s, t, entropy, a, m):\n    return 0 * entropy.nan_to_num() + 0.5\n"
+    )
+    write_tokens(tmp_path / "own", 1, token_weight=f"{tmp_path}/my_weights.py:one")
+    main([str(tmp_path / "own"), "--out", str(tmp_path / "report.html")])
+    page, complaints = browser.new_page(), []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto((tmp_path / "report.html").as_uri())
+    modes = {
+        name: page.locator(f"input[value={name}]") for name in ("gate", "without", "restored", "entropy", "weight")
+    }
+    assert [name for name, mode in modes.items() if mode.is_enabled()] == ["entropy", "weight"]
+    assert modes["weight"].is_checked() and not page.locator("#strip").is_visible()
+    assert background(page, 0) != "rgba(0, 0, 0, 0)"
+    assert (numbers(page)["gate"], numbers(page)["final weight"]) == ("–", "0.5000")
+    page.select_option("#response", "1")
+    assert not complaints
+    page.close()

@@ -117,6 +117,22 @@ def test_shares_of_the_kinds(folders):
     assert shown["kinds"]["pivot"]["restored"] == pytest.approx(restored / counts["pivot"])
 
 
+def test_a_weight_of_the_users_own_has_no_gate_to_show(tmp_path):
+    """Its columns are null, the kinds are the teacher's all the same, and the page says whose weight it is."""
+    own = tmp_path / "my_weights.py"
+    own.write_text("def one(student, teacher, entropy, advantages, mask):\n    return 0 * entropy.nan_to_num() + 1\n")
+    write_tokens(tmp_path / "own", 1, token_weight=f"{own}:one")
+    run = read_run(tmp_path / "own", "own")
+    (step,) = page._tokens(run)["steps"]
+    for response in step["responses"]:
+        assert response["gate"] is response["gate_without_lookahead"] is response["ratio_weight"] is None
+        assert set(response["token_weight"]) <= {1.0}
+    kinds = page._kinds(run)["kinds"]
+    assert sum(kind["share"] for kind in kinds.values()) == pytest.approx(1)
+    assert {kind["restored"] for kind in kinds.values()} == {None}
+    assert "my_weights.py:one</td>" in page.render([run], {"own": []})
+
+
 def test_many_steps_are_thinned_out_with_both_ends():
     assert page._spread(list(range(1, 101)), 8) == [1, 15, 29, 43, 58, 72, 86, 100]
     assert page._spread([3, 5], 8) == [3, 5]

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from micro_batches import jagged, settings
@@ -48,7 +49,7 @@ class Spelling:
 
 
 def write_tokens(
-    folder: Path, step: int, *, texts: Sequence[str] = (), window: int = 3, solutions: Sequence[str] = ()
+    folder: Path, step: int, *, texts: Sequence[str] = (), solutions: Sequence[str] = (), **keys: Any
 ) -> Path:
     """Four responses, the second with a hole in its mask and a NaN under it; entropies of locks, forks and pivots."""
     vocabulary = [*WORDS, *HOSTILE, *texts]
@@ -79,7 +80,7 @@ def write_tokens(
     data["uid"] = NonTensorStack(*(f"row-{i}" for i in range(4)))
     data["teacher_prompt_ids"] = NonTensorStack(*[[0, 1, 2, len(WORDS)]] * 4)
     data["extra_info"] = NonTensorStack(*({"s": text} for text in solutions))
-    decided = {"egrsd": settings(gamma=0.7, window=window), "entropy_scale": 2.6, "mixing": 1.0}
+    decided = {"egrsd": settings(**{"gamma": 0.7, "window": 3, **keys}), "entropy_scale": 2.6, "mixing": 1.0}
     return tokens.save(folder / "checkpoints" / "tokens", data, step=step, tokenizer=Spelling(vocabulary), **decided)
 
 
