@@ -1,8 +1,8 @@
 # make demo   trains a tiny model with EGRSD on this machine's CPU; ALGORITHM=egrsd or another preset, TASK=forks another task
 # make compare   trains it with every preset, five seeds each, on the task forks; hours (JOBS=2: two at a time; see compare.sh)
 # make test   runs every test but the long ones
-# make golden   writes the files of tests/golden anew, which `make test` compares with what the code gives: presets.yaml and scripts.yaml
-#   (composed configs), public.yaml (names, keys, files); look at the diff before you commit it. ARGS='-k public' renews a part
+# make golden   writes the files of tests/golden anew, which make test compares with what the code gives: composed configs, the metrics
+#   of a run, public names, keys and files. Look at the diff before you commit it. make golden ARGS='-k public' renews a part
 # make test-long   runs those: one change at a time, 25 kills, 10,000 rewards, two nodes
 # make rehearsal   runs the scripts of examples/ themselves on a small model in bfloat16: killed, resumed, evaluated, reported
 # make gpu-check   for the first minutes on a GPU: a table of what holds there; VERL_PLATFORM=cpu make gpu-check tries it on a CPU

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
+import fixed_rollouts
 import pytest
 from filelock import FileLock
 from golden import Golden
-from packages import pinned
+from packages import is_pinned, pinned
 from runs import COIN_REWARD, DESCENT, LORA, PADDED, Run, good, replaying, run, write_inputs
 
 # make test starts processes in the background, where a shell ignores Ctrl-C.
@@ -29,9 +30,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture
 def golden(request) -> Golden:
     """Compares with the files of tests/golden; they are those of the verl in requirements/cpu.txt."""
-    asked, found = pinned()["verl"], version("verl")
-    if found != str(asked):
-        pytest.skip(f"the golden files are those of verl {asked}, which is pinned; this is verl {found}")
+    if not is_pinned("verl"):
+        pytest.skip(f"the golden files are those of verl {pinned()['verl']}; this is verl {version('verl')}")
     return Golden(renew=request.config.getoption("--renew"))
 
 
@@ -71,10 +71,20 @@ def run_once(once, inputs) -> Callable[..., Run]:
 
 @pytest.fixture(scope="session")
 def full(run_once) -> Run:
-    """CL-EGRSD, full parameters, packed, dynamic batches, two ranks, one micro-batch each. Records rollouts, saves
-    tokens."""
-    saved = ["trainer.n_gpus_per_node=2", "trainer.save_freq=3", "algorithm.egrsd.save_tokens_every=2"]
-    return run_once("full", lambda folder: [*COIN_REWARD, *DESCENT, *replaying(folder / "rollouts"), *saved])
+    """CL-EGRSD, full parameters, packed, dynamic batches, two ranks, one micro-batch each; saves tokens.
+
+    Three steps on the committed rollouts, a fourth on its own. Another verl than the pinned one writes other fields, so
+    that the run records what it samples.
+    """
+
+    def overrides(folder: Path) -> list[str]:
+        if is_pinned("verl"):
+            fixed_rollouts.lay_out(folder / "rollouts")
+        saved = ["trainer.n_gpus_per_node=2", "trainer.save_freq=3", "algorithm.egrsd.save_tokens_every=2"]
+        longer = ["trainer.total_training_steps=4"]
+        return [*COIN_REWARD, *DESCENT, *replaying(folder / "rollouts"), *saved, *longer]
+
+    return run_once("full", overrides)
 
 
 @pytest.fixture(scope="session")

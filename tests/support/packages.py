@@ -1,6 +1,7 @@
 """What pyproject.toml and requirements/ say, and which files the recipe has."""
 
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -47,3 +48,8 @@ def pinned() -> dict[str, Version]:
     )
     assert all(str(requirement.specifier).startswith("==") for requirement in lines.values())
     return {name: Version(str(requirement.specifier)[2:]) for name, requirement in lines.items()}
+
+
+def is_pinned(name: str) -> bool:
+    """Whether that package is here in the pinned version, whatever its build."""
+    return Version(Version(version(name)).public) == pinned()[name]
