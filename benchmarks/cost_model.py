@@ -58,10 +58,22 @@ CONTEXTS, GROUPS, GPUS = (
     (1, 8),
     (1, 8, 32, 64),
 )  # privileged prompt + response; rollouts of a prompt
-PASSES_OF_UPDATE = (
-    4  # forward, backward (2), recomputation: of the layers under gradient checkpointing, of our head by engine/head.py
-)
-PASSES_OF_VERLS_HEAD = 3  # its logits stay in memory
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Forward passes that an update is worth."""
+
+    body: int
+    """Forward, backward (one for the inputs, one for the weights if they are trained), recomputation of the layers."""
+    head: int
+    """Ours makes the logits of a trained head again (engine/head.py)."""
+    verls_head: int
+    """Its logits stay in memory."""
+
+
+PASSES = {"all": Passes(4, 4, 3), "adapter": Passes(3, 2, 2)}
+"""By what is trained; an adapter's own products are left out."""
 
 
 def teacher_tokens(*, privileged: int, response: int, group: int) -> tuple[float, int]:
@@ -71,18 +83,19 @@ def teacher_tokens(*, privileged: int, response: int, group: int) -> tuple[float
     return (shared, 2) if 2 * shared <= privileged + response else (privileged + response, 1)
 
 
-def stages(model: Model, *, rows: int, prompt: int, privileged: int, response: int, group: int) -> dict[str, float]:
+def stages(
+    model: Model, *, rows: int, prompt: int, privileged: int, response: int, group: int, trained: str = "all"
+) -> dict[str, float]:
     """FLOPs of a batch. verl's passes run the head on the prompt, too; the recipe's on the response alone."""
     length, tokens = prompt + response, teacher_tokens(privileged=privileged, response=response, group=group)[0]
-    forward = model.body_flops(length) + model.head_flops(length)
+    forward, passes = model.body_flops(length) + model.head_flops(length), PASSES[trained]
     # The attention of a shared prompt is counted as for a row that has it: an upper bound.
     teacher = model.body_flops(privileged + response) * tokens / (privileged + response) + model.head_flops(response)
     return {
         "old_log_prob": rows * forward,
-        "update, verl": rows
-        * (PASSES_OF_UPDATE * model.body_flops(length) + PASSES_OF_VERLS_HEAD * model.head_flops(length)),
+        "update, verl": rows * (passes.body * model.body_flops(length) + passes.verls_head * model.head_flops(length)),
         "teacher": rows * teacher,
-        "update": rows * PASSES_OF_UPDATE * (model.body_flops(length) + model.head_flops(response)),
+        "update": rows * (passes.body * model.body_flops(length) + passes.head * model.head_flops(response)),
     }
 
 

@@ -52,7 +52,8 @@ def recipe(hidden: Tensor, weight: Tensor, labels: Tensor, *, entropy: bool = Fa
 def before(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     from verl.utils.torch_functional import logprobs_from_logits
 
-    return logprobs_from_logits(float32_logits(linear(hidden, weight), torch.tensor(TEMPERATURE)), labels)
+    temperatures = torch.full((len(hidden), 1), TEMPERATURE)  # as verl has them, one a token: the quotient is float32
+    return logprobs_from_logits(float32_logits(linear(hidden, weight), temperatures), labels)
 
 
 def verl(hidden: Tensor, weight: Tensor, labels: Tensor, *, entropy: bool = False) -> Tensor:

@@ -6,7 +6,7 @@
 #   ALGORITHM=egrsd STEPS=100 examples/run_qwen3_0_6b_one_gpu.sh           # all variables: run_qwen3_fsdp.sh
 #
 # Not run by us (no GPU). What the doctor estimates for a GPU and (host) for the machine, terms of 1 GiB and more:
-#   training, T = 4,096: 4 GiB (weights 2.4)
+#   training, T = 8,192: 5 GiB (weights 2.4)
 #   teacher's scoring, T = 8,192: 4 GiB (weights 2.4)
 #   token view, T = 8,192: 4 GiB (weights 2.4)
 #   sampling: 12 GiB (vLLM 9.6, weights 2.4)
@@ -19,7 +19,7 @@ export MODEL=${MODEL:-Qwen/Qwen3-0.6B}
 export ALGORITHM=${ALGORITHM:-cl_egrsd}
 export N_GPUS=${N_GPUS:-1}
 export MAX_SEQUENCE=${MAX_SEQUENCE:-8192}              # longer teacher rows are dropped and counted
-export MAX_TOKENS_PER_GPU=${MAX_TOKENS_PER_GPU:-4096}
+export MAX_TOKENS_PER_GPU=${MAX_TOKENS_PER_GPU:-8192}
 export GPU_MEMORY=${GPU_MEMORY:-0.4}
 export STEPS=${STEPS:-20}
 export SAVE_FREQ=${SAVE_FREQ:-20}

@@ -70,7 +70,7 @@ SAVE_TOKENS_EVERY=${SAVE_TOKENS_EVERY:-25}  # steps between two token views of t
 
 # ---- machines. What the doctor estimates for 8B with its adapter, 8 GPUs of 80 GB, for a GPU and (host) for the node, where
 # vLLM sleeps while the trainer works; terms of 1 GiB and more. A test compares. DOCTOR=1 says it for your own settings.
-#   training, T = 8,192: 12 GiB (weights 3.9, gathered layers 3.0, layers' inputs 2.2, activations of a layer 1.4)
+#   training, T = 12,288: 14 GiB (weights 3.9, gathered layers 3.0, layers' inputs 3.4, activations of a layer 2.2)
 #   teacher's scoring, T = 20,000: 8 GiB (weights 3.9, gathered layers 3.0)
 #   token view, T = 6,144: 8 GiB (weights 3.9, gathered layers 3.0)
 #   sampling: 44 GiB (vLLM 40.0, weights 3.9)
@@ -80,7 +80,7 @@ NNODES=${NNODES:-1}
 N_GPUS=${N_GPUS:-8}                      # on each node
 TP=${TP:-1}                              # GPUs that share one vLLM
 GPU_MEMORY=${GPU_MEMORY:-0.5}            # share of a GPU that vLLM reserves
-MAX_TOKENS_PER_GPU=${MAX_TOKENS_PER_GPU:-8192}  # in one micro-batch of the student's update
+MAX_TOKENS_PER_GPU=${MAX_TOKENS_PER_GPU:-12288}  # in one micro-batch of the student's update: four rows of the longest kind
 DATA_WORKERS=${DATA_WORKERS:-8}          # processes that tokenise the teacher's prompts at the start
 DOCTOR=${DOCTOR:-}                       # anything: python -m recipe.egrsd.doctor with these overrides instead of a run
 
