@@ -1,8 +1,9 @@
 """The metrics of a whole float32 run, as they were when somebody last looked: three steps on the committed rollouts.
 
-Two machines sum float32 in different orders, and a batch comes in the order of random names. The same rollouts once
-more, in another order, changed no value by more than 4e-7; TOLERANCE is what ranks, micro-batches and padding may
-change, too (test_invariance_on_cpu.py). gamma + 0.001 changes the mean gate by 9e-4.
+Two machines sum float32 in different orders, and a batch comes in the order of random names. The same run with torch,
+MKL and oneDNN on SSE4, one thread (ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 ONEDNN_MAX_CPU_ISA=SSE41
+OMP_NUM_THREADS=1) changed no value by more than 4e-7. TOLERANCE is ten times that; gamma + 0.001 changes the mean gate
+by 9e-4.
 """
 
 import math
@@ -16,7 +17,7 @@ from same_training import weights
 pytestmark = pytest.mark.slow
 
 STEPS = (1, 2, 3)
-TOLERANCE = 1e-5
+TOLERANCE = 4e-6
 LEFT_OUT = ("timing_", "perf/", "actor/perf/", "rollout_corr/", "training/rollout_", "global_seqlen/")
 """Time, memory; how far vLLM is from FSDP, which is rounding alone; tokens of a rank before verl balances them."""
 
