@@ -4,19 +4,20 @@ of the presets opsd and crisp, pulls the student towards the teacher's distribut
 B  responses of the micro-batch      T  response positions, right-padded
 """
 
+from collections import ChainMap
 from typing import Any
 
 import torch
 from tensordict import TensorDict
 from torch import Tensor
-from verl.trainer.ppo.core_algos import agg_loss
 from verl.utils.metric import AggregationType, Metric
 from verl.workers.utils.losses import ppo_loss
 from verl.workers.utils.padding import no_padding_2_padding, response_to_nested
 
 from recipe.egrsd.config.schema import EgrsdConfig
+from recipe.egrsd.method.divergence import CLIPPED
 from recipe.egrsd.token_weight import weigh, weight_metrics
-from recipe.egrsd.watch.metrics import student_sums, teacher_sums
+from recipe.egrsd.watch.sums import pull_sums, student_sums, teacher_sums
 
 SUM_PREFIX = "egrsd_sum/"
 ROLLOUT_DISTANCE_MEAN, ROLLOUT_DISTANCE_MAX = "rollout_probs_diff_mean", "rollout_probs_diff_max"
@@ -56,27 +57,39 @@ def egrsd_loss(
     return loss, metrics | _logged(student, teacher, per_token, data)
 
 
-def divergence_loss(
+def divergence_loss(egrsd: EgrsdConfig, model_output: dict, data: TensorDict) -> tuple[Tensor, dict]:
+    """Sum of weight times divergence of teacher and student over the pulled tokens; no reward, no advantage.
+
+    Args:
+        egrsd: the recipe's settings.
+        model_output: ``log_probs`` and ``divergence``, jagged over prompt + response; the latter is not there if
+            nothing of the whole batch is pulled.
+        data: the micro-batch, among its fields ``pull_weight``, (B, jagged) float32 over the response: a token's weight
+            in the loss of the batch (method/pull.py), 0 where nothing is pulled.
+    """
+    weight = data["pull_weight"].to_padded_tensor(0.0)
+    if "divergence" not in model_output:
+        return 0.0 * no_padding_2_padding(model_output["log_probs"], data).sum(), {}
+    names = ("divergence", *(CLIPPED if egrsd.clips else ()))
+    found = {name: no_padding_2_padding(model_output[name], data) for name in names}
+    # Ranks are averaged, so that each must count for all (verl's agg_loss, token-sum).
+    loss = torch.where(weight > 0, weight * found["divergence"], 0.0).sum() * data["dp_size"]
+    found["divergence_mean"] = found.pop("divergence").detach()
+    return loss, _sums(pull_sums(found, weight > 0))
+
+
+def training_loss(
     config: Any, egrsd: EgrsdConfig, model_output: dict, data: TensorDict, dp_group: Any = None
 ) -> tuple[Tensor, dict]:
-    """Mean divergence of teacher and student over the response tokens, aggregated by verl's agg_loss; no reward, no
-    advantage.
-
-    Arguments as of ``egrsd_loss``; ``model_output`` holds ``divergence``, too, jagged over prompt + response.
-    """
-    student = no_padding_2_padding(model_output["log_probs"], data).detach()
-    divergence = no_padding_2_padding(model_output["divergence"], data)
-    mask = data["response_mask"].to_padded_tensor(0).bool()
-    for key in (
-        "dp_size",
-        "batch_num_tokens",
-        "global_batch_size",
-    ):  # as ppo_loss does, so that the split does not matter
-        config.global_batch_info[key] = data[key]
-    config.global_batch_info["loss_scale_factor"] = config.loss_scale_factor
-    loss = agg_loss(divergence, mask, loss_agg_mode=config.loss_agg_mode, **config.global_batch_info)
-    teacher = data["teacher_log_probs"].to_padded_tensor(0.0)
-    return loss, _logged(student, teacher, {"divergence_mean": divergence.detach()}, data)
+    """What a run trains on: policy gradient, divergence, or both. Arguments as of ``egrsd_loss``."""
+    parts = [egrsd_loss(config, egrsd, model_output, data, dp_group)] if egrsd.rewards_count else []
+    if egrsd.pulls:
+        parts.append(divergence_loss(egrsd, model_output, data))
+    losses, metrics = zip(*parts, strict=True)
+    if not egrsd.rewards_count:
+        student = no_padding_2_padding(model_output["log_probs"], data).detach()
+        metrics = [*metrics, _logged(student, data["teacher_log_probs"].to_padded_tensor(0.0), {}, data)]
+    return sum(losses), dict(ChainMap(*metrics))
 
 
 def _logged(student: Tensor, teacher: Tensor, of_teacher: dict[str, Tensor], data: TensorDict) -> dict[str, Metric]:
@@ -89,4 +102,8 @@ def _logged(student: Tensor, teacher: Tensor, of_teacher: dict[str, Tensor], dat
         of_student[ROLLOUT_DISTANCE_MEAN] = distance
         metrics[ROLLOUT_DISTANCE_MAX] = Metric(AggregationType.MAX, distance.max())
     sums = student_sums(of_student, mask) | teacher_sums(teacher - student, of_teacher, taught)
-    return metrics | {SUM_PREFIX + name: Metric(AggregationType.SUM, value) for name, value in sums.items()}
+    return metrics | _sums(sums)
+
+
+def _sums(values: dict[str, Tensor]) -> dict[str, Metric]:
+    return {SUM_PREFIX + name: Metric(AggregationType.SUM, value) for name, value in values.items()}

@@ -1,4 +1,5 @@
-"""What a step's teachers are shown and which responses they score, decided once for the whole batch on the driver.
+"""What a step's teachers are shown, which responses they score and which tokens they pull: decided once for the whole
+batch, on the driver.
 
 B  rows of the batch, padding samples included
 """
@@ -10,41 +11,89 @@ import torch
 from omegaconf import DictConfig
 from tensordict import TensorDict
 from torch import Tensor
+from torch.nn.functional import pad
 from transfer_queue import KVBatchMeta
 
 from recipe.egrsd import batches
 from recipe.egrsd.config.schema import PEER_PRIVILEGES, EgrsdConfig
+from recipe.egrsd.method.pull import pull_weights, pulled_rows
 from recipe.egrsd.method.weights import entropy_scale
 from recipe.egrsd.privilege.peers import chosen_peers, shown_ids, spliced
-from recipe.egrsd.privilege.rows import teacher_prompts
+from recipe.egrsd.privilege.rows import rollout_of, teacher_prompts
 from recipe.egrsd.teacher.kinds import Teacher
+from recipe.egrsd.teacher.scoring import nested
 from recipe.egrsd.watch.metrics import teacher_metrics
 
 
 def score(
     batch: KVBatchMeta, teacher: Teacher, egrsd: EgrsdConfig, config: DictConfig, *, step: int, tokenizer: Any
 ) -> tuple[float, dict[str, float]]:
-    """Writes ``teacher_log_probs`` and ``teacher_entropy``, (B, jagged) float32, and ``teacher_mask``, the tokens that
-    have a teacher, (B, jagged) int64; returns the batch's entropy scale, nats, and metrics."""
+    """Writes ``teacher_log_probs`` and ``teacher_entropy``, (B, jagged) float32, ``teacher_mask``, the tokens that have
+    a teacher, (B, jagged) int64, and, for a divergence, ``pull_weight`` (loss.py) and ``teacher_hidden``. Returns the
+    batch's entropy scale, nats, and metrics."""
     data = batches.read(batch, "prompts", "teacher_prompt_ids", "responses", "response_mask", "rm_scores")
     shown, metrics = _shown(batch, data, egrsd, seed=f"{config.data.seed} {step}", tokenizer=tokenizer)
+    responses, masks = list(data["responses"].unbind()), list(data["response_mask"].unbind())
+    lengths, pulled = [*map(len, responses)], [0] * len(responses)
+    if egrsd.pulls:
+        weights, of_pull = _pulled(
+            batch, data, egrsd, config, step=step, has_teacher=[ids is not None for ids in shown]
+        )
+        batches.write(batch, pull_weight=nested(weights))
+        metrics |= of_pull
+        pulled = [int(weight.nonzero().max()) + 1 if weight.any() else 0 for weight in weights]  # positions
+    if egrsd.divergence and not egrsd.weighs:  # what is not pulled needs no teacher
+        shown = [ids if count else None for ids, count in zip(shown, pulled, strict=True)]
+        responses, masks = ([row[: n or 1] for row, n in zip(rows, pulled, strict=True)] for rows in (responses, masks))
     scores = teacher.score(
         shown,
-        data["responses"],
-        data["response_mask"],
+        nested(responses),
+        nested(masks),
         temperature=config.actor_rollout_ref.rollout.temperature,
-        divergence=egrsd.divergence and {"kind": egrsd.divergence, "clip": egrsd.divergence_clip},
+        divergence=egrsd.divergence_knobs if egrsd.pulls else None,
         names=batch.keys,
     )
-    mask = _where(data["response_mask"], [ids is not None for ids in shown])
-    hidden = {} if scores.hidden is None else {"teacher_hidden": scores.hidden}
-    batches.write(
-        batch, teacher_log_probs=scores.log_probs, teacher_entropy=scores.entropy, teacher_mask=mask, **hidden
-    )
-    entropy, taught = scores.entropy.to_padded_tensor(0.0), mask.to_padded_tensor(0).bool()
-    scale = entropy_scale(entropy, taught, min_nats=egrsd.min_entropy_scale)
-    lengths = torch.tensor([len(ids) for ids in shown if ids is not None])
-    return scale.item(), metrics | teacher_metrics(entropy, taught, scale, lengths)
+    masks = [mask * (ids is not None) for mask, ids in zip(masks, shown, strict=True)]
+    columns = {"teacher_log_probs": scores.log_probs.unbind(), "teacher_entropy": scores.entropy.unbind()}
+    columns = {name: _stretched(rows, lengths) for name, rows in (columns | {"teacher_mask": masks}).items()}
+    if scores.hidden is not None:
+        hidden = scores.hidden.unbind()
+        columns["teacher_hidden"] = nested(
+            [row[: len(row) // len(r) * n] for row, r, n in zip(hidden, responses, pulled, strict=True)]
+        )
+    batches.write(batch, **columns)
+    entropy, taught = (columns[name].to_padded_tensor(0) for name in ("teacher_entropy", "teacher_mask"))
+    scale = entropy_scale(entropy, taught.bool(), min_nats=egrsd.min_entropy_scale)
+    prompt_lengths = torch.tensor([len(ids) for ids in shown if ids is not None])
+    return scale.item(), metrics | teacher_metrics(entropy, taught.bool(), scale, prompt_lengths)
+
+
+def _stretched(rows: Sequence[Tensor], lengths: Sequence[int]) -> Tensor:
+    """(B, jagged) of these lengths, 0 behind the end of a row."""
+    return nested([pad(row, (0, length - len(row))) for row, length in zip(rows, lengths, strict=True)])
+
+
+def _pulled(
+    batch: KVBatchMeta, data: TensorDict, egrsd: EgrsdConfig, config: DictConfig, *, step: int, has_teacher: list[bool]
+) -> tuple[list[Tensor], dict[str, float]]:
+    """(T,) float32 for each row, a token's weight in the loss; and metrics. All 0 if the step's coefficient is."""
+    pull, actor = egrsd.pull, config.actor_rollout_ref.actor
+    groups, numbers = zip(*(rollout_of(key)[:2] for key in batch.keys), strict=True)
+    masks = [row * real for row, real in zip(data["response_mask"].unbind(), batches.is_real(batch), strict=True)]
+    correct = (data["rm_scores"].to_padded_tensor(0.0).sum(-1) > 0).tolist()
+    coefficient = pull.coefficient_at(step)
+    has_teacher = [has and coefficient > 0 and bool(mask.any()) for has, mask in zip(has_teacher, masks, strict=True)]
+    rows = pulled_rows(groups, numbers, correct, [*map(len, masks)], has_teacher, rows=pull.rows)
+    weights = pull_weights(masks, groups, correct, rows, tokens=pull.tokens, weighting=pull.weighting)
+    # Each of several updates trains on a part of the batch alone.
+    updates = config.data.train_batch_size // actor.ppo_mini_batch_size
+    weights = [weight * (coefficient * updates) for weight in weights]
+    tokens = sum(int(mask.count_nonzero()) for mask in masks)
+    return weights, {
+        "egrsd/pulled_responses_frac": len(rows) / max(1, sum(bool(mask.any()) for mask in masks)),
+        "egrsd/pulled_tokens_frac": sum(int(weight.count_nonzero()) for weight in weights) / max(1, tokens),
+        "egrsd/pull_weight_sum": sum(float(weight.sum()) for weight in weights) / updates,
+    }
 
 
 def _shown(
@@ -69,9 +118,3 @@ def _shown(
     batches.write_lists(batch, teacher_prompt_ids=[ids or [] for ids in shown])  # what was shown, for whoever looks on
     alone = sum(ids is None for ids, counts in zip(shown, real, strict=True) if counts)
     return shown, {"egrsd/no_peer_frac": alone / sum(real)}
-
-
-def _where(mask: Tensor, kept: Sequence[bool]) -> Tensor:
-    """(B, jagged) -> the same, 0 in the rows that are not kept."""
-    rows = [row * keep for row, keep in zip(mask.unbind(), kept, strict=True)]
-    return torch.nested.as_nested_tensor(rows, layout=torch.jagged)

@@ -16,7 +16,7 @@ from verl.utils.profiler import marked_timer
 
 from recipe.egrsd import batches, checkpoint, cpu, parts, teaching, token_weight
 from recipe.egrsd.config import schema, validation, verl_version
-from recipe.egrsd.loss import ROLLOUT_DISTANCE_MAX, ROLLOUT_DISTANCE_MEAN, SUM_PREFIX, divergence_loss, egrsd_loss
+from recipe.egrsd.loss import ROLLOUT_DISTANCE_MAX, ROLLOUT_DISTANCE_MEAN, SUM_PREFIX, training_loss
 from recipe.egrsd.machines import attention, models, nodes
 from recipe.egrsd.method.advantage import RunningBaseline, shaped_reward
 from recipe.egrsd.privilege import dataset
@@ -26,7 +26,8 @@ from recipe.egrsd.teacher.kinds import Teacher
 from recipe.egrsd.teacher.worker import EgrsdWorker
 from recipe.egrsd.watch import tokens
 from recipe.egrsd.watch.alarms import Alarms
-from recipe.egrsd.watch.metrics import reward_metrics, token_means
+from recipe.egrsd.watch.metrics import reward_metrics
+from recipe.egrsd.watch.sums import token_means
 
 
 class EgrsdMixin(PPOTrainer):
@@ -84,8 +85,7 @@ class EgrsdMixin(PPOTrainer):
 
     def on_init_end(self):
         actor_config = omega_conf_to_dataclass(self.config.actor_rollout_ref.actor)
-        loss = divergence_loss if self.egrsd.divergence else egrsd_loss
-        self.actor_rollout_wg.set_loss_fn(partial(loss, actor_config, self.egrsd))
+        self.actor_rollout_wg.set_loss_fn(partial(training_loss, actor_config, self.egrsd))
         needed = self.student_scores_needed
         kept, taken = "keeps verl's old_log_prob pass", "takes log p_S from the training pass, the only one of a batch"
         print(f"EGRSD {kept}: {needed}." if needed else f"EGRSD {taken}.")
@@ -120,7 +120,7 @@ class EgrsdMixin(PPOTrainer):
 
     def _in_chunks(self, batch: KVBatchMeta) -> KVBatchMeta:
         """Asks the next pass, whatever it is, for scores without logits; score_student=always is verl's way."""
-        batch.extra_info["egrsd_in_chunks"] = self.egrsd.score_student == "auto" or self.egrsd.divergence is not None
+        batch.extra_info["egrsd_in_chunks"] = self.egrsd.score_student == "auto" or self.egrsd.pulls
         return batch
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:

@@ -26,7 +26,7 @@ from recipe.egrsd.method.advantage import RunningBaseline
 from recipe.egrsd.privilege.rows import last_rows, teacher_prompts
 from recipe.egrsd.teacher.kinds import Teacher
 from recipe.egrsd.trainer import EgrsdSync
-from recipe.egrsd.watch.metrics import token_means
+from recipe.egrsd.watch.sums import token_means
 
 EOS, MAX_LENGTH = 0, 8
 PROMPT, PRIVILEGED = [1, 2, 3], [1, 2, 9, 9, 3]

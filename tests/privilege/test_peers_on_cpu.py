@@ -13,7 +13,7 @@ from composing import composed, refusal
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from micro_batches import actor_config, jagged, settings
+from micro_batches import EVERYWHERE, actor_config, jagged, settings
 from queues import PromptTable, queue  # noqa: F401  a fixture
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
@@ -22,6 +22,7 @@ from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
 from verl.utils import tensordict_utils as tu
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
+from recipe.egrsd.config.pull import PullConfig
 from recipe.egrsd.loss import egrsd_loss
 from recipe.egrsd.method.advantage import RunningBaseline
 from recipe.egrsd.privilege.peers import SLOT, chosen_peers, shown_ids, spliced
@@ -136,7 +137,11 @@ def batch(queue) -> KVBatchMeta:  # noqa: F811
 
 def trainer(ranks: int = 1, **changes) -> EgrsdSync:
     trainer = object.__new__(EgrsdSync)
-    trainer.config = composed("actor_rollout_ref.rollout.n=3", "data.max_response_length=8")
+    trainer.config = composed(
+        "actor_rollout_ref.rollout.n=3",
+        "data.max_response_length=8",
+        "actor_rollout_ref.actor.ppo_mini_batch_size=1024",
+    )
     trainer.egrsd, trainer.timing_raw, trainer.global_steps = settings(privilege="peer_correct", **changes), {}, 1
     trainer.tokenizer = SimpleNamespace(all_special_ids=[EOS, EOT])
     trainer.baseline = RunningBaseline(warmup_steps=9)
@@ -237,6 +242,55 @@ def test_a_batch_without_any_peer_asks_no_teacher(batch):
     ours._compute_advantage(batch, metrics)
     assert not hasattr(ours.teacher.workers, "rows")
     assert metrics["egrsd/no_peer_frac"] == 1.0 and "egrsd/teacher_entropy_mean" not in metrics
+
+
+def ssopd(**pull):
+    knobs = {"policy_gradient": True, "coefficient": 0.5, "rows": "longest_wrong", "tokens": 2, "weighting": "frontier"}
+    off = {"gamma": 0.0, "window": 0, "clip_range": 0.0, "length_bonus": 0.0}
+    return off | {"divergence": "forward_kl", "pull": PullConfig(**(EVERYWHERE | knobs | pull))}
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_only_what_is_pulled_has_a_teacher(ranks, batch):
+    """Longest wrong ones that have a peer: a_0 and b_1, two tokens each. 4p(1-p) = 8/9 and 1, times .5, of three
+    problems: .5 * 8/9 / 3 / 2 and .5 / 3 / 2 a token."""
+    ours, metrics = trainer(ranks, **ssopd()), {}
+    ours._compute_advantage(batch, metrics)
+    expected = {"a_0_0": 2 / 27, "b_1_0": 1 / 12}
+    seen = [ids for ids in ours.teacher.workers.rows if len(ids) > 2]
+    assert sorted(seen) == sorted(TAUGHT[key] + ROLLOUTS[key][1][:2] for key in expected)
+    found = columns(batch, "pull_weight", "teacher_mask", "teacher_log_probs", "teacher_hidden")
+    for key in batch.keys:
+        length, weight = len(ROLLOUTS[key][1]) if key in ROLLOUTS else 1, expected.get(key, 0.0)
+        assert found["pull_weight"][key] == pytest.approx(
+            [weight] * 2 + [0.0] * (length - 2) if weight else [0.0] * length
+        )
+        assert found["teacher_mask"][key] == ([1] * 2 + [0] * (length - 2) if weight else [0] * length)
+        scores = PromptTable.log_probs(TAUGHT[key], 2) if weight else []
+        assert found["teacher_log_probs"][key] == pytest.approx(scores + [0.0] * (length - len(scores)), abs=1e-6)
+        assert found["teacher_hidden"][key] == pytest.approx([value for value in scores for _ in range(2)], abs=1e-6)
+    assert metrics["egrsd/pulled_responses_frac"] == pytest.approx(2 / 7)
+    assert metrics["egrsd/pulled_tokens_frac"] == pytest.approx(4 / 19)
+    assert metrics["egrsd/pull_weight_sum"] == pytest.approx(4 / 27 + 1 / 6, abs=1e-6)
+    assert ours.teacher.workers.knobs == {"kind": "forward_kl", "clip": None, "clip_low": None}
+
+
+def test_weights_of_the_policy_gradient_keep_their_teachers_beside_a_pull(batch):
+    """With a ratio weight every response with a peer is scored whole; hidden states are kept where it is pulled."""
+    ours = trainer(2, **(ssopd() | {"clip_range": 0.2}))
+    ours._compute_advantage(batch, {})
+    found = columns(batch, "teacher_mask", "teacher_hidden")
+    assert {key for key in batch.keys if any(found["teacher_mask"][key])} == set(TAUGHT)
+    assert {key: len(row) for key, row in found["teacher_hidden"].items() if row} == {"a_0_0": 4, "b_1_0": 4}
+
+
+@pytest.mark.parametrize("pull", [{"coefficient": 0.0}, {"warmup_steps": 5}, {"rows": "correct"}])
+def test_with_nothing_to_pull_no_teacher_is_asked(pull, batch):
+    """A coefficient of 0, the first step of a warm-up, and rows that have no peer."""
+    ours, metrics = trainer(**ssopd(**pull)), {}
+    ours._compute_advantage(batch, metrics)
+    assert not hasattr(ours.teacher.workers, "rows") and not hasattr(ours.teacher.workers, "knobs")
+    assert metrics.get("egrsd/pull_weight_sum", 0) == 0
 
 
 @pytest.mark.parametrize(

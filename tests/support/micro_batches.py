@@ -8,12 +8,23 @@ from torch import Tensor
 from verl.utils import tensordict_utils as tu
 from verl.workers.config import FSDPActorConfig
 
+from recipe.egrsd.config.pull import PullConfig
 from recipe.egrsd.config.schema import TOKEN_WEIGHT, EgrsdConfig, TeacherConfig
 
 PROMPTS, RESPONSES = [3, 5, 2, 4], [4, 1, 6, 3]
 
 
 SCALE = 2.5
+EVERYWHERE = {
+    "policy_gradient": False,
+    "coefficient": 1.0,
+    "warmup_steps": None,
+    "decay_steps": None,
+    "rows": "all",
+    "tokens": None,
+    "weighting": "token_mean",
+}
+PULL = PullConfig(**EVERYWHERE)
 
 
 def settings(**changes) -> EgrsdConfig:
@@ -35,6 +46,8 @@ def settings(**changes) -> EgrsdConfig:
         "mixing_decay_steps": None,
         "divergence": None,
         "divergence_clip": None,
+        "divergence_clip_low": None,
+        "pull": PULL,
         "privilege": "solution",
     }
     knobs |= {"score_student": "auto", "save_tokens_every": None}

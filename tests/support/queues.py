@@ -7,6 +7,7 @@ import transfer_queue as tq
 from micro_batches import jagged
 from omegaconf import OmegaConf
 from tensordict import TensorDict
+from verl.utils import tensordict_utils as tu
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +35,17 @@ class PromptTable:
     def compute_log_prob(self, batch: TensorDict) -> TensorDict:
         assert len(batch) % self.ranks == 0
         self.rows = [ids.tolist() for ids in batch["input_ids"].unbind()]
-        log_probs, entropy = [], []
+        log_probs, entropy, hidden = [], [], []
         for prompt, mask in zip(batch["prompts"].unbind(), batch["response_mask"].unbind(), strict=True):
             scores = torch.tensor(self.log_probs(prompt.tolist(), len(mask)))
             before = torch.full((len(prompt) - 1,), 500.0)
             log_probs.append(torch.cat([before, scores, torch.tensor([600.0])]))
             entropy.append(torch.cat([before, -20 * scores, torch.tensor([600.0])]))
-        return TensorDict({"log_probs": jagged(log_probs), "entropy": jagged(entropy)}, batch_size=len(log_probs))
+            hidden.append(scores.repeat_interleave(2))  # of size 2
+        columns = {"log_probs": jagged(log_probs), "entropy": jagged(entropy)}
+        if tu.get_non_tensor_data(batch, "egrsd_keeps_hidden", False):
+            columns["teacher_hidden"] = jagged(hidden)
+        return TensorDict(columns, batch_size=len(log_probs))
+
+    def hold_teacher_head(self, **knobs) -> None:
+        self.knobs = knobs

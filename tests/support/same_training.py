@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from micro_batches import PULL
 from runs import Run, parameters
 
 from recipe.egrsd.config.schema import TOKEN_WEIGHT, EgrsdConfig, TeacherConfig
@@ -23,7 +24,8 @@ SETTINGS = {
     "token_weight": TOKEN_WEIGHT,
     "floor": 0.1, "min_entropy_scale": 1.0, "clip_range": 0.2, "mixing": 1.0, "mixing_decay_steps": None,
     "advantage": "running", "length_bonus": 0.5, "warmup_steps": 10,
-    "divergence": None, "divergence_clip": None, "privilege": "solution", "score_student": "auto",
+    "divergence": None, "divergence_clip": None, "divergence_clip_low": None, "pull": PULL,
+    "privilege": "solution", "score_student": "auto",
     "save_tokens_every": None, "teacher": TEACHER,
 }  # fmt: skip
 

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from micro_batches import PROMPTS, RESPONSES, SCALE, actor_config, micro_batch, output, rows, settings
+from micro_batches import EVERYWHERE, PROMPTS, RESPONSES, SCALE, actor_config, micro_batch, output, rows, settings
 from reference import entropy_gate, lookahead_entropy, ratio_weight
 from torch import Tensor
 from verl.workers.utils.losses import ppo_loss
 
-from recipe.egrsd.loss import SUM_PREFIX, egrsd_loss
-from recipe.egrsd.watch.metrics import token_means
+from recipe.egrsd.config.pull import PullConfig
+from recipe.egrsd.loss import SUM_PREFIX, egrsd_loss, training_loss
+from recipe.egrsd.watch.sums import token_means
 
 
 def loss_and_gradient(samples, chosen, **changes) -> tuple[Tensor, Tensor, dict]:
@@ -97,3 +98,93 @@ def test_a_bf16_teacher_is_refused():
     samples["teacher_entropy"] = [row.bfloat16() for row in samples["teacher_entropy"]]
     with pytest.raises(TypeError, match=r"entropy is torch.bfloat16"):
         loss_and_gradient(samples, range(4))
+
+
+BESIDE = {
+    "gamma": 0.0,
+    "window": 0,
+    "clip_range": 0.0,
+    "length_bonus": 0.0,
+    "divergence": "forward_kl",
+    "pull": PullConfig(**(EVERYWHERE | {"policy_gradient": True})),
+}
+
+
+def pulled(samples, chosen, *, dp_size=1, weight=None, **changes) -> tuple[Tensor, dict[str, Tensor], dict]:
+    """Loss and gradients by log-prob and divergence, where nothing of the third response is pulled, and tokens of
+    others not."""
+    samples = dict(samples)
+    samples["pull_weight"] = weight or [
+        torch.tensor([0.1, 0.2, 0.0, 0.0]), torch.tensor([0.3]), torch.zeros(6), torch.tensor([0.05, 0.0, 0.4])
+    ]  # fmt: skip
+    model_output, leaf = output(samples, chosen)
+    divergence = torch.cat([torch.linspace(-1, 2, PROMPTS[i] + RESPONSES[i]) for i in chosen]).requires_grad_()
+    offsets = model_output["log_probs"].offsets()
+    model_output["divergence"] = torch.nested.nested_tensor_from_jagged(divergence, offsets)
+    batch = micro_batch(samples, chosen, dp_size=dp_size)
+    loss, metrics = training_loss(actor_config(), settings(**(BESIDE | changes)), model_output, batch)
+    loss.backward()
+    return loss.detach(), {"log_probs": leaf.grad, "divergence": divergence.grad}, metrics
+
+
+def test_a_divergence_adds_weight_times_itself_and_nothing_else():
+    """d loss / d divergence is the token's weight; the policy gradient beside it is verl's to the bit."""
+    samples, chosen = rows(), range(4)
+    model_output, leaf = output(samples, chosen)
+    plain, _ = ppo_loss(actor_config(), model_output, micro_batch(samples, chosen))
+    plain.backward()
+    loss, gradients, metrics = pulled(samples, chosen)
+    assert torch.equal(gradients["log_probs"], leaf.grad)
+    expected, start = torch.zeros_like(gradients["divergence"]), 0
+    values = []
+    for i, weights in enumerate(([0.1, 0.2, 0, 0], [0.3], [0] * 6, [0.05, 0, 0.4])):
+        first = start + PROMPTS[i] - 1
+        expected[first : first + len(weights)] = torch.tensor(weights)
+        line = torch.linspace(-1, 2, PROMPTS[i] + RESPONSES[i])[PROMPTS[i] - 1 : -1]
+        values += [(w, value) for w, value in zip(weights, line.tolist(), strict=True) if w]
+        start += PROMPTS[i] + RESPONSES[i]
+    torch.testing.assert_close(gradients["divergence"], expected, atol=1e-7, rtol=0)
+    assert (loss - plain.detach()).item() == pytest.approx(sum(w * value for w, value in values), abs=1e-6)
+    sums = {name.removeprefix(SUM_PREFIX): m.aggregate() for name, m in metrics.items() if name.startswith(SUM_PREFIX)}
+    assert token_means(sums)["egrsd/divergence_mean"] == pytest.approx(
+        sum(v for _, v in values) / len(values), abs=1e-6
+    )
+    _, twice, _ = pulled(samples, chosen, dp_size=2)
+    torch.testing.assert_close(twice["divergence"], 2 * expected, atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize("splits", [[[0], [1], [2], [3]], [[2, 0], [3, 1]]])
+def test_a_pull_does_not_depend_on_the_split(splits):
+    samples = rows()
+    whole, gradients, _ = pulled(samples, range(4))
+    parts = [pulled(samples, chosen) for chosen in splits]
+    torch.testing.assert_close(sum(loss for loss, _, _ in parts), whole, atol=1e-6, rtol=0)
+    pieces = torch.split(gradients["divergence"], [p + r for p, r in zip(PROMPTS, RESPONSES, strict=True)])
+    for chosen, (_, found, _) in zip(splits, parts, strict=True):
+        torch.testing.assert_close(found["divergence"], torch.cat([pieces[i] for i in chosen]), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("coefficient", [0.0, 0.5])
+def test_without_anything_to_pull_it_is_verls_loss_bit_for_bit(coefficient):
+    """A coefficient of 0, and a batch of which nothing is pulled: no divergence in the model's output."""
+    samples, chosen = rows(), range(4)
+    model_output, leaf = output(samples, chosen)
+    plain, _ = ppo_loss(actor_config(), model_output, micro_batch(samples, chosen))
+    plain.backward()
+    if coefficient:
+        samples["pull_weight"] = [torch.zeros(length) for length in RESPONSES]
+    changes = BESIDE | {"pull": PullConfig(**(EVERYWHERE | {"policy_gradient": True, "coefficient": coefficient}))}
+    other, again = output(samples, chosen)
+    loss, _ = training_loss(actor_config(), settings(**changes), other, micro_batch(samples, chosen))
+    loss.backward()
+    assert torch.equal(loss.detach(), plain.detach()) and torch.equal(again.grad, leaf.grad)
+
+
+def test_a_divergence_alone_with_nothing_to_pull_moves_nothing():
+    samples, chosen = rows(), range(4)
+    samples["pull_weight"] = [torch.zeros(length) for length in RESPONSES]
+    model_output, leaf = output(samples, chosen)
+    changes = BESIDE | {"pull": PullConfig(**EVERYWHERE)}
+    loss, _ = training_loss(actor_config(), settings(**changes), model_output, micro_batch(samples, chosen))
+    loss.backward()
+    assert loss.item() == 0 and not leaf.grad.any()

@@ -2,11 +2,13 @@
 
 algorithm/     the presets, each a yaml: deltas over verl's config, the one home of every default
 schema.py      the keys, their meaning, type and range
+pull.py        the same for the keys of a divergence's weight
 teacher.py     the same for the keys of the teacher
 resolvers.py   defaults that follow from other keys
 verl_keys.py   the types of verl's own keys that are read here
 strict.py      what a value may be, and the one line that is said of one that may not
-validation.py  every check across keys, before Ray starts
+methods.py     checks across keys of what single methods need
+validation.py  every other check across keys, before Ray starts
 verl_version.py  the verl that this was tested with, and what becomes of another
 paper.json     figures and settings as printed in the paper
 """

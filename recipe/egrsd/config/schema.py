@@ -7,11 +7,12 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.dataclasses import dataclass
 
+from recipe.egrsd.config.pull import PullConfig
 from recipe.egrsd.config.strict import STRICT, Count, Number, ObjectName, complaint, container, require, shown
 from recipe.egrsd.config.teacher import TeacherConfig
 
 TRAINER_MODES = {"egrsd_sync": "sync", "egrsd_colocate_async": "colocate_async"}
-DIVERGENCES = ("forward_kl", "reverse_kl")
+DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
 WEIGHT_KNOBS = ("clip_range", "window", "gamma", "floor")
 TOKEN_WEIGHT = "recipe.egrsd.method.weights:token_weights"  # egrsd.yaml's own value
 PEER_PRIVILEGES = ("peer_correct", "peer_wrong")
@@ -48,6 +49,9 @@ class EgrsdConfig:
     """forward_kl or reverse_kl: the loss is this divergence of teacher and student, and rewards are only watched."""
     divergence_clip: Number | None
     """Upper bound of one vocabulary entry's share of the divergence, nats, > 0; None for none."""
+    divergence_clip_low: Number | None
+    """Lower bound likewise, < 0; None for none."""
+    pull: PullConfig
     privilege: str
     """What the teacher is shown beyond the problem (privilege/prompts.py)."""
     score_student: str
@@ -91,17 +95,49 @@ class EgrsdConfig:
             clip is None or kind is not None, "divergence_clip", clip, "means nothing to divergence=null; leave it null"
         )
         require(clip is None or clip > 0, "divergence_clip", clip, "must be positive (nats), or null")
-        for key in ("gamma", "window", "clip_range", "length_bonus") if kind else ():
+        low = self.divergence_clip_low
+        require(low is None or (kind and low < 0), "divergence_clip_low", low, "must be negative, with a divergence")
+        beside = self.pull.policy_gradient
+        require(
+            not beside or kind, "pull.policy_gradient", beside, "means nothing to divergence=null; leave it at false"
+        )
+        for key in ("gamma", "window", "clip_range", "length_bonus") if kind and not beside else ():
             value = getattr(self, key)
             require(value == 0, key, value, f"means nothing to divergence={kind}: no weights, no reward; set it to 0")
-        unweighted = kind is None or self.token_weight == TOKEN_WEIGHT
+        unweighted = kind is None or beside or self.token_weight == TOKEN_WEIGHT
         reason = f"means nothing to divergence={kind}: no advantage is weighted; drop that override"
         require(unweighted, "token_weight", self.token_weight, reason)
 
     @property
+    def pulls(self) -> bool:
+        """True if a divergence is part of the loss."""
+        return self.divergence is not None and self.pull.coefficient > 0
+
+    @property
+    def rewards_count(self) -> bool:
+        """True if a policy gradient is part of the loss; otherwise rewards are only watched."""
+        return self.divergence is None or self.pull.policy_gradient
+
+    @property
+    def weighs(self) -> bool:
+        """True if the weights of the policy gradient read what the teacher says."""
+        own = self.gamma > 0 or (self.clip_range > 0 and self.mixing > 0)
+        return self.rewards_count and (own or self.token_weight != TOKEN_WEIGHT)
+
+    @property
+    def clips(self) -> bool:
+        """True if an entry's share of the divergence has a bound."""
+        return self.divergence_clip is not None or self.divergence_clip_low is not None
+
+    @property
+    def divergence_knobs(self) -> dict[str, Any]:
+        """What method.divergence is told beside the models."""
+        return {"kind": self.divergence, "clip": self.divergence_clip, "clip_low": self.divergence_clip_low}
+
+    @property
     def warms_up(self) -> bool:
         """True if several steps take the reward minus a constant before it is whitened."""
-        return self.advantage == "running" and not self.divergence and self.warmup_steps > 1
+        return self.advantage == "running" and self.rewards_count and self.warmup_steps > 1
 
     @property
     def weight_knobs(self) -> dict[str, float]:
@@ -119,7 +155,8 @@ def read(node: Mapping[str, Any]) -> EgrsdConfig:
     """The ``algorithm.egrsd`` node as dataclasses; ValueError names an unknown, missing or refused key, and why."""
     values = container(node)
     if isinstance(values, dict):
-        values = {**values, "teacher": read_teacher(values.get("teacher", {}))}
+        pull = _build(PullConfig, values.get("pull", {}), "algorithm.egrsd.pull")
+        values = {**values, "pull": pull, "teacher": read_teacher(values.get("teacher", {}))}
     return _build(EgrsdConfig, values, "algorithm.egrsd")
 
 

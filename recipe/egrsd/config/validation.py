@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from recipe.egrsd.config import verl_keys, verl_version
+from recipe.egrsd.config import methods, verl_keys, verl_version
 from recipe.egrsd.config.schema import (
     PEER_PRIVILEGES,
     TRAINER_MODES,
@@ -20,7 +20,6 @@ from recipe.egrsd.config.schema import (
     read,
     scoring_engine,
     sends_adapter,
-    sequence_parallel_ranks,
     uses_reference,
 )
 from recipe.egrsd.config.strict import one_line
@@ -55,9 +54,9 @@ def _validated(config: DictConfig) -> EgrsdConfig:
     _check_teacher_rows(config, egrsd)
     _check_teacher_weights(config, egrsd)
     if egrsd.privilege in PEER_PRIVILEGES:
-        _check_peers(config, egrsd)
-    if egrsd.divergence:
-        _check_divergence(config, egrsd.divergence)
+        methods.check_peers(config, egrsd)
+    if egrsd.pulls:
+        methods.check_divergence(config, egrsd)
     return egrsd
 
 
@@ -180,43 +179,6 @@ def _check_teacher_rows(config: Any, egrsd: EgrsdConfig) -> None:
             f"of up to {longest} tokens (algorithm.egrsd.teacher.max_prompt_length={egrsd.teacher.max_prompt_length} + "
             f"data.max_response_length={config.data.max_response_length}); raise the first or lower the second."
         )
-
-
-def _check_peers(config: Any, egrsd: EgrsdConfig) -> None:
-    """A group to find peers in, and room for a response in the teacher's prompt."""
-    key = f"algorithm.egrsd.privilege={egrsd.privilege}"
-    if config.actor_rollout_ref.rollout.n < 2:
-        raise ValueError(
-            f"{key} shows the teacher another response to the same problem, and actor_rollout_ref.rollout.n="
-            f"{config.actor_rollout_ref.rollout.n} samples one; set rollout.n to 2 or more."
-        )
-    data, limit = config.data, egrsd.teacher.max_prompt_length
-    longest = data.max_prompt_length + data.max_response_length
-    if limit < longest:
-        raise ValueError(
-            f"algorithm.egrsd.teacher.max_prompt_length={limit} cannot hold a problem and a response of up to "
-            f"{longest} tokens (data.max_prompt_length={data.max_prompt_length} + data.max_response_length="
-            f"{data.max_response_length}), which {key} puts into the teacher's prompt; raise it."
-        )
-
-
-def _check_divergence(config: Any, kind: str) -> None:
-    """A divergence over the vocabulary is the whole loss, and needs all logits of a token in one place."""
-    actor, ref = config.actor_rollout_ref.actor, config.actor_rollout_ref.ref
-    splits = {
-        f"actor_rollout_ref.{name}": sequence_parallel_ranks(part) for name, part in (("actor", actor), ("ref", ref))
-    }
-    for key, value, good, reason in (
-        *((f"{part}.ulysses_sequence_parallel_size", ranks, 1, "splits rows") for part, ranks in splits.items()),
-        ("actor_rollout_ref.actor.use_kl_loss", actor.use_kl_loss, False, "adds a term to the loss"),
-        ("actor_rollout_ref.actor.entropy_coeff", actor.entropy_coeff, 0, "adds a term to the loss"),
-        ("algorithm.use_kl_in_reward", config.algorithm.use_kl_in_reward, False, "changes rewards, which are not used"),
-    ):
-        if value != good:
-            raise ValueError(
-                f"{key}={value} {reason}, which algorithm.egrsd.divergence={kind} does not allow; set it to "
-                f"{str(good).lower()}."
-            )
 
 
 def _check_teacher_weights(config: Any, egrsd: EgrsdConfig) -> None:

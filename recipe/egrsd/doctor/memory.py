@@ -163,7 +163,7 @@ def _trained_logits(case: Case, size: Shapes, tokens: int) -> list[Term]:
     at_head = Term(
         "hidden states and their gradient at the head", 4 + 2 * compute_width(config), "T·H", tokens, size.hidden
     )
-    if egrsd.divergence:
+    if egrsd.divergence and egrsd.pull.coefficient > 0:
         head = Term("teacher's head", compute_width(config), "V·H", size.vocabulary, size.hidden)
         return [_chunk(size, tokens, DIVERGENCE_LOGIT), at_head, head]
     if egrsd.score_student == "auto":

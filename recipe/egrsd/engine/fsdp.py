@@ -141,8 +141,10 @@ class EgrsdEngine(FSDPEngineWithLMHead):
     def _pass(self, micro_batch: TensorDict, **positions: Tensor) -> ChunkedPass:
         temperature, also = float(micro_batch["temperature"]), None
         if "teacher_hidden" in micro_batch:
-            hidden = micro_batch["teacher_hidden"].values().view(len(positions["labels"]), -1)
-            also = self.divergence(hidden, temperature=temperature)
+            size = self.module.get_output_embeddings().in_features
+            hidden, responses = micro_batch["teacher_hidden"], micro_batch["responses"]
+            at = first_positions(hidden.offsets().diff() // size, responses.offsets()[:-1])
+            also = self.divergence(hidden.values().view(-1, size), at=at, temperature=temperature)
         elif _flag(micro_batch, "calculate_entropy"):
             also = Entropy()
         keeps_hidden = _flag(micro_batch, "egrsd_keeps_hidden")
@@ -182,9 +184,12 @@ class EgrsdEngine(FSDPEngineWithLMHead):
     def _outputs(self, scores: Tensor, pad_size: int, micro_batch: TensorDict) -> dict[str, Tensor]:
         """What verl returns, each (B, jagged) over prompt + response, 0 where the prompt is. scores: (N, 1 or 2)."""
         under_way, ids = self.under_way, micro_batch["input_ids"]
-        names = ["log_probs", *([under_way.also.name] if under_way.also else [])]
-        result = {}
-        for name, column in zip(names, scores.unbind(-1), strict=True):
+        columns, result = {"log_probs": scores[:, 0]}, {}
+        if also := under_way.also:
+            columns[also.name] = scores[:, 1]
+            zeros = torch.zeros_like(scores[:, 1])
+            columns |= {name: zeros.index_copy(0, also.at, values) for name, values in also.watched.items()}
+        for name, column in columns.items():
             everywhere = column.new_zeros(under_way.chosen.numel()).masked_scatter(under_way.chosen, column)
             unpadded = self._gather_and_unpad_packed(everywhere, pad_size)
             result[name] = torch.nested.nested_tensor_from_jagged(unpadded, ids.offsets())
@@ -204,6 +209,14 @@ def response_positions(micro_batch: TensorDict) -> Tensor:
     for end, length in zip(ids.offsets()[1:].tolist(), responses.offsets().diff().tolist(), strict=True):
         positions[end - length - 1 : end - 1] = True
     return positions
+
+
+def first_positions(counts: Tensor, starts: Tensor) -> Tensor:
+    """The first so many positions of each response, where they stand among those of all: (B,), (B,) -> (sum,)."""
+    within = torch.arange(int(counts.sum()), device=counts.device) - (counts.cumsum(0) - counts).repeat_interleave(
+        counts
+    )
+    return starts.repeat_interleave(counts) + within
 
 
 def padded_positions(positions: Tensor, ids: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 weights.py     ratio weight, lookahead, scale, gate: the idea of EGRSD
 advantage.py   shaped reward, running baseline
+pull.py        which tokens a divergence pulls, with what weight
 divergence.py  teacher against student over the whole vocabulary: what opsd and crisp train on
 vocabulary.py  float32 log-probs, and scores that read a whole distribution
 """

@@ -19,8 +19,10 @@ def switched_off(egrsd: EgrsdConfig) -> set[str]:
         off |= {"ratio clip saturated"}
     if egrsd.privilege == "none":
         off |= {"privilege inert"}
-    if egrsd.divergence:  # rewards are only watched
+    if not egrsd.rewards_count:
         off |= {"all correct", "all wrong"}
+    if egrsd.divergence and not egrsd.weighs:
+        off |= {"privilege inert"} if egrsd.pull.rows != "all" else set()
     return off
 
 

@@ -4,10 +4,8 @@ alarms.py. docs/metrics.md shows METRICS and ALARMS.
 B  responses      T  response positions. Padding samples carry an empty mask and never count.
 """
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 
@@ -52,8 +50,18 @@ METRICS: dict[str, Meaning] = {
         2.0,
     ),
     "egrsd/divergence_mean": Meaning(
-        "divergence of teacher and student, mean over tokens; algorithm.egrsd.divergence only", "nats", 0.0, 1.0
+        "divergence of teacher and student, mean over pulled tokens; algorithm.egrsd.divergence only", "nats", 0.0, 1.0
     ),
+    "egrsd/clipped_entries_frac": Meaning(
+        "share of vocabulary entries that divergence_clip bounds", "share", 0.0, 0.01
+    ),
+    "egrsd/clipped_tokens_frac": Meaning("share of pulled tokens with such an entry", "share", 0.0, 0.5),
+    "egrsd/clip_removed": Meaning(
+        "share of the positive part of the divergence that the clip takes", "share", 0.0, 0.5
+    ),
+    "egrsd/pulled_responses_frac": Meaning("share of responses that the divergence pulls", "share", 0.0, 1.0),
+    "egrsd/pulled_tokens_frac": Meaning("share of tokens that the divergence pulls", "share", 0.0, 1.0),
+    "egrsd/pull_weight_sum": Meaning("sum of all tokens' weights in the divergence's part of the loss", "1", 0.0, 1.0),
     "egrsd/first_token_log_ratio": Meaning(
         "log p_T - log p_S at the first response token; far below 0 where the thinking switches differ",
         "nats",
@@ -162,52 +170,6 @@ ALARMS: dict[str, Alarm] = {
         "off (+data.apply_chat_template_kwargs.enable_thinking=false).",
     ),
 }
-
-
-def student_sums(per_token: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
-    """Sums over the sampled tokens of a micro-batch; token_means turns their totals over micro-batches and ranks into
-    means.
-
-    Sums, because a mean of means would depend on how the batch was split.
-
-    Args:
-        per_token: values, each (B, T).
-        mask: (B, T) bool.
-    """
-    return _sums(per_token, mask) | {"num_tokens": mask.sum().float()}
-
-
-def teacher_sums(log_ratio: Tensor, per_token: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
-    """The same over the tokens that have a teacher.
-
-    Args:
-        log_ratio: (B, T) log p_T - log p_S, nats.
-        per_token: more values, each (B, T).
-        mask: (B, T) bool.
-    """
-    first = mask & (mask.cumsum(-1) == 1)
-    sums = _sums({"log_ratio_mean": log_ratio, "log_ratio_abs_mean": log_ratio.abs(), **per_token}, mask)
-    sums |= _sums({"first_token_log_ratio": log_ratio}, first)
-    return sums | {"num_taught_tokens": mask.sum().float(), "num_responses": first.sum().float()}
-
-
-def _sums(per_token: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
-    return {name: torch.where(mask, value.float(), 0.0).sum() for name, value in per_token.items()}
-
-
-OF_STUDENT = ("student_surprise_mean", "rollout_probs_diff_mean")
-
-
-def token_means(sums: Mapping[str, float]) -> dict[str, float]:
-    """Metrics of a step from the totals of student_sums and teacher_sums over all micro-batches and ranks; a mean over
-    nothing is left out."""
-    counts = dict.fromkeys(OF_STUDENT, "num_tokens") | {"first_token_log_ratio": "num_responses"}
-    totals = {name: (total, sums[counts.get(name, "num_taught_tokens")]) for name, total in sums.items()}
-    return {
-        f"egrsd/{name}": total / count
-        for name, (total, count) in totals.items()
-        if count and not name.startswith("num_")
-    }
 
 
 def teacher_metrics(entropy: Tensor, mask: Tensor, scale: Tensor, prompt_lengths: Tensor) -> dict[str, float]:

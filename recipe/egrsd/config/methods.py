@@ -1,0 +1,46 @@
+"""Checks across keys of what single methods need: a group and room for a peer, a whole vocabulary for a divergence."""
+
+from typing import Any
+
+from recipe.egrsd.config.schema import EgrsdConfig, sequence_parallel_ranks
+
+
+def check_peers(config: Any, egrsd: EgrsdConfig) -> None:
+    """A group to find peers in, and room for a response in the teacher's prompt."""
+    key = f"algorithm.egrsd.privilege={egrsd.privilege}"
+    if config.actor_rollout_ref.rollout.n < 2:
+        raise ValueError(
+            f"{key} shows the teacher another response to the same problem, and actor_rollout_ref.rollout.n="
+            f"{config.actor_rollout_ref.rollout.n} samples one; set rollout.n to 2 or more."
+        )
+    data, limit = config.data, egrsd.teacher.max_prompt_length
+    longest = data.max_prompt_length + data.max_response_length
+    if limit < longest:
+        raise ValueError(
+            f"algorithm.egrsd.teacher.max_prompt_length={limit} cannot hold a problem and a response of up to "
+            f"{longest} tokens (data.max_prompt_length={data.max_prompt_length} + data.max_response_length="
+            f"{data.max_response_length}), which {key} puts into the teacher's prompt; raise it."
+        )
+
+
+def check_divergence(config: Any, egrsd: EgrsdConfig) -> None:
+    """A divergence needs all logits of a token in one place, and, without a policy gradient, is the whole loss."""
+    actor, ref = config.actor_rollout_ref.actor, config.actor_rollout_ref.ref
+    required = [
+        (f"actor_rollout_ref.{name}.ulysses_sequence_parallel_size", sequence_parallel_ranks(part), 1, "splits rows")
+        for name, part in (("actor", actor), ("ref", ref))
+    ]
+    if not egrsd.rewards_count:
+        reward_kl = config.algorithm.use_kl_in_reward
+        required += [
+            ("actor_rollout_ref.actor.use_kl_loss", actor.use_kl_loss, False, "adds a term to the loss"),
+            ("actor_rollout_ref.actor.entropy_coeff", actor.entropy_coeff, 0, "adds a term to the loss"),
+            ("algorithm.use_kl_in_reward", reward_kl, False, "changes rewards, which are not used"),
+            ("actor_rollout_ref.actor.loss_agg_mode", actor.loss_agg_mode, "token-mean", "averages a policy gradient"),
+        ]
+    for key, value, good, reason in required:
+        if value != good:
+            raise ValueError(
+                f"{key}={value} {reason}, which algorithm.egrsd.divergence={egrsd.divergence} does not allow; set it "
+                f"to {str(good).lower()} (algorithm.egrsd.pull.weighting says how a divergence is averaged)."
+            )

@@ -1,0 +1,91 @@
+"""Which tokens of a batch a divergence pulls towards the teacher, and with what weight.
+
+The loss is the sum over tokens of weight times divergence, so that a weight carries its own denominator: the mean of
+all tokens is the weight 1 / number of tokens. Decided once for the whole batch, independent of ranks and micro-batches.
+
+T  response positions of a row
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def pulled_rows(
+    groups: Sequence[str],
+    numbers: Sequence[int],
+    correct: Sequence[bool],
+    lengths: Sequence[int],
+    has_teacher: Sequence[bool],
+    *,
+    rows: str,
+) -> list[int]:
+    """Which responses are pulled; those without a teacher never are.
+
+    Args:
+        groups: B names of the problems.
+        numbers: B numbers of the responses within their problem's.
+        correct: B.
+        lengths: B, tokens.
+        has_teacher: B.
+        rows: all, correct, wrong, shortest_correct, longest_wrong; the last two take one response a problem, of equal
+            ones the first.
+    """
+    right = {"correct": True, "shortest_correct": True, "wrong": False, "longest_wrong": False}.get(rows)
+    wanted = [i for i, has in enumerate(has_teacher) if has and right in (None, correct[i])]
+    if rows not in ("shortest_correct", "longest_wrong"):
+        return wanted
+    sign = 1 if rows == "shortest_correct" else -1
+    best: dict[str, tuple[int, int, int]] = {}
+    for i in wanted:
+        rank = (sign * lengths[i], numbers[i], i)
+        best[groups[i]] = min(best.get(groups[i], rank), rank)
+    return sorted(i for _, _, i in best.values())
+
+
+def pull_weights(
+    masks: Sequence[Tensor],
+    groups: Sequence[str],
+    correct: Sequence[bool],
+    pulled: Sequence[int],
+    *,
+    tokens: int | None,
+    weighting: str,
+) -> list[Tensor]:
+    """(T,) float32 for each of B responses, 0 where nothing is pulled.
+
+    | token_mean    | 1 / number of pulled tokens of the batch                                                 |
+    | response_mean | 1 / number of pulled responses / number of pulled tokens of the response                 |
+    | frontier      | 4 p (1 - p) / number of problems / number of pulled responses of the problem / tokens of |
+    |               | the response; p: share of right responses of the problem (arXiv 2605.17497)              |
+
+    Args:
+        masks: B of (T,), 1 where a token was sampled; all 0 for a padding sample.
+        groups: B names of the problems; of padding samples any.
+        correct: B.
+        pulled: of ``pulled_rows``.
+        tokens: how many positions of a response are pulled at most, from its start; None: all.
+        weighting: of the table.
+    """
+    chosen = {i: (masks[i] != 0) & (torch.arange(len(masks[i])) < (tokens or len(masks[i]))) for i in pulled}
+    counts = {i: int(mask.sum()) for i, mask in chosen.items()}
+    of_group, right, size = Counter(groups[i] for i in pulled), defaultdict(int), defaultdict(int)
+    for i, mask in enumerate(masks):
+        if mask.any():
+            right[groups[i]] += bool(correct[i])
+            size[groups[i]] += 1
+
+    def weight(i: int) -> float:
+        if weighting == "token_mean":
+            return 1 / sum(counts.values())
+        if weighting == "response_mean":
+            return 1 / len(pulled) / counts[i]
+        share = right[groups[i]] / size[groups[i]]
+        return 4 * share * (1 - share) / len(size) / of_group[groups[i]] / counts[i]
+
+    return [
+        chosen[i] * torch.tensor(weight(i), dtype=torch.float32) if counts.get(i) else torch.zeros(len(mask))
+        for i, mask in enumerate(masks)
+    ]
