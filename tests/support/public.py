@@ -16,9 +16,9 @@ from recipe.egrsd.watch.metrics import METRICS
 # What a user or the author of a method imports, derives from, or names in a config. Every other file is ours to change.
 MODULES = (
     "method/weights", "method/advantage", "method/divergence", "method/vocabulary", "reward/__init__",
-    "privilege/prompts", "privilege/dataset", "config/schema", "config/teacher", "config/verl_version",
+    "privilege/prompts", "privilege/dataset", "config/schema", "config/teacher", "config/pull", "config/verl_version",
     "loss", "trainer", "checkpoint",
-    "watch/metrics", "watch/alarms", "watch/tokens", "evaluate/__init__", "evaluate/statistics",
+    "watch/metrics", "watch/sums", "watch/alarms", "watch/tokens", "evaluate/__init__", "evaluate/statistics",
 )  # fmt: skip
 COMMANDS = ("prepare_data", "doctor", "evaluate", "report")
 LONGEST_VALUE = 80
@@ -85,11 +85,11 @@ def _variables(script: str) -> dict[str, str]:
 
 def _keys() -> dict[str, str]:
     """Key -> ``type = default``."""
-    files = [(RECIPE / "config" / f"{name}.py").read_text() for name in ("schema", "teacher")]
+    files = [(RECIPE / "config" / f"{name}.py").read_text() for name in ("schema", "teacher", "pull")]
     types = {name: kind for file in files for name, kind in _names(file).items()}
     node = OmegaConf.to_container(OmegaConf.load(RECIPE / "config" / "algorithm" / "egrsd.yaml").algorithm.egrsd)
-    teacher = node.pop("teacher")
-    groups = (("", "EgrsdConfig", node), ("teacher.", "TeacherConfig", teacher))
+    teacher, pull = node.pop("teacher"), node.pop("pull")
+    groups = (("", "EgrsdConfig", node), ("teacher.", "TeacherConfig", teacher), ("pull.", "PullConfig", pull))
     return {
         f"{prefix}{key}": f"{types[f'{cls}.{key}']} = {value!r}"
         for prefix, cls, keys in groups
