@@ -114,7 +114,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("algorithm", ["egrsd", "cl_egrsd", "egrsd_ungated", "rlsd", "opsd", "crisp"])
+@pytest.mark.parametrize("algorithm", ["egrsd", "cl_egrsd", "egrsd_ungated", "rlsd", "opsd", "crisp", "ssopd", "oasis"])
 def test_every_preset_trains_under_fsdp2(algorithm):
     """The strategy of every test here; verl's own default is fsdp."""
     parts = composed(algorithm=algorithm).actor_rollout_ref
@@ -134,6 +134,10 @@ def test_the_presets_are_valid():
     assert opsd.teacher.kind == "frozen"
     assert (crisp.divergence, crisp.divergence_clip, crisp.privilege) == ("reverse_kl", None, "concise")
     assert (crisp.teacher.kind, crisp.teacher.sync_every) == ("snapshot", 50)
+    ssopd, oasis = (validation.validate(composed(algorithm=name)) for name in ("ssopd", "oasis"))
+    assert (ssopd.pull.coefficient, ssopd.pull.tokens, ssopd.pull.rows) == (0.5, 1024, "longest_wrong")
+    assert ssopd.rewards_count and ssopd.pulls and not ssopd.weighs and ssopd.privilege == "peer_correct"
+    assert (oasis.pull.rows, oasis.privilege, oasis.rewards_count) == ("shortest_correct", "peer_wrong", False)
 
 
 @pytest.mark.parametrize("overrides", REFUSED)

@@ -54,6 +54,7 @@ def rows(vocabulary: int, *, rank: int, ranks: int) -> TensorDict:
     columns = {
         "teacher_log_probs": [-6 * random(length) for length in RESPONSES],
         "teacher_entropy": [3 * random(length) for length in RESPONSES],
+        "teacher_mask": masks,
         "advantages": [(random(1) * 4 - 2).expand(length).clone() for length in RESPONSES],
     }
     prompts = [draw(length).tolist() for length in PROMPTS]
