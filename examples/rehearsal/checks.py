@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from recipe.egrsd.watch.metrics import INERT_NATS, METRICS
+from recipe.egrsd.watch.metrics import INERT_NATS, METRICS, OF_DIVERGENCE, OF_PEERS
 
 Metrics = Mapping[int, Mapping[str, float]]
 
@@ -20,8 +20,6 @@ OF_WEIGHTS = {
     *("egrsd/ratio_clip_low_frac", "egrsd/ratio_clip_high_frac", "egrsd/token_weight_mean"),
 }
 """Not logged by opsd and crisp, which have no weights."""
-OF_DIVERGENCE = {"egrsd/divergence_mean"}
-"""Logged by them alone."""
 NOT_JUDGED = {
     *("egrsd/reward_mean", "egrsd/reward_std", "egrsd/baseline_mean", "egrsd/baseline_std", "egrsd/correct_frac"),
     *("egrsd/truncated_frac", "egrsd/first_token_log_ratio"),
@@ -51,7 +49,7 @@ def steps_logged(metrics: Metrics, *, first: int, last: int) -> Finding:
 
 def complete(metrics: Metrics, *, divergence: bool) -> Finding:
     """Every metric of recipe/egrsd/watch/metrics.py in every step, and finite."""
-    names = set(METRICS) - (OF_WEIGHTS if divergence else OF_DIVERGENCE)
+    names = set(METRICS) - OF_PEERS - (OF_WEIGHTS if divergence else OF_DIVERGENCE)
     wrong = [
         f"{name} is {data.get(name, 'missing')} in step {step}"
         for step, data in _steps(metrics)

@@ -7,6 +7,7 @@ One response is pulled whole, one in part, the others not at all; a micro-batch 
 
 import os
 import sys
+from dataclasses import replace
 from functools import partial
 
 import engine_outputs  # sets the platform
@@ -82,8 +83,7 @@ def main(rank: int, model: str, out: str, ranks: int) -> None:
     head = torch.rand(config.vocab_size, config.hidden_size, generator=torch.Generator().manual_seed(1)) - 0.5
     engine.divergence = partial(Divergence, weight=head, kind="forward_kl", clip=CLIP)
     batch = share(columns, rank=rank, ranks=ranks)
-    actor = actor_config()
-    actor.loss_agg_mode = "seq-mean-token-mean"
+    actor = replace(actor_config(), loss_agg_mode="seq-mean-token-mean")
     with engine.train_mode():
         engine.optimizer_zero_grad()
         engine.forward_backward_batch(batch, partial(training_loss, actor, settings("ssopd")))

@@ -7,9 +7,9 @@ from runs import Run, parameters
 
 from recipe.egrsd.config.schema import TOKEN_WEIGHT, EgrsdConfig, TeacherConfig
 from recipe.egrsd.method.weights import token_weights
-from recipe.egrsd.watch.metrics import METRICS
+from recipe.egrsd.watch.metrics import METRICS, OF_DIVERGENCE, OF_PEERS
 
-LOGGED = METRICS.keys() - {"egrsd/divergence_mean", "egrsd/no_peer_frac"}
+LOGGED = METRICS.keys() - OF_PEERS - OF_DIVERGENCE
 """By a run without a divergence and without peers."""
 COLUMNS = ("old_log_probs", "teacher_log_probs", "teacher_entropy", "advantages")
 

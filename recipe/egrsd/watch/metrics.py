@@ -55,9 +55,9 @@ METRICS: dict[str, Meaning] = {
     "egrsd/clipped_entries_frac": Meaning(
         "share of vocabulary entries that divergence_clip bounds", "share", 0.0, 0.01
     ),
-    "egrsd/clipped_tokens_frac": Meaning("share of pulled tokens with such an entry", "share", 0.0, 0.5),
+    "egrsd/clipped_tokens_frac": Meaning("share of pulled tokens with such an entry", "share", 0.0, 1.0),
     "egrsd/clip_removed": Meaning(
-        "share of the positive part of the divergence that the clip takes", "share", 0.0, 0.5
+        "share of the positive part of the divergence that the clip takes", "share", 0.0, 1.0
     ),
     "egrsd/pulled_responses_frac": Meaning("share of responses that the divergence pulls", "share", 0.0, 1.0),
     "egrsd/pulled_tokens_frac": Meaning("share of tokens that the divergence pulls", "share", 0.0, 1.0),
@@ -85,6 +85,15 @@ METRICS: dict[str, Meaning] = {
     "egrsd/teacher_prompt_length_mean": Meaning("privileged prompt, mean over rows", "tokens"),
     "egrsd/teacher_prompt_length_max": Meaning("longest privileged prompt of the batch", "tokens"),
 }
+
+
+OF_PEERS = {"egrsd/no_peer_frac"}
+"""Logged under privilege=peer_correct and peer_wrong alone."""
+OF_DIVERGENCE = {
+    *("egrsd/divergence_mean", "egrsd/clipped_entries_frac", "egrsd/clipped_tokens_frac", "egrsd/clip_removed"),
+    *("egrsd/pulled_responses_frac", "egrsd/pulled_tokens_frac", "egrsd/pull_weight_sum"),
+}
+"""Logged with a divergence alone."""
 
 
 class Alarm(NamedTuple):
