@@ -222,7 +222,9 @@ def test_overrides_before_the_word_on_the_command_line(config):
 def test_help_lists_the_presets(main_ppo):
     process = main_ppo("--help")
     assert process.returncode == 0, process.stderr
-    assert re.search(r"^algorithm: cl_egrsd, crisp, egrsd, egrsd_ungated, opsd, rlsd\b", process.stdout, re.MULTILINE)
+    assert re.search(
+        r"^algorithm: cl_egrsd, crisp, egrsd, egrsd_ungated, oasis, opsd, rlsd, ssopd\b", process.stdout, re.MULTILINE
+    )
 
 
 def test_info_defaults_shows_where_the_preset_comes_in(main_ppo):
@@ -237,7 +239,8 @@ def test_misspelt_name_is_refused_with_the_options(main_ppo):
     assert process.returncode != 0
     assert "Could not find 'algorithm/egsrd'" in process.stderr
     assert re.search(
-        r"Available options in 'algorithm':\s+cl_egrsd\s+crisp\s+egrsd\s+egrsd_ungated\s+opsd\s+rlsd\s", process.stderr
+        r"Available options in 'algorithm':\s+cl_egrsd\s+crisp\s+egrsd\s+egrsd_ungated\s+oasis\s+opsd\s+rlsd\s+ssopd\s",
+        process.stderr,
     )
 
 

@@ -141,6 +141,8 @@ SILENT = {
     "cl_egrsd": set(),
     "egrsd_ungated": {"gate at its floor"},
     "rlsd": {"gate at its floor"},
+    "ssopd": {"gate at its floor", "ratio clip saturated"},
+    "oasis": {"gate at its floor", "ratio clip saturated"},  # what is pulled goes by rewards
     "opsd": {"gate at its floor", "ratio clip saturated", "all correct", "all wrong"},
     "crisp": {"gate at its floor", "ratio clip saturated", "all correct", "all wrong"},
 }

@@ -19,10 +19,8 @@ def switched_off(egrsd: EgrsdConfig) -> set[str]:
         off |= {"ratio clip saturated"}
     if egrsd.privilege == "none":
         off |= {"privilege inert"}
-    if not egrsd.rewards_count:
+    if not egrsd.rewards_count and egrsd.pull.rows == "all":  # rewards are only watched
         off |= {"all correct", "all wrong"}
-    if egrsd.divergence and not egrsd.weighs:
-        off |= {"privilege inert"} if egrsd.pull.rows != "all" else set()
     return off
 
 
