@@ -30,8 +30,9 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: install demo compare rehearsal gpu-check test golden test-long test-matrix test-verl upstream lint clean
 
-# Style, and that everything which recipe/ imports is declared in pyproject.toml.
-CHECKS = $(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/deptry .
+# Style, types, and that everything which recipe/ imports is declared in pyproject.toml.
+CHECKS = $(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/deptry . \
+    && $(VENV)/bin/basedpyright --pythonpath $(VENV)/bin/python
 
 # A run waits as often as it computes, so two at a time, and the tests without one beside them, save a quarter of the time. Runs that
 # several tests look at are made once (tests/conftest.py). pytest's 5 means that no test was selected.

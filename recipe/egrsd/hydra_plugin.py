@@ -83,7 +83,7 @@ class VerlPrimarySource(_WrappedSource):
         defaults = config.get("defaults")
         if not isinstance(defaults, ListConfig) or "_self_" not in list(defaults):
             return False
-        groups = [key.split()[-1] for entry in defaults if isinstance(entry, DictConfig) for key in entry]
+        groups = [str(key).split()[-1] for entry in defaults if isinstance(entry, DictConfig) for key in entry]
         return "algorithm" not in groups  # a later verl may bring the group itself
 
     def edit(self, config) -> None:
@@ -176,4 +176,4 @@ for _plugin in (VerlPrimarySource, AlgorithmSource, VerlAlgorithmSearchPath):
 
 if cpu.enabled():  # verl asks for its platform and for vLLM's version in the driver, too
     import recipe.egrsd.cpu.platform
-    import recipe.egrsd.cpu.vllm  # noqa: F401
+    import recipe.egrsd.cpu.vllm  # noqa: F401  waits for the import of vLLM

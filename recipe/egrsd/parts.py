@@ -8,7 +8,8 @@ stays verl's or ours costs nothing.
 import importlib
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -178,7 +179,7 @@ def _reward_manager(config: DictConfig, name: str) -> None:
 
 
 def _reward_function(config: DictConfig, _: Any) -> None:
-    if not callable(get_custom_reward_fn(config).args[0]):
+    if not callable(cast(partial, get_custom_reward_fn(config)).args[0]):
         raise TypeError(f"{config.reward.custom_reward_function.name} is no function")
 
 
@@ -186,7 +187,7 @@ def _tools(_: DictConfig, path: str) -> None:
     """The classes, not the tools: building one may start Ray."""
     from verl.tools.tool_registry import get_tool_class
 
-    for tool in OmegaConf.load(path).tools:
+    for tool in cast(Any, OmegaConf.load(path)).tools:
         get_tool_class(tool.class_name)
 
 
@@ -202,9 +203,11 @@ def _agent_loop(config: DictConfig, _: Any) -> None:
     path = agent.get("agent_loop_config_path")
     own = {}
     if path:
-        from verl.experimental.agent_loop.utils import resolve_config_path  # its home in verl's main, and there in 0.9
+        from verl.experimental.agent_loop.utils import (
+            resolve_config_path,  # pyright: ignore[reportPrivateImportUsage]  its home in verl's main, and there in 0.9
+        )
 
-        own = {entry.name: entry for entry in OmegaConf.load(resolve_config_path(path))}
+        own = {entry.name: entry for entry in cast(Any, OmegaConf.load(resolve_config_path(path)))}
     for entry in own.values():
         load_class_from_fqn(entry._target_, "agent loop")
     if agent.default_agent_loop not in {"single_turn_agent", *own}:

@@ -48,4 +48,4 @@ def _register_engine(module) -> None:
 
 if cpu.enabled():
     import recipe.egrsd.cpu.platform
-    import recipe.egrsd.cpu.vllm  # noqa: F401
+    import recipe.egrsd.cpu.vllm  # noqa: F401  waits for the import of vLLM

@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import ray
 import torch
@@ -48,7 +49,7 @@ class EgrsdMixin(PPOTrainer):
         print(attention.settle(config, nodes.ask_gpu_nodes))
         self.baseline = RunningBaseline(warmup_steps=self.egrsd.warmup_steps)
         self.alarms = Alarms(self.egrsd)
-        self.step_rewards = None
+        self.step_rewards: Any = None  # (rollouts,) of the step under way
         self.student_scores_needed = schema.student_scores_needed(config)
         with open_dict(config):
             # verl branches on its own mode names (trainer_base.py:129); ours only had to get us here.

@@ -103,7 +103,7 @@ def estimates(built: Case) -> dict[str, dict[str, float]]:
 
 
 @pytest.fixture
-def qwen3_8b(case):  # noqa: F811
+def qwen3_8b(case):  # noqa: F811  a fixture
     """8 GPUs of 80 GiB, adapters of rank 64, 4 rows of 3,072 tokens a rank, of which 8,192 fit."""
 
     def build(*own: str, **model) -> Case:
@@ -184,7 +184,7 @@ def test_the_lines_of_the_doctor(qwen3_8b, monkeypatch):
     )
 
 
-def test_checkpointing_off_never_looks_cheaper(case):  # noqa: F811
+def test_checkpointing_off_never_looks_cheaper(case):  # noqa: F811  a fixture
     off = "actor_rollout_ref.model.enable_gradient_checkpointing=false"
     with_it, without = (estimates(case(*own, rows=True))["training"] for own in ([], [off]))
     assert sum(without.values()) > sum(with_it.values())
@@ -222,7 +222,7 @@ def test_host_memory_by_hand(qwen3_8b):
 
 
 @pytest.mark.parametrize("level", Level)
-def test_a_node_of_that_size(case, level):  # noqa: F811
+def test_a_node_of_that_size(case, level):  # noqa: F811  a fixture
     built = case(rows=True)
     needed = max(
         sum(terms.values()) for terms in (estimates(built)["host, starting"], estimates(built)["host, training"])
@@ -233,7 +233,7 @@ def test_a_node_of_that_size(case, level):  # noqa: F811
     assert not [finding for finding in found if finding.level is RED] or level is RED
 
 
-def test_this_machine_is_no_reason_to_stop_where_another_one_trains(case, monkeypatch):  # noqa: F811
+def test_this_machine_is_no_reason_to_stop_where_another_one_trains(case, monkeypatch):  # noqa: F811  a fixture
     monkeypatch.delenv("VERL_PLATFORM", raising=False)
     monkeypatch.setattr(host, "this_machine", lambda: GIB)
     found = list(host.memory(case(rows=True)))
@@ -242,7 +242,7 @@ def test_this_machine_is_no_reason_to_stop_where_another_one_trains(case, monkey
     assert "of 1.0 GiB a node, this machine's" in said(list(host.memory(case(rows=True))), RED)
 
 
-def test_on_a_cpu_there_is_no_gpu_to_estimate(case, monkeypatch):  # noqa: F811
+def test_on_a_cpu_there_is_no_gpu_to_estimate(case, monkeypatch):  # noqa: F811  a fixture
     monkeypatch.setenv("VERL_PLATFORM", "cpu")
     built = case("trainer.n_gpus_per_node=2", rows=True)
     assert [finding.level for finding in memory.check(built)] == [GREEN]  # what the letters mean

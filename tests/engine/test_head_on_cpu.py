@@ -405,7 +405,7 @@ def test_a_product_has_the_dtype_that_autocast_gives_it():
 
 def test_a_position_predicts_the_token_behind_it():
     """Prompts of 2, 1, 3 tokens with responses of 1, 3, 2: P P R | P R R R | P P P R R."""
-    nested = lambda lengths: torch.nested.as_nested_tensor(  # noqa: E731
+    nested = lambda lengths: torch.nested.as_nested_tensor(  # noqa: E731  one line
         [torch.ones(n, dtype=torch.int64) for n in lengths], layout=torch.jagged
     )
     batch = TensorDict({"input_ids": nested([3, 4, 5]), "responses": nested([1, 3, 2])}, batch_size=3)

@@ -58,7 +58,7 @@ def row(number: int, key: str) -> dict:
 
 
 @pytest.fixture
-def batch(queue) -> KVBatchMeta:  # noqa: F811
+def batch(queue) -> KVBatchMeta:  # noqa: F811  a fixture
     """Eight rows: the five above and three of verl's padding samples, out of order, as balancing leaves them."""
     keys = list(ROLLOUTS)
     tags = [{"seq_len": 1} for _ in keys]

@@ -124,7 +124,7 @@ def row(key: str) -> dict:
 
 
 @pytest.fixture
-def batch(queue) -> KVBatchMeta:  # noqa: F811
+def batch(queue) -> KVBatchMeta:  # noqa: F811  a fixture
     """Eight rows: the seven above and a padding sample, out of order."""
     torch.manual_seed(0)
     keys, tags = list(ROLLOUTS), [{"seq_len": 1} for _ in ROLLOUTS]

@@ -235,6 +235,17 @@ def test_the_map_has_every_page():
         assert path.name == "index.md" or f"({path.name}" in text, path
 
 
+def test_who_silences_a_rule_names_it_and_says_why():
+    """On a line: rule and reason behind it; for a file: a comment above. Those of the whole project: pyproject.toml."""
+    on_a_line = re.compile(r"# (?:noqa|pyright: ignore|type: ignore)\b(?!: [A-Z0-9, ]+  \S|\[[\w, -]+\]  \S)")
+    folders = ("benchmarks", "examples", "recipe", "tests")
+    for path in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
+        source = path.read_text().splitlines()
+        assert not [line for line in source if on_a_line.search(line) and path != Path(__file__)], path
+        whole = [number for number, line in enumerate(source) if re.match(r"# pyright: \w+=", line)]
+        assert all(re.match(r"# [^p]", source[number - 1]) for number in whole), path
+
+
 def test_the_files_and_functions_stay_small():
     for path in RECIPE.rglob("*.py"):
         source = path.read_text()

@@ -39,7 +39,7 @@ def main(model: str, out: str) -> None:
 
 def rows(vocabulary: int) -> TensorDict:
     generator = torch.Generator().manual_seed(0)
-    draw = lambda length: torch.randint(vocabulary, (length,), generator=generator)  # noqa: E731
+    draw = lambda length: torch.randint(vocabulary, (length,), generator=generator)  # noqa: E731  one line
     responses = [draw(length) for length in RESPONSES]
     masks = [torch.ones_like(response) for response in responses]
     return scoring_batch([draw(length).tolist() for length in PROMPTS], responses, masks, temperature=TEMPERATURE)

@@ -70,7 +70,7 @@ def build_engine(
 def make_batch(vocabulary: int, *, packed: bool, dynamic: bool, temperature: float) -> TensorDict:
     generator = torch.Generator().manual_seed(0)
     rows = [torch.randint(vocabulary, (length,), generator=generator) for length in LENGTHS]
-    nested = lambda columns: torch.nested.as_nested_tensor(columns, layout=torch.jagged)  # noqa: E731
+    nested = lambda columns: torch.nested.as_nested_tensor(columns, layout=torch.jagged)  # noqa: E731  one line
     mask = nested([torch.ones_like(row) for row in rows])
     columns = {
         "input_ids": nested(rows),

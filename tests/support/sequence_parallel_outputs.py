@@ -31,7 +31,7 @@ def main(rank: int, model: str, out: str, ranks: int) -> None:
     options = {"chunking": True, "compiled": False, "dtype": "fp32", "ulysses_sequence_parallel_size": ranks}
     engine = engine_outputs.build_engine(model, forward_only=False, **options)
     generator = torch.Generator().manual_seed(0)
-    draw = lambda length: torch.randint(engine.model_config.hf_config.vocab_size, (length,), generator=generator)  # noqa: E731
+    draw = lambda length: torch.randint(engine.model_config.hf_config.vocab_size, (length,), generator=generator)  # noqa: E731  one line
     prompts, responses = [draw(n).tolist() for n in PROMPTS], [draw(n) for n in RESPONSES]
     masks = [torch.ones_like(response) for response in responses]
     batch = scoring_batch(prompts, responses, masks, temperature=1.1)

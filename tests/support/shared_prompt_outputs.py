@@ -25,7 +25,7 @@ def main(model: str, out: str) -> None:
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     engine = engine_outputs.build_engine(model, chunking=True, compiled=False, dtype="fp32")
     generator, results = torch.Generator().manual_seed(0), {}
-    draw = lambda length: torch.randint(engine.model_config.hf_config.vocab_size, (length,), generator=generator)  # noqa: E731
+    draw = lambda length: torch.randint(engine.model_config.hf_config.vocab_size, (length,), generator=generator)  # noqa: E731  one line
     prompts = [draw(length).tolist() for length in PROMPTS]
     responses = [draw(length) for length in RESPONSES]
     of_row = [prompts[row % len(prompts)] for row in range(len(responses))]  # groups are not neighbours

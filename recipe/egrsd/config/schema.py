@@ -140,7 +140,7 @@ class EgrsdConfig:
         return self.advantage == "running" and self.rewards_count and self.warmup_steps > 1
 
     @property
-    def weight_knobs(self) -> dict[str, float]:
+    def weight_knobs(self) -> dict[str, Any]:
         """What a token weight may read of the settings that a run does not change."""
         return {key: getattr(self, key) for key in WEIGHT_KNOBS}
 

@@ -1,5 +1,8 @@
 """verl's FSDP2 engine and worker on gloo ranks: the two places where they insist on an accelerator."""
 
+# verl names modes of dispatch at run time; what is replaced here for a moment is its import of torch's.
+# pyright: reportAttributeAccessIssue=false, reportPrivateImportUsage=false
+
 import torch.distributed
 from verl.single_controller.base.decorator import Dispatch, register
 from verl.workers.engine.base import EngineRegistry

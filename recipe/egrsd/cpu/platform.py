@@ -1,5 +1,8 @@
 """verl's platform interface for a machine without an accelerator: gloo, no memory API, logical "GPU" slots in Ray."""
 
+# verl declares properties and a number where a plain attribute and torch's device do.
+# pyright: reportIncompatibleMethodOverride=false, reportAssignmentType=false
+
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any

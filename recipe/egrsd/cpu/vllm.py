@@ -2,6 +2,7 @@
 
 import importlib.metadata
 from types import ModuleType
+from typing import Any
 
 import torch
 import wrapt
@@ -38,13 +39,13 @@ def keep_linear_weights(layer_utils: ModuleType) -> None:
     """
     dispatch = layer_utils.dispatch_cpu_unquantized_gemm
 
-    def dispatch_plain(layer: torch.nn.Module, remove_weight: bool) -> None:
+    def dispatch_plain(layer: Any, remove_weight: bool) -> None:
         if layer.weight.ndim != 2:
             dispatch(layer, remove_weight)
         else:
             layer.cpu_linear = torch.nn.functional.linear
 
-    layer_utils.dispatch_cpu_unquantized_gemm = dispatch_plain
+    layer_utils.dispatch_cpu_unquantized_gemm = dispatch_plain  # pyright: ignore[reportAttributeAccessIssue]  of vLLM
 
 
 def restore_unstacked_mapper(model_utils: ModuleType) -> None:

@@ -4,8 +4,6 @@ template."""
 from collections.abc import Iterator
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from recipe.egrsd.doctor.case import Case, Finding, Level
 from recipe.egrsd.privilege import prompts
 
@@ -19,7 +17,7 @@ def check(case: Case) -> Iterator[Finding]:
     """What the first response token meets under both prompts, and whether the student thinks before it answers."""
     tokenizer, config = case.tokenizer, case.config
     ends = [tokenizer.decode(ids[0][-TAIL_TOKENS:]) for ids in (case.student_ids, case.teacher_ids)]
-    student = OmegaConf.to_container(config.data.apply_chat_template_kwargs)
+    student = case.student_template
     switches = student.get(SWITCH), config.algorithm.egrsd.teacher.enable_thinking
 
     def prompt(**kwargs: Any) -> list[int]:

@@ -7,7 +7,7 @@ Lengths are tokens. A student's prompt is the row's own, a teacher's the privile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
@@ -60,6 +60,11 @@ class Case:
     validation_ids: list[list[int]] = field(default_factory=list)
 
     @property
+    def student_template(self) -> dict[str, Any]:
+        """What the student's chat template is told."""
+        return cast(dict[str, Any], OmegaConf.to_container(self.config.data.apply_chat_template_kwargs))
+
+    @property
     def tokenizer(self) -> Any:
         return self.model.tokenizer
 
@@ -91,7 +96,7 @@ class Case:
     def load_rows(self) -> Any:
         """As the trainer does (trainer_base.py:708). Returns the validation rows."""
         data = self.config.data
-        both = [
+        both: list[Any] = [
             create_rl_dataset(
                 files, data, self.tokenizer, self.model.processor, is_train=is_train, max_samples=max_samples
             )
@@ -101,7 +106,7 @@ class Case:
             )
         ]
         check_rows(both[0])
-        student = OmegaConf.to_container(data.apply_chat_template_kwargs)
+        student = self.student_template
         self.student_ids, self.validation_ids = (
             [prompts.prompt_ids(self.tokenizer, messages, **student) for messages in rows.dataframe[rows.prompt_key]]
             for rows in both

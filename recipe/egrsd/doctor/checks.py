@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
-from omegaconf import OmegaConf
 from verl.trainer.ppo.reward import get_custom_reward_fn
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import validate_config
@@ -106,10 +105,10 @@ def model(case: Case) -> Iterator[Finding]:
 
 def rows(case: Case) -> Iterator[Finding]:
     validation_rows = case.load_rows()
-    config, batch = case.config, case.config.data.train_batch_size
+    batch = case.config.data.train_batch_size
     counts = f"{len(case.rows):,} rows to train on, {batch} of them a step; {len(validation_rows):,} to validate"
     yield Finding(graded(red=len(case.rows) < batch), counts)
-    student = OmegaConf.to_container(config.data.apply_chat_template_kwargs)
+    student = case.student_template
     chat = case.rows[0]["raw_prompt"]
     theirs = case.tokenizer.apply_chat_template(
         chat, add_generation_prompt=True, tokenize=True, return_dict=False, **student
@@ -215,7 +214,7 @@ def _unreadable(compute_score: Any, row: dict) -> bool:
 def _scored(compute_score: Any, row: dict, response: str) -> Any:
     known = {"data_source": row["data_source"], "ground_truth": row["reward_model"]["ground_truth"]}
     score = compute_score(solution_str=response, extra_info=row["extra_info"], **known)
-    return asyncio.run(score) if inspect.isawaitable(score) else score  # verl's reward managers take both
+    return asyncio.run(score) if inspect.iscoroutine(score) else score  # verl's reward managers take both
 
 
 def _listed(lines: list[str]) -> str:

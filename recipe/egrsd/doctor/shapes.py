@@ -2,7 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -64,13 +64,13 @@ def shapes(model: Any) -> Shapes:
         module = AutoModelForCausalLM.from_config(hf_config, trust_remote_code=model.trust_remote_code)
         layers = max((part for part in module.modules() if isinstance(part, nn.ModuleList)), key=_elements)
         ends = nn.ModuleList([module.get_input_embeddings(), module.get_output_embeddings()])
-        vocabulary, hidden = ends[0].weight.shape
+        vocabulary, hidden = cast(nn.Embedding, ends[0]).weight.shape
         found = {"block": max(map(_elements, layers)), "ends": _elements(ends), "layers": len(layers)}
         if model.lora_adapter_path:
             module = get_peft_model(module, LoraConfig.from_pretrained(model.lora_adapter_path, inference_mode=False))
         elif model.lora_rank > 0:
-            target = convert_to_regular_types(model.target_modules)
-            excluded = convert_to_regular_types(model.exclude_modules)
+            target = cast(Any, convert_to_regular_types(model.target_modules))
+            excluded = cast(Any, convert_to_regular_types(model.exclude_modules))
             adapter = LoraConfig(
                 task_type="CAUSAL_LM", r=model.lora_rank, target_modules=target, exclude_modules=excluded
             )

@@ -50,7 +50,7 @@ def _verl(config: Any) -> Iterator[Finding]:
         return
     yield Finding(Level.GREEN, f"verl {found} ({verl_version.required()})")
     gpus = config.trainer.n_gpus_per_node * config.trainer.nnodes
-    if gpus > 1 and Version(found) < Version(FOR_SEVERAL_GPUS):
+    if gpus > 1 and Version(str(found)) < Version(FOR_SEVERAL_GPUS):
         yield Finding(
             Level.YELLOW,
             f"verl {found} on {gpus} GPUs lacks two fixes of {FOR_SEVERAL_GPUS}'s weight sync: a fast rank can take "

@@ -8,9 +8,13 @@ it trains. A batch that does not ask for chunks (score_student=always) is scored
 logits.
 """
 
+# What verl's engine sets when it is built is declared nowhere, and a pass is under way where these methods are called.
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false, reportOptionalCall=false
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -221,10 +225,10 @@ def first_positions(counts: Tensor, starts: Tensor) -> Tensor:
 
 def padded_positions(positions: Tensor, ids: Tensor) -> Tensor:
     """(tokens,) bool -> (B, S), row by row as verl pads the jagged ids."""
-    return pad_sequence(positions.split(ids.offsets().diff().tolist()), batch_first=True)
+    return pad_sequence(list(positions.split(ids.offsets().diff().tolist())), batch_first=True)
 
 
-def _flag(micro_batch: TensorDict, key: str) -> bool:
+def _flag(micro_batch: TensorDict, key: str) -> Any:
     return tu.get_non_tensor_data(data=micro_batch, key=key, default=False)
 
 

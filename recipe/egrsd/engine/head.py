@@ -11,6 +11,7 @@ N  chosen positions      V  vocabulary      H  hidden size
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ class _Scores(torch.autograd.Function):
         return scores
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx, gradient):  # pyright: ignore[reportIncompatibleMethodOverride]  of the one output
         ahead, *again = ctx.saved_tensors
         temperature, also, chunk_logits = ctx.settings
         gradient = gradient / temperature
@@ -143,11 +144,12 @@ def head_scores(
     Returns:
         (N, 1) or (N, 2) float32, nats.
     """
-    hidden, weight, bias = (of if of is None else of.to(product_dtype(hidden)) for of in (hidden, weight, bias))
+    dtype = product_dtype(hidden)
+    hidden, weight, bias = hidden.to(dtype), weight.to(dtype), bias if bias is None else bias.to(dtype)
     return _Scores.apply(hidden, weight, bias, labels, temperature, also, chunk_logits)
 
 
-def require_plain_head(model: nn.Module, ids: Tensor) -> None:
+def require_plain_head(model: Any, ids: Tensor) -> None:
     """Asks one forward pass whether the model's logits are its head's weight times its hidden states, and nothing more.
 
     Args:
@@ -191,7 +193,7 @@ def require_plain_head(model: nn.Module, ids: Tensor) -> None:
         )
 
 
-def _product(head: nn.Module, hidden: Tensor) -> Tensor:
+def _product(head: nn.Linear, hidden: Tensor) -> Tensor:
     return linear(*(of if of is None else of.to(product_dtype(hidden)) for of in (hidden, head.weight, head.bias)))
 
 

@@ -6,6 +6,7 @@ G  groups of the micro-batch      n  responses of a group
 """
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -17,13 +18,13 @@ from transformers.cache_utils import DynamicLayer
 class _PromptLayer(DynamicLayer):
     """Keys and values of the prompts in one layer, shown to every response; what the responses add is not kept."""
 
-    def __init__(self, prompts: DynamicLayer, group_size: int):
+    def __init__(self, prompts: Any, group_size: int):
         super().__init__()
         self.dtype, self.device, self.is_initialized = prompts.dtype, prompts.device, True
         self.keys, self.values, self.group_size = prompts.keys, prompts.values, group_size
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        pairs = ((self.keys, key_states), (self.values, value_states))
+        pairs = ((cast(Tensor, self.keys), key_states), (cast(Tensor, self.values), value_states))
         keys, values = (torch.cat([prompt.repeat_interleave(self.group_size, 0), own], dim=-2) for prompt, own in pairs)
         return keys, values
 
@@ -55,7 +56,7 @@ def response_inputs(prompts: Sequence[Tensor], responses: Sequence[Tensor], cach
             up.
     """
     group_size = len(responses) // len(prompts)
-    cache.layers = [_PromptLayer(layer, group_size) for layer in cache.layers]
+    cache.layers[:] = [_PromptLayer(layer, group_size) for layer in cache.layers]
     of_row = [prompt for prompt in prompts for _ in range(group_size)]
     rows = [torch.cat([prompt[-1:], response[:-1]]) for prompt, response in zip(of_row, responses, strict=True)]
     starts = torch.tensor([len(prompt) - 1 for prompt in of_row], device=rows[0].device)

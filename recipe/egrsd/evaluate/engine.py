@@ -9,9 +9,11 @@ import os
 import queue
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from typing import Any, cast
 
 from recipe.egrsd import cpu
 from recipe.egrsd.evaluate import Refused
@@ -80,7 +82,7 @@ def visible_devices() -> list[str]:
     return named.split(",")[:count] if named else [str(device) for device in range(count)]
 
 
-def generate(requests: Sequence[Request], loading: Loading, sampling: Sampling) -> Iterator[Response]:
+def generate(requests: Sequence[Request], loading: Loading, sampling: Sampling) -> Generator[Response, None, None]:
     """Responses in the order in which they are finished.
 
     Raises:
@@ -115,7 +117,7 @@ def generate(requests: Sequence[Request], loading: Loading, sampling: Sampling) 
         tasks.cancel_join_thread()  # what nobody asked for any more must not keep this process from ending
 
 
-def _next_answer(answers: mp.Queue, engines: Sequence[mp.Process]) -> Response:
+def _next_answer(answers: mp.Queue, engines: Sequence[BaseProcess]) -> Response:
     while True:
         try:
             return answers.get(timeout=POLL_SECONDS)
@@ -174,7 +176,7 @@ def _serve(
         for output in engine.step() if under_way else ():
             if output.finished:
                 under_way -= 1
-                (completion,) = output.outputs
+                (completion,) = output.outputs  # pyright: ignore[reportGeneralTypeIssues]  no model that pools
                 if completion.finish_reason not in ("stop", "length"):
                     raise RuntimeError(f"vLLM ended a response with {completion.finish_reason!r}, which is no answer.")
                 number = int(output.request_id)
@@ -201,7 +203,7 @@ def _load(loading: Loading, length: int, in_flight: int):
     engine = LLMEngine.from_engine_args(
         EngineArgs(
             model=loading.model,
-            dtype=loading.dtype,
+            dtype=cast(Any, loading.dtype),
             seed=loading.seed,
             tensor_parallel_size=loading.tensor_parallel_size,
             max_model_len=length,
@@ -229,5 +231,5 @@ def _parameters(sampling: Sampling, seed: int):
 
 
 def _end_with_parent() -> None:
-    mp.parent_process().join()
+    cast(BaseProcess, mp.parent_process()).join()
     os._exit(1)

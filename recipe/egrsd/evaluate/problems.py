@@ -90,7 +90,7 @@ def _problem(row: Mapping[str, Any]) -> Problem:
     if extra_info.get("index") is None:
         raise RowError("extra_info has no 'index', by which a stored answer finds its problem; number the rows")
     ground_truth = reward_model.get("ground_truth")
-    if expected_answer(ground_truth) is None:
+    if ground_truth is None or expected_answer(ground_truth) is None:
         raise RowError(f"reward_model.ground_truth={ground_truth!r} cannot be compared with an answer")
     messages = tuple({"role": turn["role"], "content": turn["content"]} for turn in user_chat(row["prompt"]))
     return Problem(benchmark, str(extra_info["index"]), messages, ground_truth)

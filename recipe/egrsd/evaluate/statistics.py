@@ -113,6 +113,7 @@ def macro_difference(differences: Sequence[Difference]) -> Difference:
 
 
 def _joint_error(errors: Sequence[float | None]) -> float | None:
-    if not errors or None in errors:
+    known = [error for error in errors if error is not None]
+    if not errors or len(known) < len(errors):
         return None
-    return float(np.sqrt(np.sum(np.square(errors))) / len(errors))
+    return float(np.sqrt(np.sum(np.square(known))) / len(known))

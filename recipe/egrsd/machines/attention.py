@@ -74,8 +74,8 @@ def attention_fault(attention: str) -> str:
     Args:
         attention: a value of ``attn_implementation``; a kernel of the hub is downloaded.
     """
-    sizes = {"vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "head_dim": 8}
-    layers = {"num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1}
+    sizes: dict[str, Any] = {"vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "head_dim": 8}
+    layers: dict[str, Any] = {"num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1}
     settings = {"attn_implementation": attention, "dtype": torch.bfloat16}
     try:
         with torch.device("meta"):

@@ -9,7 +9,7 @@ from functools import partial
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -98,7 +98,7 @@ def _answer(
     failure: str = "cannot run the recipe",
     seconds: float = TIMEOUT_SECONDS,
     way_out: str = WAY_OUT,
-) -> Answer:
+) -> Any:
     try:
         return ray.get(answer, timeout=seconds)
     except Exception as error:

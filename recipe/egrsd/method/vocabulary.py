@@ -21,9 +21,11 @@ class VocabularySum(Protocol):
 
     def sums(self, log_p: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
         """(n, V) log-probs of these positions -> (n,) the scores, (n,) sum_v phi'(log p(v))."""
+        ...
 
     def slopes(self, log_p: Tensor, columns: slice) -> Tensor:
         """(N, v) log-probs of these vocabulary entries -> (N, v) phi'(log p(v))."""
+        ...
 
 
 class Entropy:

@@ -34,7 +34,7 @@ from recipe.egrsd.reward import RULES
 DEFAULTS = Path(__file__).parents[1] / "config" / "algorithm" / "egrsd.yaml"
 FIRST_ROWS = 100  # of which one must be usable; grading takes time
 MARK = "####"  # GSM8K's, between solution and answer
-Files = dict[str, Sequence[dict[str, Any]]]  # file name -> rows
+Files = dict[str, list[dict[str, Any]]]  # file name -> rows
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

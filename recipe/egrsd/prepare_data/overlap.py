@@ -14,7 +14,8 @@ _LAYOUT = {"left", "right", "text", "mathrm", "mathbf", "displaystyle", "quad", 
 
 def words(text: str) -> list[str]:
     """Lower-case words, numbers and operators; white space, punctuation and LaTeX that is layout only are gone."""
-    return [_SAME.get(word, word) for word in _TOKEN.findall(text.lower()) if word not in _LAYOUT]
+    found: list[str] = _TOKEN.findall(text.lower())
+    return [_SAME.get(word, word) for word in found if word not in _LAYOUT]
 
 
 def ngrams(text: str) -> set[tuple[str, ...]]:

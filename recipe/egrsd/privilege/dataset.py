@@ -7,6 +7,7 @@ column.
 import sys
 from collections import Counter
 from types import ModuleType
+from typing import Any
 
 from omegaconf import ListConfig
 from verl.utils.dataset.rl_dataset import RLHFDataset
@@ -114,7 +115,7 @@ class EgrsdDataset(RLHFDataset):
         return ids
 
 
-def check_rows(rows: RLHFDataset) -> None:
+def check_rows(rows: Any) -> None:
     """ValueError if training rows have come without the teacher's prompts: a class of the user's own may drop the
     column."""
     if len(rows) and "teacher_prompt_ids" not in rows[0]:

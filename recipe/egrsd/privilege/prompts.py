@@ -115,7 +115,7 @@ def teacher_messages(
     return [*messages[:-1], {"role": "user", "content": text}]
 
 
-def prompt_ids(tokenizer: Any, messages: list[dict], **chat_template_kwargs: Any) -> list[int]:
+def prompt_ids(tokenizer: Any, messages: Sequence[Mapping[str, Any]], **chat_template_kwargs: Any) -> list[int]:
     """Token ids of a chat with the generation prompt appended, as verl's agent loop builds the student's.
 
     Raises:

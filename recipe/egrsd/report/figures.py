@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from recipe.egrsd.report.leakage import NGRAM, Share, StepAudit
 from recipe.egrsd.report.runs import Evaluation, Run
@@ -89,7 +90,8 @@ def curve(axis: Axes, runs: Sequence[Run], name: str) -> None:
     if (meaning.low, meaning.high) != (None, None):
         low, high = max(bottom, _or(meaning.low, bottom)), min(top, _or(meaning.high, top))
         axis.axhspan(low, high, color=HEALTHY, alpha=0.13, linewidth=0, zorder=0)
-    axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    locator = cast(MaxNLocator, axis.xaxis.get_major_locator())
+    locator.set_params(integer=True, min_n_ticks=1)
     axis.set_title(_plain(name.removeprefix("egrsd/")), loc="left")
     axis.set_ylabel("" if meaning.unit == "1" else meaning.unit)
 
@@ -141,7 +143,9 @@ def _evaluations(axis: Axes, run: Run, i: int, *, with_names: bool) -> None:
     for evaluation in run.evaluations:
         errors = {"xerr": evaluation.tokens.se, "yerr": 100 * (evaluation.accuracy.se or 0.0)}
         point = (evaluation.tokens.value, 100 * evaluation.accuracy.value)
-        fill = {"markerfacecolor": "none", "markersize": 9} if id(evaluation) in chosen else {"markersize": 5}
+        fill: dict[str, Any] = (
+            {"markerfacecolor": "none", "markersize": 9} if id(evaluation) in chosen else {"markersize": 5}
+        )
         axis.errorbar(*point, **errors, marker="o", color=look["color"], capsize=2, linewidth=1, **fill)
         if with_names:
             axis.annotate(_short(evaluation), point, xytext=(6, 6), textcoords="offset points")
@@ -176,9 +180,10 @@ def leakage(figure: Figure, audits: Mapping[str, list[StepAudit]]) -> None:
 
 
 def _shares(axis: Axes, audits: Sequence[StepAudit], shares: Sequence[Share], **look: Any) -> None:
-    known = [(audit.step, share) for audit, share in zip(audits, shares, strict=True) if share.mean is not None]
-    means, errors = [100 * share.mean for _, share in known], [100 * (share.se or 0) for _, share in known]
-    axis.errorbar([step for step, _ in known], means, yerr=errors, capsize=2, elinewidth=0.8, markersize=4, **look)
+    pairs = zip(audits, shares, strict=True)
+    known = [(audit.step, 100 * share.mean, 100 * (share.se or 0)) for audit, share in pairs if share.mean is not None]
+    steps, means, errors = ([entry[column] for entry in known] for column in range(3))
+    axis.errorbar(steps, means, yerr=errors, capsize=2, elinewidth=0.8, markersize=4, **look)
 
 
 def _curves(runs: Sequence[Run]) -> Figure:
@@ -212,7 +217,7 @@ def _or(value: float | None, otherwise: float) -> float:
     return otherwise if value is None else value
 
 
-def _style(ink: str) -> dict[str, Any]:
+def _style(ink: str) -> dict[Any, Any]:
     inks = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color")
     return {
         **dict.fromkeys(inks, ink), "grid.alpha": 0.2, "axes.grid": True, "axes.spines.top": False,

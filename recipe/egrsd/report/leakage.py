@@ -69,7 +69,13 @@ def audit(rows: Sequence[Mapping[str, Any]], step: int) -> StepAudit:
             others.append(mean(_overlap(fresh, text) for text in strangers))
     found = [float(bool(said)) for said in quotes]
     return StepAudit(
-        step, len(rows), *map(_share, (own, others, longest, found)), [quote for said in quotes for quote in said]
+        step,
+        len(rows),
+        own=_share(own),
+        others=_share(others),
+        longest=_share(longest),
+        phrases=_share(found),
+        quotes=[quote for said in quotes for quote in said],
     )
 
 

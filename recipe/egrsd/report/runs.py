@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import pyarrow.parquet as pq
 
@@ -175,10 +175,10 @@ def _estimate(figures: Mapping[str, Any], *names: str) -> Estimate:
 
 def _mean(estimates: Sequence[Estimate]) -> Estimate:
     """Of independent estimates."""
-    errors = [estimate.se for estimate in estimates]
-    se = None if None in errors else math.sqrt(sum(error**2 for error in errors)) / len(errors)
+    errors = [estimate.se for estimate in estimates if estimate.se is not None]
+    se = None if len(errors) < len(estimates) else math.sqrt(sum(error**2 for error in errors)) / len(errors)
     return Estimate(sum(estimate.value for estimate in estimates) / len(estimates), se)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -89,7 +89,7 @@ def last_boxed(text: str) -> str | None:
     return None
 
 
-def expected_answer(ground_truth: str | int) -> str | None:
+def expected_answer(ground_truth: object) -> str | None:
     """The answer within a ground truth, white space collapsed; None if it is unusable. A bool is not an int here."""
     if isinstance(ground_truth, numbers.Integral) and not isinstance(ground_truth, bool):
         return str(ground_truth)

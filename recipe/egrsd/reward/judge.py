@@ -54,7 +54,7 @@ def same(gold: Answer, answer: Answer) -> bool:
     if isinstance(gold, Text) or isinstance(answer, Text):
         return isinstance(gold, Text) and isinstance(answer, Text) and same_words(gold.words, answer.words)
     if isinstance(gold, Mixed) or isinstance(answer, Mixed):
-        return type(gold) is type(answer) and _pairwise(gold.parts, answer.parts)
+        return isinstance(gold, Mixed) and isinstance(answer, Mixed) and _pairwise(gold.parts, answer.parts)
     if isinstance(gold, Described) or isinstance(answer, Described):
         return relations.same_sets(gold, answer)
     if isinstance(gold, Value) and isinstance(answer, Value):
@@ -76,7 +76,7 @@ def _same_time(gold: Answer, answer: Answer) -> bool:
         alike = gold.half == answer.half or not (gold.half and answer.half)
         return alike and (gold.hour, gold.minutes) == (answer.hour, answer.minutes)
     first, second = (one.ratio if isinstance(one, Time) else one for one in (gold, answer))
-    return bool(first and second) and same(first, second)
+    return first is not None and second is not None and same(first, second)
 
 
 def same_value(gold: Value, answer: Value) -> bool:
@@ -103,7 +103,12 @@ def _same_items(gold: Answer, answer: Answer) -> bool:
         several, one = (gold, answer) if isinstance(gold, Items) else (answer, gold)
         if isinstance(one, Value) and one.latex.startswith(r"\mathbb"):
             return relations.same_sets(gold, answer)
-        return several.kind == "set" and len(several.parts) == 1 and same(several.parts[0], one)
+        return (
+            isinstance(several, Items)
+            and several.kind == "set"
+            and len(several.parts) == 1
+            and same(several.parts[0], one)
+        )
     kinds = {gold.kind, answer.kind}
     if kinds <= {"list", "or", "set"}:
         if "set" in kinds:
@@ -144,8 +149,12 @@ def _quiet(gold: Answer, answer: Answer) -> bool:
 
 def _same_pieces(gold: Answer, answer: Answer) -> bool:
     """Unions piece by piece in any order, else as sets."""
-    unions = isinstance(gold, Pieces) and isinstance(answer, Pieces) and {*gold.signs, *answer.signs} == {r"\cup"}
-    if unions and _matched(gold.parts, answer.parts):
+    if (
+        isinstance(gold, Pieces)
+        and isinstance(answer, Pieces)
+        and {*gold.signs, *answer.signs} == {r"\cup"}
+        and _matched(gold.parts, answer.parts)
+    ):
         return True
     return relations.same_sets(gold, answer)
 

@@ -39,14 +39,15 @@ class _Worker:
 
     def compare(self, expected: str, answer: str, timeout_seconds: float) -> str:
         """The outcome for one pair."""
-        if self.pipe is None or self.pipe.poll():  # no verdict is due: the child died idle
-            self.renew_child()
+        pipe = self.pipe
+        if pipe is None or pipe.poll():  # no verdict is due: the child died idle
+            pipe = self.renew_child()
         reusable = False
         try:
-            self.pipe.send((expected, answer, timeout_seconds))
-            if not self.pipe.poll(timeout_seconds):
+            pipe.send((expected, answer, timeout_seconds))
+            if not pipe.poll(timeout_seconds):
                 return "timed_out"
-            outcome, reusable = self.pipe.recv()
+            outcome, reusable = pipe.recv()
             return outcome
         except (EOFError, OSError):
             return "crashed"
@@ -54,7 +55,7 @@ class _Worker:
             if not reusable:
                 self.renew_child()
 
-    def renew_child(self) -> None:
+    def renew_child(self) -> Connection:
         """Has the child killed, if there is one; returns when the next is ready. RuntimeError if none is, see
         stderr."""
         self.pipe = None
@@ -66,11 +67,11 @@ class _Worker:
                 socket.send_fds(self.requests, [b"+"], [theirs.fileno()])
             if pipe.poll(WORKER_START_SECONDS) and pipe.recv():
                 self.pipe = pipe
-                return
+                return pipe
         self.stop()
         if is_new:
             raise RuntimeError(f"The answer checker does not start. Can {sys.executable} import math_verify?")
-        self.renew_child()
+        return self.renew_child()
 
     def start(self) -> None:
         self.requests, theirs = socket.socketpair()
@@ -79,7 +80,7 @@ class _Worker:
         env = {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
         command = [sys.executable, "-m", "recipe.egrsd.reward.worker"]
         with theirs:  # a session of its own: Ctrl-C is not for it, and stop reaches its child with it
-            self.process = subprocess.Popen(command, stdin=theirs, env=env, start_new_session=True)
+            self.process = subprocess.Popen(command, stdin=theirs.fileno(), env=env, start_new_session=True)
 
     def stop(self) -> None:
         if self.process is not None:

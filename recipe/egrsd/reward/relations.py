@@ -2,6 +2,7 @@
 them."""
 
 from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 from recipe.egrsd.reward import values
 from recipe.egrsd.reward.answers import Answer, Chain, Described, Items, Pieces, Text, Value
@@ -45,12 +46,11 @@ def same_names(first: Answer, second: Answer, same: Callable[[Answer, Answer], b
 
 def named_apart(parts: Sequence[Answer]) -> bool:
     """x = 1, y = 2: different names for the parts."""
-    if not all(isinstance(part, Chain) and label(part) for part in parts):
-        return False
-    return len({part.sides[0] for part in parts}) == len(parts) > 1
+    chains = [part for part in parts if isinstance(part, Chain) and label(part)]
+    return len({chain.sides[0] for chain in chains}) == len(parts) > 1
 
 
-def pairs(chain: Chain) -> list[tuple[object, str]]:
+def pairs(chain: Chain) -> list[tuple[Any, str]]:
     """Each relation of a chain as (left minus right, sign), with < and <= only."""
     found = []
     for left, sign, right in zip(chain.sides, chain.signs, chain.sides[1:], strict=False):
@@ -91,7 +91,7 @@ def _same_sides(gold: Chain, answer: Chain) -> bool:
     """The same two sides, perhaps turned around: all that can be said of an identity."""
     if gold.signs != ("=",) or answer.signs != ("=",):
         return False
-    mine, theirs = ([side.latex for side in chain.sides] for chain in (gold, answer))
+    mine, theirs = ([cast(Value, side).latex for side in chain.sides] for chain in (gold, answer))
     return any(values.same(mine[0], left) and values.same(mine[1], right) for left, right in (theirs, theirs[::-1]))
 
 
@@ -156,7 +156,9 @@ def as_set(answer: Answer):
 
     if isinstance(answer, Described):
         domain = DOMAINS.get(answer.domain)
-        known = as_set(answer.condition) if domain and _is_about(answer.condition, answer.name) else None
+        if domain is None or not _is_about(answer.condition, answer.name):
+            return None
+        known = as_set(answer.condition)
         return known and sympy.Intersection(known, getattr(sympy.S, domain))
     if isinstance(answer, Value):
         return sympy.S.Reals if answer.latex.replace(" ", "") == r"\mathbb{R}" else None

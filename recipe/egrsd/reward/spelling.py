@@ -5,6 +5,7 @@ numbers, words. What a formula means is read behind it (formula.py, answers.py).
 """
 
 import re
+from typing import cast
 
 from recipe.egrsd.reward.tables import CODES, FUNCTIONS, LOWERED, MONEY, RAISED, SIGNS, SYNONYMS
 
@@ -101,8 +102,9 @@ def _commands(text: str) -> str:
 
 
 def _synonym(found: re.Match) -> str:
-    name = SYNONYMS.get(found[1], found[1])
-    if name == found[1]:
+    written: str = found[1]
+    name = SYNONYMS.get(written, written)
+    if name == written:
         return found[0]
     return rf"\{name}" if name.isalpha() and len(name) > 1 else name
 
@@ -119,7 +121,8 @@ def _text(found: re.Match) -> str:
         return r"\%"
     if number := _LEADING.match(inner):
         return rf"{number[1]} \text{{{_named(number[2])}}}" if number[2] else number[1]
-    before, inner, behind = re.fullmatch(r"([,;]?)\s*(.*?)\s*([,;.]?)", inner, re.DOTALL).groups()
+    of_any_text = re.fullmatch(r"([,;]?)\s*(.*?)\s*([,;.]?)", inner, re.DOTALL)
+    before, inner, behind = cast(re.Match[str], of_any_text).groups()
     return f"{before} " + (rf"\text{{{_named(inner)}}}" if inner else " ") + behind.replace(".", " ")
 
 

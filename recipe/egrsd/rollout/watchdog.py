@@ -122,7 +122,8 @@ def _last_errors(node: str, pid: int) -> str:
     """The last error lines that a process and its children wrote to Ray's log files, which lie on its own node."""
     if node != _place()[0]:
         return f"Its last words are in Ray's logs/worker-*-{pid}.* on Ray node {node}."
-    logs = os.path.join(ray._private.worker.global_worker.node.get_session_dir_path(), "logs")
+    worker = ray._private.worker  # pyright: ignore[reportPrivateImportUsage, reportAttributeAccessIssue]  no other way there
+    logs = os.path.join(worker.global_worker.node.get_session_dir_path(), "logs")
     paths = glob.glob(os.path.join(glob.escape(logs), f"worker-*-{pid}.*"))
     lines = [line for path in sorted(paths) for line in Path(path).read_text(errors="replace").splitlines()]
     errors = [line for line in lines if re.search(r"error|exception|traceback|died|killed", line, re.IGNORECASE)]

@@ -11,7 +11,7 @@ weights. The other end is server.py.
 """
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Generator
 
 import ray
 import zmq
@@ -35,7 +35,7 @@ class WatchedServerAdapter(ServerAdapter):
         if self._pd_role is None:  # verl's disaggregated servers keep verl's name
             self.zmq_handle = self.zmq_handle.replace(ray.get_runtime_context().get_job_id(), run_id(), 1)
 
-    async def update_weights(self, weights: Iterable[tuple[str, Tensor]], *args, **kwargs):
+    async def update_weights(self, weights: Generator[tuple[str, Tensor], None, None], *args, **kwargs):
         self._receiver_error: Exception | None = None
         if is_tied(self.model_config.hf_config):
             # verl sends both names of a tied weight, and vLLM refuses the head in a message without the embedding.
@@ -48,8 +48,8 @@ class WatchedServerAdapter(ServerAdapter):
                 f"the rollout engine could not take the new weights: {''.join(reason)}"
             ) from self._receiver_error
 
-    async def _execute_method(self, method: str, non_block: bool = False, **kwargs):
-        future = await super()._execute_method(method, non_block=non_block, **kwargs)
+    async def _execute_method(self, method: str, *args, **kwargs):
+        future = await super()._execute_method(method, *args, **kwargs)
         if method == "update_weights_from_ipc" and future is not None:
             threading.Thread(target=self._release_sender_on_error, args=(future,), daemon=True).start()
         return future

@@ -70,7 +70,7 @@ class Teacher:
         """Called after the student's update of that step, which counts from 1."""
         if self.settings.kind == "ema":
             self.workers.update_teacher(self.settings.ema_decay)
-        elif self.settings.kind == "snapshot" and step % self.settings.sync_every == 0:
+        elif self.settings.kind == "snapshot" and self.settings.sync_every and step % self.settings.sync_every == 0:
             self.workers.update_teacher(0.0)
 
     def save(self, folder: Path) -> None:

@@ -7,6 +7,7 @@ front of the same response needs no other alignment (workers/utils/padding.py:19
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from tensordict import TensorDict
@@ -112,7 +113,8 @@ def scoring_order(
         sharing = Sharing(group_size=group_size, rows_of_micro_batch=fitting * group_size)
     work = calculate_workload(torch.tensor(work)).tolist()
     order = []
-    for share in get_seqlen_balanced_partitions(work, k_partitions=num_ranks, equal_size=True):
+    shares: Any = get_seqlen_balanced_partitions(work, k_partitions=num_ranks, equal_size=True)
+    for share in shares:
         order += [row for group in sorted(share, key=work.__getitem__, reverse=True) for row in groups[group]]
     return order, sharing
 
@@ -202,7 +204,7 @@ def checked(output: TensorDict, response_mask: Tensor, *, names: Sequence[str]) 
     return aligned["log_probs"], aligned["entropy"]
 
 
-def _refuse_non_finite(name: str, values: Tensor, mask: Tensor, names: Sequence[str]) -> None:
+def _refuse_non_finite(name: str, values: Any, mask: Tensor, names: Sequence[str]) -> None:
     bad = ~values.values().isfinite() & mask.values().bool()
     if bad.any():
         token = int(bad.nonzero()[0])

@@ -4,6 +4,9 @@ Everything happens on the rank's own shards: nothing is gathered, nothing passes
 teacher is verl's reference model; with LoRA it is a float32 copy of the adapter alone, swapped in for the scoring pass.
 """
 
+# verl names modes of dispatch at run time, and says of its engines no more than that they are some; init_model looks.
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+
 import os
 from collections.abc import Iterable
 from contextlib import contextmanager
@@ -70,7 +73,7 @@ class EgrsdWorker(ActorRolloutRefWorker):
         move_towards(self._teacher_shards(), student, decay=decay)
 
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="actor"))
-    def compute_teacher_log_prob(self, data: TensorDict) -> TensorDict:
+    def compute_teacher_log_prob(self, data: TensorDict) -> TensorDict | None:
         """verl's compute_log_prob with the teacher's adapter in the student's place."""
         with self._teacher_adapter_in_place():
             output = self.actor.infer_batch(data)
