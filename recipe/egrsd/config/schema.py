@@ -193,7 +193,7 @@ def sequence_parallel_ranks(part: Any) -> int:
     return ranks if ranks > 1 else part.fsdp_config.ulysses_sequence_parallel_size
 
 
-def scoring_limits(config: Any) -> dict[str, int]:
+def scoring_limits(config: Any) -> dict[str, Any]:
     """Tokens of a scoring micro-batch in which the responses of a group share their prompt, 0 if they cannot; rows of
     one, where their number is fixed."""
     _, engine, ranks = scoring_engine(config)

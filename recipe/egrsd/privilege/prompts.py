@@ -124,7 +124,7 @@ def prompt_ids(tokenizer: Any, messages: Sequence[Mapping[str, Any]], **chat_tem
     return tokenizer.encode(_chat_text(tokenizer, messages, **chat_template_kwargs), add_special_tokens=False)
 
 
-def frame_ids(tokenizer: Any, messages: list[dict], **chat_template_kwargs: Any) -> list[int]:
+def frame_ids(tokenizer: Any, messages: Sequence[Mapping[str, Any]], **chat_template_kwargs: Any) -> list[int]:
     """The same for a chat that shows PLACE_OF_PEER, each side of it by itself, peers.SLOT in between.
 
     Raises:
@@ -140,7 +140,7 @@ def frame_ids(tokenizer: Any, messages: list[dict], **chat_template_kwargs: Any)
     return [*before, SLOT, *after]
 
 
-def _chat_text(tokenizer: Any, messages: list[dict], **chat_template_kwargs: Any) -> str:
+def _chat_text(tokenizer: Any, messages: Sequence[Mapping[str, Any]], **chat_template_kwargs: Any) -> str:
     try:
         text = tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=False, **chat_template_kwargs

@@ -26,7 +26,7 @@ class Teacher:
         limits: of the scoring engine: max_shared_tokens and rows_of_micro_batch of the function ``score``.
     """
 
-    def __init__(self, settings: TeacherConfig, workers: Any, *, uses_lora: bool, **limits: int):
+    def __init__(self, settings: TeacherConfig, workers: Any, *, uses_lora: bool, **limits: Any):
         self.settings, self.workers, self.limits = settings, workers, limits
         self.num_ranks = max(workers._query_dispatch_info("actor")) + 1  # as verl asks (trainer_base.py:1613)
         self.adapter_off = uses_lora and settings.kind == "frozen"
@@ -56,7 +56,7 @@ class Teacher:
             num_ranks=self.num_ranks, adapter_off=self.adapter_off, temperature=temperature,
             keep_hidden=divergence is not None, names=names, **self.limits,
         )  # fmt: skip
-        if scores.hidden is not None:
+        if divergence is not None and scores.hidden is not None:
             self.workers.hold_teacher_head(**divergence)
         return scores
 

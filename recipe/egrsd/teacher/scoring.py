@@ -149,7 +149,8 @@ def score(
     """
     chosen = [row for row, ids in enumerate(prompt_ids) if ids is not None]
     if not chosen:
-        return Scores(*[torch.zeros_like(responses, dtype=torch.float32)] * 2, None)
+        nothing = torch.zeros_like(responses, dtype=torch.float32)
+        return Scores(nothing, nothing, None)
     columns = (prompt_ids, responses.unbind(), response_mask.unbind(), names)
     columns = ([column[row] for row in chosen] for column in columns)
     prompts, rows, masks, labels = _filled(*columns, multiple=num_ranks * rows_of_micro_batch)
@@ -164,9 +165,10 @@ def score(
     found = checked(output, batch["response_mask"], names=[labels[row] for row in order])
     place = {row: at for at, row in enumerate(chosen)}  # among those that were scored
     back = [order.index(place[row]) if row in place else None for row in range(len(prompt_ids))]
-    counts, hidden = responses.offsets().diff().tolist(), output.get("teacher_hidden")
+    counts, hidden = [len(row) for row in responses.unbind()], output.get("teacher_hidden")
     hidden = None if hidden is None else _spread(hidden, back, [0] * len(back))
-    return Scores(*(_spread(column, back, counts) for column in found), hidden)
+    log_probs, entropy = (_spread(column, back, counts) for column in found)
+    return Scores(log_probs, entropy, hidden)
 
 
 def _filled(prompts: list, rows: list, masks: list, names: list, *, multiple: int) -> tuple[list, list, list, list]:
