@@ -48,7 +48,7 @@ def look_up(name: str) -> Weight:
             or cannot be called with INPUTS and settings.
     """
     path, _, attribute = name.rpartition(":")
-    module = load_module(path if _is_file(path) or "://" in path else f"pkg://{path}")
+    module: Any = load_module(path if _is_file(path) or "://" in path else f"pkg://{path}")
     function = getattr(module, attribute)
     if not callable(function):
         raise TypeError(f"{attribute} is {type(function).__name__} and no function")

@@ -58,7 +58,7 @@ def complaint(error: ValidationError, key: str) -> str:
     return f"{name}={shown(given)} is {type(given).__name__}; {own or first['msg'].replace('Input', 'it')}."
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """An exception as a sentence in one line; those that are no refusals of ours bring their type along."""
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return f"{error.full_key}: {str(error).splitlines()[0]}."
