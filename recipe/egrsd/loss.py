@@ -89,7 +89,7 @@ def training_loss(
     if not egrsd.rewards_count:
         student = no_padding_2_padding(model_output["log_probs"], data).detach()
         metrics = [*metrics, _logged(student, data["teacher_log_probs"].to_padded_tensor(0.0), {}, data)]
-    return sum(losses), dict(ChainMap(*metrics))
+    return sum(losses[1:], start=losses[0]), dict(ChainMap(*metrics))
 
 
 def _logged(student: Tensor, teacher: Tensor, of_teacher: dict[str, Tensor], data: TensorDict) -> dict[str, Metric]:

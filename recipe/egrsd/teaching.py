@@ -112,7 +112,7 @@ def _shown(
     knobs = {"wanted": egrsd.privilege == "peer_correct", "rule": egrsd.teacher.peer, "seed": seed}
     peers = chosen_peers(batch.keys, problems, correct, responses, **knobs)
     shown = [
-        None if frame is None or peer is None else spliced(frame, responses[peer])
+        None if frame is None or peer is None or (ids := responses[peer]) is None else spliced(frame, ids)
         for frame, peer in zip(prompts, peers, strict=True)
     ]
     batches.write_lists(batch, teacher_prompt_ids=[ids or [] for ids in shown])  # what was shown, for whoever looks on

@@ -96,10 +96,18 @@ class EgrsdConfig:
         )
         require(clip is None or clip > 0, "divergence_clip", clip, "must be positive (nats), or null")
         low = self.divergence_clip_low
-        require(low is None or (kind and low < 0), "divergence_clip_low", low, "must be negative, with a divergence")
+        require(
+            low is None or (kind is not None and low < 0),
+            "divergence_clip_low",
+            low,
+            "must be negative, with a divergence",
+        )
         beside = self.pull.policy_gradient
         require(
-            not beside or kind, "pull.policy_gradient", beside, "means nothing to divergence=null; leave it at false"
+            not beside or kind is not None,
+            "pull.policy_gradient",
+            beside,
+            "means nothing to divergence=null; leave it at false",
         )
         for key in ("gamma", "window", "clip_range", "length_bonus") if kind and not beside else ():
             value = getattr(self, key)

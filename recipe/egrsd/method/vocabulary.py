@@ -4,6 +4,7 @@ derivatives.
 N, n  positions      V, v  vocabulary entries, all of them or a slice
 """
 
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Protocol
 
@@ -16,8 +17,11 @@ class VocabularySum(Protocol):
 
     name: str
     """Under which the engine returns it."""
-    watched: dict[str, Tensor]
-    """More about the positions ``at``, by name, that nothing is trained on; filled by ``sums``."""
+
+    @property
+    def watched(self) -> Mapping[str, Tensor]:
+        """More about the positions ``at``, by name, that nothing is trained on; filled by ``sums``."""
+        ...
 
     def sums(self, log_p: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
         """(n, V) log-probs of these positions -> (n,) the scores, (n,) sum_v phi'(log p(v))."""
@@ -31,7 +35,8 @@ class VocabularySum(Protocol):
 class Entropy:
     """phi = -p log p, nats."""
 
-    name, watched = "entropy", MappingProxyType({})
+    name = "entropy"
+    watched: Mapping[str, Tensor] = MappingProxyType({})
 
     def sums(self, log_p: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
         # Not vecdot: that is a matrix product, which a GPU may be allowed to compute in TF32, and autocast casts to
