@@ -85,10 +85,10 @@ def training_loss(
     parts = [egrsd_loss(config, egrsd, model_output, data, dp_group)] if egrsd.rewards_count else []
     if egrsd.pulls:
         parts.append(divergence_loss(egrsd, model_output, data))
-    losses, metrics = zip(*parts, strict=True)
+    losses, metrics = [loss for loss, _ in parts], [logged for _, logged in parts]
     if not egrsd.rewards_count:
         student = no_padding_2_padding(model_output["log_probs"], data).detach()
-        metrics = [*metrics, _logged(student, data["teacher_log_probs"].to_padded_tensor(0.0), {}, data)]
+        metrics.append(_logged(student, data["teacher_log_probs"].to_padded_tensor(0.0), {}, data))
     return sum(losses[1:], start=losses[0]), dict(ChainMap(*metrics))
 
 

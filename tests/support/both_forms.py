@@ -46,8 +46,8 @@ def preset(name: str):
 def rows(vocabulary: int, *, rank: int, ranks: int) -> TensorDict:
     """This rank's share of an update's rows, with a teacher's scores and advantages drawn at random."""
     generator = torch.Generator().manual_seed(0)
-    draw = lambda length: torch.randint(vocabulary, (length,), generator=generator)  # noqa: E731
-    random = lambda length: torch.rand(length, generator=generator)  # noqa: E731
+    draw = lambda length: torch.randint(vocabulary, (length,), generator=generator)  # noqa: E731  one line each
+    random = lambda length: torch.rand(length, generator=generator)  # noqa: E731  one line each
     responses = [draw(length) for length in RESPONSES]
     masks = [torch.ones_like(response) for response in responses]
     masks[3][5:9] = 0
