@@ -30,8 +30,8 @@ WEIGHT, CLIP, TEMPERATURE = 0.125, 0.02, 1.1
 def drawn(vocabulary: int, size: int) -> dict[str, list]:
     """Prompts, responses, a group's advantages and what the teacher's head was given; the same on every rank."""
     generator = torch.Generator().manual_seed(0)
-    draw = lambda length: torch.randint(vocabulary, (length,), generator=generator)  # noqa: E731
-    random = lambda *shape: torch.rand(*shape, generator=generator)  # noqa: E731
+    draw = lambda length: torch.randint(vocabulary, (length,), generator=generator)  # noqa: E731  one line each
+    random = lambda *shape: torch.rand(*shape, generator=generator)  # noqa: E731  one line each
     return {
         "prompts": [draw(length) for length in PROMPTS],
         "responses": [draw(length) for length in RESPONSES],
