@@ -3,7 +3,7 @@
 # make test   runs every test but the long ones
 # make golden   writes the files of tests/golden anew, which make test compares with what the code gives: composed configs, the metrics
 #   of a run, public names, keys and files. Look at the diff before you commit it. make golden ARGS='-k public' renews a part
-# make test-long   runs those: one change at a time, 25 kills, 10,000 rewards, two nodes
+# make test-long   runs those: one change at a time, 30 kills, 10,000 rewards, two nodes
 # make rehearsal   runs the scripts of examples/ themselves on a small model in bfloat16: killed, resumed, evaluated, reported
 # make gpu-check   for the first minutes on a GPU: a table of what holds there; VERL_PLATFORM=cpu make gpu-check tries it on a CPU
 # make test-matrix   runs whole runs, command line and guards on each verl that is supported; VERL_PATH=/path/to/verl adds a checkout,

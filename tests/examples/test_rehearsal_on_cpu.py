@@ -177,6 +177,7 @@ def test_a_rehearsal_differs_from_the_gpus_run_in_these_keys_alone(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.second_lane
 def test_one_step_of_the_one_gpu_script(prepared, tmp_path):
     script = script_of("one_gpu", prepared, tmp_path, STEPS="1")
     assert script.run(timeout=RUN_SECONDS).well, script.log.read_text()[-6000:]

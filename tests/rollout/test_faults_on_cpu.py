@@ -30,9 +30,9 @@ update."""
 
 
 @pytest.mark.slow
-@pytest.mark.second_lane
+@pytest.mark.long
 @pytest.mark.timeout(2400)  # six runs, behind two that others make meanwhile
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 6))])
+@pytest.mark.parametrize("seed", range(6))
 def test_a_killed_trainer_resumes_to_the_same_end(seed, padded, inputs, rollouts, tmp_path):
     """Kills at random moments of four phases, each resumed: bit for bit the parameters of the run that never
     stopped."""

@@ -36,6 +36,7 @@ def test_which_models_have_one_weight_for_both_ends():
 
 
 @pytest.mark.slow
+@pytest.mark.second_lane
 def test_a_tied_model_is_sent_in_parts(tmp_path):
     """verl sends the head a second time, and vLLM 0.29 refuses it in a message that does not hold the embedding."""
     write_inputs(tmp_path / "inputs", tied=True)

@@ -6,6 +6,7 @@ moves.
 """
 
 import itertools
+import signal
 
 import pyarrow.parquet as pq
 import pytest
@@ -121,15 +122,20 @@ def test_a_teacher_that_sees_nothing_raises_the_alarm(inputs, tmp_path):
     assert "EGRSD alarm, privilege inert: egrsd/log_ratio_abs_mean = " in result.log
 
 
-def test_looking_at_tokens_and_resuming_change_nothing(padded, packed, inputs, tmp_path):
-    """From the checkpoint of the second step: the third step's parameters and baseline to the bit.
+@pytest.mark.timeout(1800)
+def test_a_kill_and_looking_at_tokens_change_nothing(padded, packed, inputs, tmp_path):
+    """Killed while the second checkpoint is written and resumed by the same command: the third step's parameters and
+    baseline to the bit.
 
     The resumed run saves its tokens with 0.05 nat of noise on whatever old_log_probs it would train on.
     """
-    overrides = [*SETTINGS, *PADDED, *EVERY_TOKEN, *replaying(packed.folder / "rollouts"), "trainer.save_freq=3"]
-    resume = ["trainer.resume_mode=resume_path", f"trainer.resume_from_path={padded.folder}/checkpoints/global_step_2"]
-    resumed = good(run(inputs, tmp_path, [*overrides, *resume], EGRSD_NOISE="0.05"))
-    assert [step["training/global_step"] for step in resumed.metrics] == [3]
+    overrides = [*SETTINGS, *PADDED, *EVERY_TOKEN, *replaying(packed.folder / "rollouts"), "trainer.save_freq=1"]
+    overrides += [f"trainer.default_local_dir={tmp_path / 'checkpoints'}"]
+    killed = run(inputs, tmp_path / "killed", overrides, EGRSD_KILL="_save_checkpoint:2:0.02")
+    assert killed.returncode not in (0, None, -signal.SIGTERM)
+    assert "The actor is dead because its worker process has died" in killed.log
+    resumed = good(run(inputs, tmp_path, overrides, EGRSD_NOISE="0.05"))
+    assert resumed.metrics[0]["training/global_step"] in (2, 3) and resumed.metrics[-1]["training/global_step"] == 3
     assert resumed.probe(3)["baseline"] == padded.probe(3)["baseline"]
     before, expected = parameters(padded, 2), parameters(padded, 3)
     for name, tensor in parameters(resumed, 3).items():
