@@ -1,5 +1,6 @@
 """An update from scores made in chunks is the update from all logits: verl's engine on gloo ranks, the real loss."""
 
+import os
 import subprocess
 import sys
 
@@ -22,7 +23,8 @@ def results(request, tmp_path_factory) -> dict[str, dict]:
     write_inputs(folder, train=1, tied=tied)
     script, out = ROOT / "tests" / "support" / "both_forms.py", folder / "out.pt"
     command = [sys.executable, script, folder / "model", out, str(ranks)]
-    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    finished = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
     assert finished.returncode == 0, finished.stderr[-4000:]
     return torch.load(out)
 

@@ -1,5 +1,6 @@
 """Some responses of an update are pulled: the real engine's gradients are those of plain torch, on one or two ranks."""
 
+import os
 import subprocess
 import sys
 
@@ -13,9 +14,8 @@ from runs import ROOT
 def test_only_pulled_tokens_are_pulled(ranks, inputs, tmp_path):
     """Policy gradient and divergence in one backward pass; a micro-batch of which nothing is pulled among them."""
     script, out = ROOT / "tests" / "support" / "pulled_outputs.py", tmp_path / "out.pt"
-    done = subprocess.run(
-        [sys.executable, script, inputs / "model", out, str(ranks)], capture_output=True, text=True, timeout=300
-    )
+    command, env = [sys.executable, script, inputs / "model", out, str(ranks)], os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     found = torch.load(out)
     assert found["engine"].keys() == found["plain"].keys()
