@@ -6,9 +6,12 @@ import sys
 
 import pytest
 import torch
-from both_forms import FORMS, PRESETS
 from runs import ROOT, write_inputs
 
+PRESETS, FORMS = (
+    ("egrsd", "cl_egrsd", "egrsd_ungated", "rlsd"),
+    ("chunks", "all logits"),
+)  # of the script, which makes its process a CPU's
 SPLITS = {"tied, two ranks": (True, 2), "tied": (True, 1), "untied, two ranks": (False, 2), "untied": (False, 1)}
 
 

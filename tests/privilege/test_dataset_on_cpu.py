@@ -14,7 +14,8 @@ from examples.tiny_cpu import model as tiny
 from examples.tiny_cpu.task import INSTRUCTION, make_problems, reference_solution, verl_row
 from recipe.egrsd.privilege import prompts
 from recipe.egrsd.privilege.dataset import EgrsdDataset
-from recipe.egrsd.privilege.peers import SLOT, spliced
+from recipe.egrsd.privilege.peers import spliced
+from recipe.egrsd.privilege.prompts import SLOT
 
 PROBLEMS = make_problems("train", 6, seed=0)
 TOOLS = '''

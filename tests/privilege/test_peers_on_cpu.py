@@ -25,7 +25,8 @@ from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 from recipe.egrsd.config.pull import PullConfig
 from recipe.egrsd.loss import egrsd_loss
 from recipe.egrsd.method.advantage import RunningBaseline
-from recipe.egrsd.privilege.peers import SLOT, chosen_peers, shown_ids, spliced
+from recipe.egrsd.privilege.peers import chosen_peers, shown_ids, spliced
+from recipe.egrsd.privilege.prompts import SLOT
 from recipe.egrsd.teacher.kinds import Teacher
 from recipe.egrsd.trainer import EgrsdSync
 

@@ -11,7 +11,7 @@ from micro_batches import jagged, settings
 from tensordict import NonTensorStack, TensorDict
 
 from recipe.egrsd.watch import tokens
-from recipe.egrsd.watch.metrics import METRICS
+from recipe.egrsd.watch.metrics import METRICS, OF_DIVERGENCE, OF_PEERS
 
 HOSTILE = [
     "</script><script>document.title='broken'</script>", "<img src=x onerror=\"document.title='broken'\">", "<!--",
@@ -89,7 +89,9 @@ def write_metrics(folder: Path, steps: int = 30, *, shift: float = 0.0) -> None:
     lines = []
     for step in range(1, steps + 1):
         data = {
-            name: _middle(meaning) + 0.05 * math.sin(step / 3 + len(name)) + shift for name, meaning in METRICS.items()
+            name: _middle(meaning) + 0.05 * math.sin(step / 3 + len(name)) + shift
+            for name, meaning in METRICS.items()
+            if name not in OF_PEERS | OF_DIVERGENCE
         }
         data |= {
             "egrsd/truncated_frac": 0.3 + step / 60,

@@ -20,7 +20,7 @@ from recipe.egrsd.config.schema import PEER_PRIVILEGES
 from recipe.egrsd.config.strict import resolved
 from recipe.egrsd.privilege import prompts
 from recipe.egrsd.privilege.dataset import check_rows
-from recipe.egrsd.privilege.peers import SLOT
+from recipe.egrsd.privilege.prompts import SLOT
 
 
 class Level(Enum):

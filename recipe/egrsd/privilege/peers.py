@@ -9,10 +9,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from random import Random
 
+from recipe.egrsd.privilege.prompts import SLOT
 from recipe.egrsd.privilege.rows import rollout_of
-
-SLOT = -1
-"""Stands in a teacher's prompt where the peer's response belongs: the id of no token."""
 
 
 def shown_ids(response: Sequence[int], *, control_ids: set[int]) -> list[int] | None:

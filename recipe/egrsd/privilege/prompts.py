@@ -23,13 +23,14 @@ from typing import Any
 import jinja2
 
 from recipe.egrsd.config.schema import PEER_PRIVILEGES
-from recipe.egrsd.privilege.peers import SLOT
 from recipe.egrsd.reward import expected_answer
 
 DEFAULT_TEMPLATE = Path(__file__).with_name("teacher_prompt.jinja")
 CONCISE_TEMPLATE = Path(__file__).with_name("teacher_prompt_concise.jinja")
 PLACE_OF_PEER = "\ue000peer\ue000"
 """Stands in a text where a peer's response belongs: characters of a private use area, which no text should hold."""
+SLOT = -1
+"""Stands in a teacher's prompt where a peer's response belongs: the id of no token."""
 
 
 class RowError(ValueError):
@@ -125,7 +126,7 @@ def prompt_ids(tokenizer: Any, messages: Sequence[Mapping[str, Any]], **chat_tem
 
 
 def frame_ids(tokenizer: Any, messages: Sequence[Mapping[str, Any]], **chat_template_kwargs: Any) -> list[int]:
-    """The same for a chat that shows PLACE_OF_PEER, each side of it by itself, peers.SLOT in between.
+    """The same for a chat that shows PLACE_OF_PEER, each side of it by itself, SLOT in between.
 
     Raises:
         RowError: as ``prompt_ids``, or the chat does not show it exactly once.
