@@ -18,6 +18,7 @@ from made_up_runs import write_run
 from omegaconf import OmegaConf
 from runs import COMPOSE, ROOT
 
+import recipe.egrsd.config.resolvers  # noqa: F401  what the CPU's config asks for
 from examples.tiny_cpu import compare, demo
 from examples.tiny_cpu import model as tiny
 from examples.tiny_cpu.forks import CONNECTIVES, LEAN, LETTERS, Forks, order_of
