@@ -1,5 +1,5 @@
-"""The loss hooks. egrsd_loss weights the advantages of a micro-batch and hands it to verl's ppo_loss; divergence_loss,
-of the presets opsd and crisp, pulls the student towards the teacher's distributions instead.
+"""The loss hooks. egrsd_loss weights the advantages of a micro-batch and hands it to verl's ppo_loss; divergence_loss
+pulls the student towards the teacher's distributions. training_loss takes one of them or adds both, as the preset says.
 
 B  responses of the micro-batch      T  response positions, right-padded
 """
@@ -66,9 +66,17 @@ def divergence_loss(egrsd: EgrsdConfig, model_output: dict, data: TensorDict) ->
             nothing of the whole batch is pulled.
         data: the micro-batch, among its fields ``pull_weight``, (B, jagged) float32 over the response: a token's weight
             in the loss of the batch (method/pull.py), 0 where nothing is pulled.
+
+    Raises:
+        RuntimeError: if something is to be pulled and the engine returned no divergence.
     """
     weight = data["pull_weight"].to_padded_tensor(0.0)
     if "divergence" not in model_output:
+        if pulled := int(weight.count_nonzero()):
+            raise RuntimeError(
+                f"{pulled} tokens are to be pulled, and the engine returned no divergence of them: the student would "
+                "train without its teacher. Was engine/fsdp.py registered?"
+            )
         return 0.0 * no_padding_2_padding(model_output["log_probs"], data).sum(), {}
     names = ("divergence", *(CLIPPED if egrsd.clips else ()))
     found = {name: no_padding_2_padding(model_output[name], data) for name in names}

@@ -180,6 +180,17 @@ def test_without_anything_to_pull_it_is_verls_loss_bit_for_bit(coefficient):
     assert torch.equal(loss.detach(), plain.detach()) and torch.equal(again.grad, leaf.grad)
 
 
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_divergence_that_is_due_and_missing_stops_the_run(beside):
+    """Or SSOPD would go on as plain GRPO, and OPSD would train on nothing, without a word."""
+    samples, chosen = rows(), range(4)
+    samples["pull_weight"] = [torch.full((length,), 0.1) for length in RESPONSES]
+    model_output, _ = output(samples, chosen)
+    changes = BESIDE | {"pull": PullConfig(**(EVERYWHERE | {"policy_gradient": beside}))}
+    with pytest.raises(RuntimeError, match=r"14 tokens are to be pulled, and the engine returned no divergence"):
+        training_loss(actor_config(), settings(**changes), model_output, micro_batch(samples, chosen))
+
+
 def test_a_divergence_alone_with_nothing_to_pull_moves_nothing():
     samples, chosen = rows(), range(4)
     samples["pull_weight"] = [torch.zeros(length) for length in RESPONSES]
