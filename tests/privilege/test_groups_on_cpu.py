@@ -12,16 +12,14 @@ import reference
 import torch
 import transfer_queue as tq
 from composing import composed
-from micro_batches import actor_config, jagged, settings
+from micro_batches import jagged, settings, trained
 from queues import queue  # noqa: F401  a fixture
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
 from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
-from verl.utils import tensordict_utils as tu
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
-from recipe.egrsd.loss import SUM_PREFIX, egrsd_loss
 from recipe.egrsd.method.advantage import RunningBaseline
 from recipe.egrsd.privilege.rows import last_rows, teacher_prompts
 from recipe.egrsd.teacher.kinds import Teacher
@@ -190,26 +188,8 @@ def test_weights_are_the_oracles_on_sampled_tokens_and_nothing_else_counts(split
     data = tq.kv_batch_get(keys=batch.keys, partition_id="train", select_fields=list(names))
     rows = {name: list(data[name].unbind()) for name in names}
     num_tokens = sum(sum(mask) for _, mask in ROLLOUTS.values())
-    gradients, sums = {}, {}
-    for chosen in split:
-        micro = TensorDict(
-            {name: jagged([column[i] for i in chosen]) for name, column in rows.items()}, batch_size=len(chosen)
-        )
-        tu.assign_non_tensor(micro, dp_size=1, batch_num_tokens=num_tokens, global_batch_size=4)
-        tu.assign_non_tensor(micro, egrsd_entropy_scale=trainer.entropy_scale, egrsd_mixing=1.0)
-        leaves = [
-            torch.cat(
-                [torch.zeros(len(rows["prompts"][i]) - 1), rows["old_log_probs"][i], torch.zeros(1)]
-            ).requires_grad_()
-            for i in chosen
-        ]
-        loss, metrics = egrsd_loss(actor_config(), trainer.egrsd, {"log_probs": jagged(leaves)}, micro)
-        loss.backward()
-        for i, leaf in zip(chosen, leaves, strict=True):
-            gradients[batch.keys[i]] = leaf.grad[len(rows["prompts"][i]) - 1 : -1].tolist()
-        for name, value in metrics.items():
-            if name.startswith(SUM_PREFIX):
-                sums[name.removeprefix(SUM_PREFIX)] = sums.get(name.removeprefix(SUM_PREFIX), 0.0) + value.aggregate()
+    knobs = {"entropy_scale": trainer.entropy_scale, "num_tokens": num_tokens}
+    gradients, sums = trained(batch.keys, rows, split, trainer.egrsd, **knobs)
 
     oracle = oracle_weights(read(batch, *names), gamma=0.7, window=2)
     for key, gradient in gradients.items():

@@ -13,17 +13,14 @@ from composing import composed, refusal
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from micro_batches import EVERYWHERE, actor_config, jagged, settings
+from micro_batches import EVERYWHERE, settings, trained
 from queues import PromptTable, queue  # noqa: F401  a fixture
-from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
 from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
-from verl.utils import tensordict_utils as tu
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from recipe.egrsd.config.pull import PullConfig
-from recipe.egrsd.loss import egrsd_loss
 from recipe.egrsd.method.advantage import RunningBaseline
 from recipe.egrsd.privilege.peers import chosen_peers, shown_ids, spliced
 from recipe.egrsd.privilege.prompts import SLOT
@@ -192,23 +189,8 @@ def test_without_a_peer_a_response_has_its_plain_advantage(split, batch):
     rows = {name: list(data[name].unbind()) for name in names if name != "old_log_probs"}
     rows["old_log_probs"] = [-0.1 * torch.arange(1.0, len(mask) + 1) for mask in rows["response_mask"]]
     tokens = sum(len(response) for _, response in ROLLOUTS.values())
-    gradients = {}
-    for chosen in split:
-        micro = TensorDict(
-            {n: jagged([column[i] for i in chosen]) for n, column in rows.items()}, batch_size=len(chosen)
-        )
-        tu.assign_non_tensor(micro, dp_size=1, batch_num_tokens=tokens, global_batch_size=7)
-        tu.assign_non_tensor(micro, egrsd_entropy_scale=ours.entropy_scale, egrsd_mixing=1.0)
-        leaves = [
-            torch.cat(
-                [torch.zeros(len(rows["prompts"][i]) - 1), rows["old_log_probs"][i], torch.zeros(1)]
-            ).requires_grad_()
-            for i in chosen
-        ]
-        loss, _ = egrsd_loss(actor_config(), ours.egrsd, {"log_probs": jagged(leaves)}, micro)
-        loss.backward()
-        for i, leaf in zip(chosen, leaves, strict=True):
-            gradients[batch.keys[i]] = leaf.grad[len(rows["prompts"][i]) - 1 : -1].tolist()
+    knobs = {"entropy_scale": ours.entropy_scale, "num_tokens": tokens}
+    gradients, _ = trained(batch.keys, rows, split, ours.egrsd, **knobs)
     taught = list(TAUGHT)
     by_key = {name: dict(zip(batch.keys, column, strict=True)) for name, column in rows.items()}
     student, teacher, entropy = (

@@ -10,6 +10,7 @@ from verl.workers.config import FSDPActorConfig
 
 from recipe.egrsd.config.pull import PullConfig
 from recipe.egrsd.config.schema import TOKEN_WEIGHT, EgrsdConfig, TeacherConfig
+from recipe.egrsd.loss import SUM_PREFIX, egrsd_loss
 
 PROMPTS, RESPONSES = [3, 5, 2, 4], [4, 1, 6, 3]
 
@@ -99,3 +100,31 @@ def output(samples: dict[str, list[Tensor]], chosen: Sequence[int], shift: float
 
 def actor_config() -> FSDPActorConfig:
     return FSDPActorConfig(strategy="fsdp2", rollout_n=1, use_dynamic_bsz=True)
+
+
+def trained(
+    keys: Sequence[str],
+    columns: dict[str, list[Tensor]],
+    split: Sequence[Sequence[int]],
+    egrsd: EgrsdConfig,
+    *,
+    entropy_scale: float,
+    num_tokens: int,
+) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """The loss hook on a batch in these micro-batches: row name -> gradient of each log-prob, and the logged sums."""
+    gradients, sums = {}, {}
+    for chosen in split:
+        micro = TensorDict({n: jagged([column[i] for i in chosen]) for n, column in columns.items()}, [len(chosen)])
+        tu.assign_non_tensor(micro, dp_size=1, batch_num_tokens=num_tokens, global_batch_size=len(keys))
+        tu.assign_non_tensor(micro, egrsd_entropy_scale=entropy_scale, egrsd_mixing=1.0)
+        before = [torch.zeros(len(columns["prompts"][i]) - 1) for i in chosen]
+        rows = zip(before, (columns["old_log_probs"][i] for i in chosen), strict=True)
+        leaves = [torch.cat([*row, torch.zeros(1)]).requires_grad_() for row in rows]
+        loss, metrics = egrsd_loss(actor_config(), egrsd, {"log_probs": jagged(leaves)}, micro)
+        loss.backward()
+        for i, nothing, leaf in zip(chosen, before, leaves, strict=True):
+            gradients[keys[i]] = leaf.grad[len(nothing) : -1].tolist()
+        for name in (name for name in metrics if name.startswith(SUM_PREFIX)):
+            bare = name.removeprefix(SUM_PREFIX)
+            sums[bare] = sums.get(bare, 0.0) + metrics[name].aggregate()
+    return gradients, sums

@@ -1,4 +1,4 @@
-"""One transformers forward of a bare row: what verl's engine must agree with."""
+"""Plain transformers and plain torch: what verl's engine must agree with."""
 
 import torch
 
@@ -12,3 +12,20 @@ def plain_forward(
         logits = model(row[None]).logits[0].float() / temperature
     log_probs = logits.log_softmax(-1)[len(prompt) - 1 : -1]
     return log_probs.gather(-1, response[:, None])[:, 0], -(log_probs.exp() * log_probs).sum(-1)
+
+
+def descend(model, loss: torch.Tensor) -> float:
+    """One step of gradient descent with the learning rate 1; the largest change."""
+    model.zero_grad()
+    loss.backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.sub_(parameter.grad)
+    return max(parameter.grad.abs().max().item() for parameter in model.parameters())
+
+
+def assert_close_parameters(found: dict[str, torch.Tensor], model) -> None:
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(
+            found[name], parameter.detach(), atol=1e-5, rtol=0, msg=lambda m, n=name: f"{n}: {m}"
+        )

@@ -2,32 +2,15 @@
 
 import pytest
 import torch
-from micro_batches import PULL
+from micro_batches import settings
 from runs import Run, parameters
 
-from recipe.egrsd.config.schema import TOKEN_WEIGHT, EgrsdConfig, TeacherConfig
 from recipe.egrsd.method.weights import token_weights
 from recipe.egrsd.watch.metrics import METRICS, OF_DIVERGENCE, OF_PEERS
 
 LOGGED = METRICS.keys() - OF_PEERS - OF_DIVERGENCE
 """By a run without a divergence and without peers."""
 COLUMNS = ("old_log_probs", "teacher_log_probs", "teacher_entropy", "advantages")
-
-
-TEACHER = TeacherConfig(
-    kind="frozen", sync_every=None, ema_decay=None, enable_thinking=True, solution_key="", instruction="",
-    template=None, max_prompt_length=1, peer="shortest",
-)  # fmt: skip
-
-
-SETTINGS = {
-    "token_weight": TOKEN_WEIGHT,
-    "floor": 0.1, "min_entropy_scale": 1.0, "clip_range": 0.2, "mixing": 1.0, "mixing_decay_steps": None,
-    "advantage": "running", "length_bonus": 0.5, "warmup_steps": 10,
-    "divergence": None, "divergence_clip": None, "divergence_clip_low": None, "pull": PULL,
-    "privilege": "solution", "score_student": "auto",
-    "save_tokens_every": None, "teacher": TEACHER,
-}  # fmt: skip
 
 
 def rows(result: Run, step: int) -> dict[tuple, dict[str, torch.Tensor]]:
@@ -41,7 +24,7 @@ def rows(result: Run, step: int) -> dict[tuple, dict[str, torch.Tensor]]:
 
 def weights(result: Run, step: int, *, window: int, gamma: float = 0.3):
     """Ratio weight and gate of every recorded token, one row each."""
-    egrsd, scale = EgrsdConfig(gamma=gamma, window=window, **SETTINGS), result.probe(step)["entropy_scale"]
+    egrsd, scale = settings(gamma=gamma, window=window), result.probe(step)["entropy_scale"]
     for name, row in rows(result, step).items():
         student, teacher, entropy, advantages = (row[column].float()[None] for column in COLUMNS)
         mask = torch.ones_like(student, dtype=torch.bool)

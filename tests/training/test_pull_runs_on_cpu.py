@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from plain import assert_close_parameters, descend
 from runs import COIN_REWARD, TEMPERATURE, good, parameters, run
 from test_divergence_runs_on_cpu import SGD
 from torch import Tensor
@@ -76,12 +77,6 @@ def test_a_step_is_gradient_descent_on_its_loss(algorithm, inputs, tmp_path):
         sums = {i: weights[i] * min(TOKENS, len(batch["responses"][i])) for i in weights}
         assert logged["egrsd/pull_weight_sum"] == pytest.approx(sum(sums.values()), abs=1e-6)
         loss = whole_batch_loss(model, teacher, batch, weights, policy_gradient=algorithm == "ssopd")
-        model.zero_grad()
-        loss.backward()
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.sub_(parameter.grad)
-        after = parameters(result, step)
-        for name, parameter in model.named_parameters():
-            torch.testing.assert_close(after[name], parameter.detach(), atol=1e-5, rtol=0)
+        descend(model, loss)
+        assert_close_parameters(parameters(result, step), model)
     assert seen
