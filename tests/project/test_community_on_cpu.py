@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from packages import project, requirements
+from packages import files_below, project, requirements
 from runs import ROOT
 
 HOST = ROOT / ".github"
@@ -65,9 +65,7 @@ def test_contributing_places_a_change_in_every_room():
     table = read("CONTRIBUTING.md").split("## Where things go")[1].split("\n## ")[0]
     named = {path.rstrip("/") for path in re.findall(r"`recipe/egrsd/([\w/.]+)`", table)}
     assert all((ROOT / "recipe" / "egrsd" / path).exists() for path in named)
-    rooms = {
-        path.name for path in (ROOT / "recipe" / "egrsd").iterdir() if path.is_dir() and path.name != "__pycache__"
-    }
+    rooms = {path.split("/")[2] for path in files_below(ROOT) if path.count("/") > 2}
     assert rooms == {path.split("/")[0] for path in named} & rooms
 
 

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from composing import composed
 from omegaconf import OmegaConf
+from packages import files_below
 from runs import ROOT
 
 from recipe.egrsd.config.validation import validate
@@ -122,10 +123,8 @@ def test_the_readme_tree_is_the_tree():
     """Rooms and the files beside them, each with its line."""
     tree = (ROOT / "README.md").read_text().split("<!-- tree -->")[1]
     named = set(re.findall(r"^    (\w+(?:/|\.\w+))  +\S", tree, re.M))
-    there = {f"{path.name}/" if path.is_dir() else path.name for path in RECIPE.iterdir()} - {
-        "__pycache__/",
-        "__init__.py",
-    }
+    places = {Path(path).relative_to("recipe/egrsd").parts for path in files_below(ROOT)}
+    there = {f"{first}/" if below else first for first, *below in places} - {"__init__.py"}
     assert named == there
 
 
