@@ -16,7 +16,7 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.profiler import marked_timer
 
 from recipe.egrsd import batches, checkpoint, cpu, parts, teaching, token_weight
-from recipe.egrsd.config import schema, validation, verl_version
+from recipe.egrsd.config import derived, schema, validation, verl_version
 from recipe.egrsd.loss import ROLLOUT_DISTANCE_MAX, ROLLOUT_DISTANCE_MEAN, SUM_PREFIX, training_loss
 from recipe.egrsd.machines import attention, models, nodes
 from recipe.egrsd.method.advantage import RunningBaseline, shaped_reward
@@ -50,7 +50,7 @@ class EgrsdMixin(PPOTrainer):
         self.baseline = RunningBaseline(warmup_steps=self.egrsd.warmup_steps)
         self.alarms = Alarms(self.egrsd)
         self.step_rewards: Any = None  # (rollouts,) of the step under way
-        self.student_scores_needed = schema.student_scores_needed(config)
+        self.student_scores_needed = derived.student_scores_needed(config)
         with open_dict(config):
             # verl branches on its own mode names (trainer_base.py:129); ours only had to get us here.
             config.trainer.v1.trainer_mode = schema.TRAINER_MODES[config.trainer.v1.trainer_mode]
@@ -77,7 +77,7 @@ class EgrsdMixin(PPOTrainer):
             )
         self.role_worker_mapping.pop(role)
         pool = self.mapping.pop(role)
-        role = Role.ActorRolloutRef if schema.uses_reference(self.config) else role
+        role = Role.ActorRolloutRef if derived.uses_reference(self.config) else role
         self.role_worker_mapping[role], self.mapping[role] = ray.remote(_worker_cls()), pool
 
     def _init_dataloader(self):
@@ -98,7 +98,7 @@ class EgrsdMixin(PPOTrainer):
             super().fit(agent_loop_manager)
 
     def _load_checkpoint(self):
-        knobs = {"uses_lora": schema.uses_lora(self.config), **schema.scoring_limits(self.config)}
+        knobs = {"uses_lora": derived.uses_lora(self.config), **derived.scoring_limits(self.config)}
         self.teacher = Teacher(self.egrsd.teacher, self.actor_rollout_wg, **knobs)  # from the initial weights
         super()._load_checkpoint()
         if self.resumed_from:

@@ -22,7 +22,7 @@ from runs import ROOT, qwen3
 from verl.utils.config import omega_conf_to_dataclass
 
 import recipe.egrsd.hydra_plugin  # noqa: F401  opens the config group
-from recipe.egrsd.config import schema, validation
+from recipe.egrsd.config import derived, schema, validation
 from recipe.egrsd.doctor import host, memory
 from recipe.egrsd.doctor.case import Case
 from recipe.egrsd.doctor.shapes import shapes
@@ -249,7 +249,7 @@ def accepted(config: DictConfig) -> None:
     assert actor.ppo_max_token_len_per_gpu >= longest_student_row
     assert config.actor_rollout_ref.rollout.max_model_len == longest_student_row
     assert config.data.filter_overlong_prompts
-    assert schema.uses_lora(config) == (config.actor_rollout_ref.rollout.load_format == "safetensors")
+    assert derived.uses_lora(config) == (config.actor_rollout_ref.rollout.load_format == "safetensors")
 
 
 def test_an_adapter_is_sent_alone(composed):
@@ -268,7 +268,7 @@ def test_data_that_is_not_there_is_named_before_ray_starts(tmp_path):
 
 def test_all_parameters(composed):
     config = composed("run_qwen3_8b_fsdp.sh", LORA_RANK=0)
-    assert schema.uses_reference(config)
+    assert derived.uses_reference(config)
     assert config.actor_rollout_ref.rollout.load_format == "dummy"
     assert config.actor_rollout_ref.actor.optim.lr == 1e-6
     assert "hf_model" in config.actor_rollout_ref.actor.checkpoint.save_contents

@@ -4,6 +4,7 @@ algorithm/     the presets, each a yaml: deltas over verl's config, the one home
 schema.py      the keys, their meaning, type and range
 pull.py        the same for the keys of a divergence's weight
 teacher.py     the same for the keys of the teacher
+derived.py     what follows from several keys of a whole config
 resolvers.py   defaults that follow from other keys
 verl_keys.py   the types of verl's own keys that are read here
 strict.py      what a value may be, and the one line that is said of one that may not

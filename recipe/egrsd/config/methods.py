@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from recipe.egrsd.config.schema import EgrsdConfig, sequence_parallel_ranks
+from recipe.egrsd.config.derived import sequence_parallel_ranks
+from recipe.egrsd.config.schema import EgrsdConfig
 
 
 def check_peers(config: Any, egrsd: EgrsdConfig) -> None:

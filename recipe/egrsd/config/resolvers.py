@@ -6,7 +6,7 @@ Importing this module registers them.
 
 from omegaconf import OmegaConf
 
-from recipe.egrsd.config.schema import sends_adapter
+from recipe.egrsd.config.derived import sends_adapter
 
 # ${egrsd_pack:<tokens>,<prompt>,<response>}: so many tokens, or one row of that prompt and response if it is longer
 OmegaConf.register_new_resolver(

@@ -173,61 +173,6 @@ def read_teacher(node: Mapping[str, Any]) -> TeacherConfig:
     return _build(TeacherConfig, container(node), "algorithm.egrsd.teacher")
 
 
-def student_scores_needed(config: Any) -> str:
-    """Why verl's old_log_prob pass must run; empty if one update a batch makes it the training pass over again."""
-    actor, algorithm = config.actor_rollout_ref.actor, config.algorithm
-    correction = algorithm.get("rollout_correction") or {}
-    updates = config.data.train_batch_size // actor.ppo_mini_batch_size * actor.ppo_epochs
-    reasons = {
-        "algorithm.egrsd.score_student=always": algorithm.egrsd.score_student == "always",
-        f"a batch makes {updates} updates": updates > 1,
-        "algorithm.use_kl_in_reward=true": algorithm.use_kl_in_reward,
-        "algorithm.rollout_correction is on": correction.get("rollout_is") or correction.get("rollout_rs"),
-    }
-    return next((reason for reason, holds in reasons.items() if holds), "")
-
-
-def scoring_engine(config: Any) -> tuple[str, Any, int]:
-    """The engine that scores teacher rows: key of its limits, the node they stand in, its sequence-parallel ranks."""
-    parts, reference = config.actor_rollout_ref, uses_reference(config)
-    key = "ref" if reference else "rollout"
-    ranks = sequence_parallel_ranks(parts["ref" if reference else "actor"])
-    return f"actor_rollout_ref.{key}.log_prob", parts[key], ranks
-
-
-def sequence_parallel_ranks(part: Any) -> int:
-    """Ranks that share a row of ``actor_rollout_ref.actor`` or ``ref``; verl reads two keys, the first that is set."""
-    ranks = part.get("ulysses_sequence_parallel_size", 1)
-    return ranks if ranks > 1 else part.fsdp_config.ulysses_sequence_parallel_size
-
-
-def scoring_limits(config: Any) -> dict[str, Any]:
-    """Tokens of a scoring micro-batch in which the responses of a group share their prompt, 0 if they cannot; rows of
-    one, where their number is fixed."""
-    _, engine, ranks = scoring_engine(config)
-    if engine.log_prob_use_dynamic_bsz:
-        return {"max_shared_tokens": engine.log_prob_max_token_len_per_gpu * (ranks == 1), "rows_of_micro_batch": 1}
-    return {"max_shared_tokens": 0, "rows_of_micro_batch": engine.log_prob_micro_batch_size_per_gpu or 1}
-
-
-def uses_reference(config: Any) -> bool:
-    """True if the teacher is verl's reference model: a full-parameter run whose teacher is not the student itself."""
-    return not uses_lora(config) and config.algorithm.egrsd.teacher.kind != "live"
-
-
-def uses_lora(config: Any) -> bool:
-    """True if the actor trains an adapter: the frozen teacher is then the actor with it off (trainer_base.py:234)."""
-    model = config.actor_rollout_ref.model
-    return (
-        (model.get("lora") or {}).get("rank", 0) > 0 or model.get("lora_rank", 0) > 0 or bool(model.lora_adapter_path)
-    )
-
-
-def sends_adapter(config: Any) -> bool:
-    """True if vLLM reads the base itself and is sent the adapter alone, so that an adapter is not merged for it."""
-    return uses_lora(config) and not (config.actor_rollout_ref.model.get("lora") or {}).get("merge", False)
-
-
 def _build(cls: type, values: Any, path: str) -> Any:
     names = [field.name for field in fields(cls)]
     if not isinstance(values, Mapping):

@@ -13,15 +13,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from recipe.egrsd.config import methods, verl_keys, verl_version
-from recipe.egrsd.config.schema import (
-    PEER_PRIVILEGES,
-    TRAINER_MODES,
-    EgrsdConfig,
-    read,
-    scoring_engine,
-    sends_adapter,
-    uses_reference,
-)
+from recipe.egrsd.config.derived import scoring_engine, sends_adapter, uses_reference
+from recipe.egrsd.config.schema import PEER_PRIVILEGES, TRAINER_MODES, EgrsdConfig, read
 from recipe.egrsd.config.strict import one_line
 
 

@@ -13,7 +13,7 @@ from verl.utils.config import validate_config
 from verl.utils.reward_score import default_compute_score
 
 from recipe.egrsd import checkpoint, parts
-from recipe.egrsd.config import schema, validation
+from recipe.egrsd.config import derived, schema, validation
 from recipe.egrsd.doctor.case import Case, Finding, Level, graded
 from recipe.egrsd.doctor.versions import installed
 from recipe.egrsd.machines import attention
@@ -146,7 +146,7 @@ def budgets(case: Case) -> Iterator[Finding]:
     split = parts.actor.ulysses_sequence_parallel_size
     positions = case.model.hf_config.get_text_config().max_position_embeddings
     context = parts.rollout.max_model_len or positions
-    name = "ref" if schema.uses_reference(config) else "rollout"
+    name = "ref" if derived.uses_reference(config) else "rollout"
     for_student, for_teacher = config.data.max_prompt_length, config.algorithm.egrsd.teacher.max_prompt_length
     limits = [
         ("student prompt", student, for_student, "data.max_prompt_length"),

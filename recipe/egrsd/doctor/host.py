@@ -13,7 +13,7 @@ import psutil
 import torch
 
 from recipe.egrsd import cpu
-from recipe.egrsd.config import schema
+from recipe.egrsd.config import derived
 from recipe.egrsd.config.teacher import MOVING_KINDS
 from recipe.egrsd.doctor.case import Case, Finding, Level, graded
 from recipe.egrsd.doctor.memory import GIB, Term, held, phases, shards, width_of
@@ -90,7 +90,7 @@ def _training(case: Case, size: Shapes) -> list[Term]:
     config, parts = case.config, case.config.actor_rollout_ref
     ranks, over = config.trainer.n_gpus_per_node, shards(config)
     found = _on_a_cpu(case, size) if cpu.enabled() else _offloaded(case, size)
-    if schema.uses_reference(config):  # CPUOffloadPolicy (transformer_impl.py:453)
+    if derived.uses_reference(config):  # CPUOffloadPolicy (transformer_impl.py:453)
         width = width_of(parts.ref.fsdp_config.model_dtype)
         found.append(Term("reference model", width, f"P·{ranks}", size.parameters, ranks, shards=over))
     elif config.algorithm.egrsd.teacher.kind in MOVING_KINDS:
@@ -109,7 +109,7 @@ def _offloaded(case: Case, size: Shapes) -> list[Term]:
     weights, adam, _ = held(config, size)
     found = [weights.times(ranks)] * bool(fsdp.param_offload) + [adam.times(ranks)] * bool(fsdp.optimizer_offload)
     lora = config.actor_rollout_ref.model.get("lora") or {}
-    if schema.uses_lora(config) and not lora.get("merge"):
+    if derived.uses_lora(config) and not lora.get("merge"):
         # vLLM sleeps at level 1, which keeps its weights here: the sync of an adapter would not bring them back
         # (vllm_async_server.py:1289).
         engines = _engines(config)
@@ -150,6 +150,6 @@ def _processes(config: Any) -> list[Term]:
 
 def _teacher(config: Any) -> str:
     kind = config.algorithm.egrsd.teacher.kind
-    if schema.uses_reference(config) or kind in MOVING_KINDS:
+    if derived.uses_reference(config) or kind in MOVING_KINDS:
         return f"{kind} teacher: weights of its own in host memory"
     return f"{kind} teacher: the student{' with its adapter off' if kind == 'frozen' else ''}, no weights of its own"

@@ -13,7 +13,7 @@ from typing import Any
 from verl.utils.torch_dtypes import PrecisionType
 
 from recipe.egrsd import cpu
-from recipe.egrsd.config import schema
+from recipe.egrsd.config import derived
 from recipe.egrsd.doctor.case import Case, Finding, Level, graded
 from recipe.egrsd.doctor.shapes import Shapes, shapes
 from recipe.egrsd.engine.head import CHUNK_LOGITS
@@ -96,7 +96,7 @@ def phases(case: Case, size: Shapes) -> dict[str, list[Term]]:
     training = [gradients, *_activations(case, size, tokens), *_trained_logits(case, size, tokens)]
     mask = partial(_mask, config)
     found = {f"training, T = {tokens:,}": [*resting, *training, *mask(case.longest_student_prompt, tokens)]}
-    scorer = parts["ref" if schema.uses_reference(config) else "rollout"]
+    scorer = parts["ref" if derived.uses_reference(config) else "rollout"]
     tokens = micro_batch_tokens(config, scorer, "log_prob", case.longest_teacher_prompt)
     scoring = [_chunk(size, tokens, CHUNK_LOGIT), *mask(case.longest_teacher_prompt, tokens)]
     found[f"teacher's scoring, T = {tokens:,}"] = resting + scoring
@@ -106,8 +106,10 @@ def phases(case: Case, size: Shapes) -> dict[str, list[Term]]:
         logits = Term("logits", VERL_SCORED_LOGIT, "T·V", tokens, size.vocabulary)
         entropy = Term("their entropy", VERL_ENTROPY_LOGIT, "T·V", min(tokens, VERL_ENTROPY_TOKENS), size.vocabulary)
         found[f"verl's scoring of the student, T = {tokens:,}"] = [*resting, logits, entropy, *mask(students, tokens)]
-    elif schema.student_scores_needed(config) or egrsd.save_tokens_every:
-        name, rows = ("old_log_prob", None) if schema.student_scores_needed(config) else ("token view", SAVED_RESPONSES)
+    elif derived.student_scores_needed(config) or egrsd.save_tokens_every:
+        name, rows = (
+            ("old_log_prob", None) if derived.student_scores_needed(config) else ("token view", SAVED_RESPONSES)
+        )
         tokens = micro_batch_tokens(config, parts.rollout, "log_prob", students, rows)
         found[f"{name}, T = {tokens:,}"] = [*resting, _chunk(size, tokens, CHUNK_LOGIT), *mask(students, tokens)]
     if not cpu.enabled():

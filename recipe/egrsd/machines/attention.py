@@ -18,7 +18,7 @@ from omegaconf import open_dict
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from recipe.egrsd import cpu
-from recipe.egrsd.config import schema
+from recipe.egrsd.config import derived
 
 KEY = "actor_rollout_ref.model.override_config.attn_implementation"
 VERLS_CHOICE, ALWAYS_THERE = "flash_attention_2", "sdpa"
@@ -165,7 +165,7 @@ def check_packs(config: Any, attention: str) -> None:
     if attention.startswith("flash_attention") or "/" in attention:
         return
     for part in ("actor", "ref"):
-        ranks = schema.sequence_parallel_ranks(config.actor_rollout_ref[part])
+        ranks = derived.sequence_parallel_ranks(config.actor_rollout_ref[part])
         if ranks > 1:
             raise ValueError(
                 f"actor_rollout_ref.{part}.ulysses_sequence_parallel_size={ranks} needs flash attention, in which "
@@ -185,7 +185,7 @@ def longest_pack(config: Any) -> tuple[str, int]:
     parts, data, trainer = config.actor_rollout_ref, config.data, config.trainer
     student = data.max_prompt_length + data.max_response_length
     teacher = config.algorithm.egrsd.teacher.max_prompt_length + data.max_response_length
-    scoring = "ref" if schema.uses_reference(config) else "rollout"
+    scoring = "ref" if derived.uses_reference(config) else "rollout"
     rows = ceil(data.train_batch_size * parts.rollout.n / (trainer.n_gpus_per_node * trainer.nnodes))
     packs = [("", 0)]
     for part, prefix, dynamic, row in (

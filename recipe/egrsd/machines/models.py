@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import OmegaConf, open_dict
 
-from recipe.egrsd.config.schema import sends_adapter
+from recipe.egrsd.config.derived import sends_adapter
 
 KEYS = tuple(
     f"actor_rollout_ref.model.{name}" for name in ("path", "hf_config_path", "tokenizer_path", "lora_adapter_path")
