@@ -13,10 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 from runs import ROOT, run, write_inputs
 from transformers import AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
 
-import recipe.egrsd.hydra_plugin  # noqa: F401  opens the config group
 from examples.tiny_cpu.task import make_problems, verl_row
 from recipe.egrsd import checkpoint
 from recipe.egrsd.config import validation, verl_version
+from recipe.egrsd.hydra_plugin import Validation  # opens the config group, too
 
 LORA = "actor_rollout_ref.model.lora_rank=8"
 EMA = "algorithm.egrsd.teacher.kind=ema algorithm.egrsd.teacher.ema_decay=0.99"
@@ -141,12 +141,32 @@ def test_the_presets_are_valid():
 
 
 @pytest.mark.parametrize("overrides", REFUSED)
-def test_the_command_line_refuses_by_name(overrides, monkeypatch, tmp_path):
-    message = refusal(monkeypatch, tmp_path, *overrides.split(" "))
+def test_what_is_refused_is_named(overrides):
+    """By what hydra calls before the job, and by the trainer, which other entry points meet first."""
+    config = composed(*overrides.split(" "))
+    with pytest.raises(SystemExit) as stopped:
+        Validation().on_job_start(config)
+    message = str(stopped.value)
     assert REFUSED[overrides] in message
-    with pytest.raises(ValueError, match=r".") as refused:  # other entry points meet the same checks in the trainer
-        checked(composed(*overrides.split(" ")))
+    with pytest.raises(ValueError, match=r".") as refused:
+        checked(config)
     assert message == f"EGRSD: {refused.value}" and message.isprintable()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "model_engine=megatron",
+        "trainer.use_v1=false",
+        "algorithm.egrsd.gamma=null",
+        "~algorithm.egrsd.floor",
+        f"{LORA} actor_rollout_ref.rollout.load_format=dummy",
+        "data.seed=${nowhere}",
+    ],
+)
+def test_the_command_line_ends_in_the_refusal(overrides, monkeypatch, tmp_path):
+    """A file, a value, its type, a key that is gone, two keys, what cannot be resolved: through main_ppo itself."""
+    assert REFUSED[overrides] in refusal(monkeypatch, tmp_path, *overrides.split(" "))
 
 
 def checked(config: DictConfig) -> None:
