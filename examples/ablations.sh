@@ -17,7 +17,7 @@ WINDOWS=${WINDOWS:-0 1 3 5 7}                            # the paper's grid; all
 CLIP_RANGES=${CLIP_RANGES:-0 0.1 0.4}                    # ours; the run gamma-0.3 has 0.2
 SNAPSHOTS=${SNAPSHOTS:-20 50}                            # the paper's; the run gamma-0.3 has a frozen teacher
 EMA_DECAYS=${EMA_DECAYS:-0.99}
-PRIVILEGES=${PRIVILEGES:-answer_only shuffled wrong none}  # ours: controls; the run gamma-0.3 is shown the solution
+PRIVILEGES=${PRIVILEGES:-answer_only shuffled other_problem wrong none}  # ours: controls; the run gamma-0.3 is shown the solution
 DRY_RUN=${DRY_RUN:-}
 
 FAILED=()

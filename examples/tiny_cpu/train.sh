@@ -26,6 +26,9 @@ case $ALGORITHM in
     GROUP=8 ;;
   rlsd|ssopd|oasis) GROUP=8 ;;
   crisp) TEMPLATE=concise_prompt.jinja ;;
+  op2sd)
+    TEMPLATE=other_problem.jinja
+    MAX_TEACHER_PROMPT=$((MAX_TEACHER_PROMPT + MAX_PROMPT)) ;;   # it holds two problems
 esac
 
 EGRSD=(

@@ -52,13 +52,8 @@ def check(config: DictConfig, egrsd: EgrsdConfig) -> None:
         _tried("algorithm.egrsd.advantage", egrsd.advantage, fault, lambda: _try_estimator(config))
     _tried(token_weight.KEY, egrsd.token_weight, "cannot be loaded", lambda: token_weight.look_up(egrsd.token_weight))
     _tried(token_weight.KEY, egrsd.token_weight, "fails on made-up responses", lambda: token_weight.try_out(egrsd))
-    if egrsd.teacher.template:
-        _tried(
-            "algorithm.egrsd.teacher.template",
-            egrsd.teacher.template,
-            "cannot be rendered",
-            lambda: _try_template(egrsd),
-        )
+    if template := egrsd.teacher.template:
+        _tried("algorithm.egrsd.teacher.template", template, "cannot be used", lambda: _try_template(egrsd, template))
 
 
 def _tried(key: str, value: Any, fault: str, action: Callable[[], Any]) -> None:
@@ -164,10 +159,10 @@ def _try_estimator(config: DictConfig) -> None:
         raise ValueError(f"its advantages are not finite with actor_rollout_ref.rollout.n={n}")
 
 
-def _try_template(egrsd: EgrsdConfig) -> None:
-    instruction = egrsd.teacher.instruction
-    chat = [{"role": "user", "content": f"Problem. {instruction}"}]
-    prompts.teacher_messages(chat, "Solution.", instruction=instruction, template=egrsd.teacher.template)
+def _try_template(egrsd: EgrsdConfig, template: str) -> None:
+    if missing := prompts.forgotten(egrsd.privilege, instruction=egrsd.teacher.instruction, template=template):
+        printed = " and ".join(f"{{{{ {name} }}}}" for name in missing)
+        raise ValueError(f"it does not print {printed}, which algorithm.egrsd.privilege={egrsd.privilege} shows")
 
 
 def _reward_manager(config: DictConfig, name: str) -> None:

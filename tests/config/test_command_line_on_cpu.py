@@ -223,7 +223,7 @@ def test_help_lists_the_presets(main_ppo):
     process = main_ppo("--help")
     assert process.returncode == 0, process.stderr
     assert re.search(
-        r"^algorithm: cl_egrsd, crisp, egrsd, egrsd_ungated, oasis, opsd, rlsd, rollout_correction, ssopd\b",
+        r"^algorithm: cl_egrsd, crisp, egrsd, egrsd_ungated, oasis, op2sd, opsd, rlsd, rollout_correction, ssopd\b",
         process.stdout,
         re.MULTILINE,
     )
@@ -241,7 +241,7 @@ def test_misspelt_name_is_refused_with_the_options(main_ppo):
     assert process.returncode != 0
     assert "Could not find 'algorithm/egsrd'" in process.stderr
     assert re.search(
-        r"Available options in 'algorithm':\s+cl_egrsd\s+crisp\s+egrsd\s+egrsd_ungated\s+oasis\s+opsd\s+rlsd\s+"
+        r"Available options in 'algorithm':\s+cl_egrsd\s+crisp\s+egrsd\s+egrsd_ungated\s+oasis\s+op2sd\s+opsd\s+rlsd\s+"
         r"rollout_correction\s+ssopd\s",
         process.stderr,
     )

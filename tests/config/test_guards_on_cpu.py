@@ -1,6 +1,7 @@
 """What must never be silent: each of these settings stops a run with a sentence that names the key and the way out."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -114,7 +115,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("algorithm", ["egrsd", "cl_egrsd", "egrsd_ungated", "rlsd", "opsd", "crisp", "ssopd", "oasis"])
+@pytest.mark.parametrize(
+    "algorithm", ["egrsd", "cl_egrsd", "egrsd_ungated", "rlsd", "opsd", "op2sd", "crisp", "ssopd", "oasis"]
+)
 def test_every_preset_trains_under_fsdp2(algorithm):
     """The strategy of every test here; verl's own default is fsdp."""
     parts = composed(algorithm=algorithm).actor_rollout_ref
@@ -132,6 +135,8 @@ def test_the_presets_are_valid():
     opsd, crisp = (validation.validate(composed(algorithm=name)) for name in ("opsd", "crisp"))
     assert (opsd.divergence, opsd.divergence_clip, opsd.privilege) == ("forward_kl", 0.05, "solution")
     assert opsd.teacher.kind == "frozen"
+    op2sd = validation.validate(composed(algorithm="op2sd"))
+    assert op2sd == replace(opsd, privilege="other_problem")
     assert (crisp.divergence, crisp.divergence_clip, crisp.privilege) == ("reverse_kl", None, "concise")
     assert (crisp.teacher.kind, crisp.teacher.sync_every) == ("snapshot", 50)
     ssopd, oasis = (validation.validate(composed(algorithm=name)) for name in ("ssopd", "oasis"))

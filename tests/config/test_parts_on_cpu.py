@@ -103,7 +103,7 @@ REFUSED = {
     f"+{AGENT}.agent_loop_manager_class=nowhere.Manager": "agent_loop_manager_class=nowhere.Manager cannot be loaded",
     "+trainer.v1.sampler.custom_sampler={{path:{}/mine.py,name:typo}}": "custom_sampler.path=",
     "algorithm.egrsd.teacher.template={}/forgets.jinja": "UndefinedError: 'nothing_of_that_name' is undefined",
-    "algorithm.egrsd.teacher.template={}/open.jinja": "open.jinja cannot be rendered: TemplateSyntaxError",
+    "algorithm.egrsd.teacher.template={}/open.jinja": "open.jinja cannot be used: TemplateSyntaxError",
 }
 ALLOWED = [
     # old keys, as the scripts of verl's own examples type them, that say what holds anyway

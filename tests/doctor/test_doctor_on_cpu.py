@@ -338,8 +338,12 @@ def test_fewer_rows_than_a_batch(case):
 
 def test_a_template_that_forgets_the_solution(case, tmp_path):
     (tmp_path / "mine.jinja").write_text("{{ problem }}\n\nThink well.\n\n{{ instruction }}")
-    found = examine_only(case(f"algorithm.egrsd.teacher.template={tmp_path}/mine.jinja"), "rows")
-    assert "row 0: the teacher's prompt does not hold the solution" in said(found, RED)
+    found = examine_only(case(f"algorithm.egrsd.teacher.template={tmp_path}/mine.jinja"), "config")
+    assert "it does not print {{ solution }}, which algorithm.egrsd.privilege=solution shows" in said(found, RED)
+    (tmp_path / "mine.jinja").write_text("{{ problem }}\n\n{{ solution }}\n\n{{ instruction }}")
+    template = f"algorithm.egrsd.teacher.template={tmp_path}/mine.jinja"
+    found = examine_only(case(template, algorithm="op2sd"), "config")
+    assert "it does not print {{ other_problem }}, which algorithm.egrsd.privilege=other_problem" in said(found, RED)
 
 
 def test_a_template_that_adds_nothing(case, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from recipe.egrsd.prepare_data import __main__ as prepare_data
 from recipe.egrsd.prepare_data.rows import Refused, read
 from recipe.egrsd.prepare_data.sources import Source
-from recipe.egrsd.privilege.prompts import RowError, final_answer
+from recipe.egrsd.privilege.texts import RowError, final_answer
 from recipe.egrsd.reward import compute_score
 
 SOURCE = Source(name="mine", path="mine.parquet", solution="solution", answer="answer")

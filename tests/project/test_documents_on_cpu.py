@@ -39,9 +39,8 @@ FLOORS = [
 # These run where there is no verl: rooms, and files of other rooms.
 WITHOUT_VERL = {
     "config", "method", "reward", "checkpoint", "prepare_data", "report", "engine/head", "engine/shared_prompt",
-    "privilege/prompts", "privilege/rows", "privilege/peers", "watch/metrics", "watch/sums", "watch/alarms",
-    "machines/attention",
-    "machines/models", "rollout/receiver",
+    "privilege/prompts", "privilege/texts", "privilege/rows", "privilege/peers", "watch/metrics", "watch/sums",
+    "watch/alarms", "machines/attention", "machines/models", "rollout/receiver",
 }  # fmt: skip
 
 

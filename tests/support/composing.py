@@ -22,8 +22,14 @@ PRESETS = ROOT / "recipe" / "egrsd" / "config" / "algorithm"
 
 
 def settings(preset: str = "egrsd", **keys) -> schema.EgrsdConfig:
-    node = OmegaConf.merge(*(OmegaConf.load(PRESETS / f"{name}.yaml").algorithm.egrsd for name in ("egrsd", preset)))
-    return schema.read({**OmegaConf.to_container(node), **keys})
+    return schema.read({**OmegaConf.to_container(_egrsd_of(preset)), **keys})
+
+
+def _egrsd_of(preset: str) -> DictConfig:
+    """A preset's ``algorithm.egrsd`` over those that its defaults name."""
+    node = OmegaConf.load(PRESETS / f"{preset}.yaml")
+    bases = [_egrsd_of(name) for name in node.get("defaults", []) if name != "_self_"]
+    return OmegaConf.merge(*bases, node.algorithm.egrsd)
 
 
 def composed(*overrides: str, algorithm: str = "egrsd") -> DictConfig:

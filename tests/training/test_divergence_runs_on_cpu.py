@@ -1,9 +1,9 @@
-"""Whole runs of opsd and crisp: each step is gradient descent on the divergence."""
+"""Whole runs of opsd, op2sd and crisp: each step is gradient descent on the divergence."""
 
 import pytest
 import torch
 from plain import assert_close_parameters, descend
-from runs import COIN_REWARD, LORA, MODES, TEMPERATURE, good, parameters, run
+from runs import COIN_REWARD, LORA, MODES, ROOT, TEMPERATURE, good, parameters, run
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -43,6 +43,8 @@ SGD = [
     ("algorithm", "kind", "clip", "overrides"),
     [
         ("opsd", "forward_kl", 0.05, ["trainer.n_gpus_per_node=2"]),
+        ("op2sd", "forward_kl", 0.05,
+         [f"algorithm.egrsd.teacher.template={ROOT}/examples/tiny_cpu/other_problem.jinja"]),
         ("crisp", "reverse_kl", None,
          ["actor_rollout_ref.model.use_remove_padding=False", "algorithm.egrsd.teacher.template=null"]),
     ],

@@ -16,7 +16,7 @@ DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
 WEIGHT_KNOBS = ("clip_range", "window", "gamma", "floor")
 TOKEN_WEIGHT = "recipe.egrsd.method.weights:token_weights"  # egrsd.yaml's own value
 PEER_PRIVILEGES = ("peer_correct", "peer_wrong")
-PRIVILEGES = ("solution", "answer_only", "shuffled", "wrong", "concise", "none", *PEER_PRIVILEGES)
+PRIVILEGES = ("solution", "answer_only", "shuffled", "wrong", "other_problem", "concise", "none", *PEER_PRIVILEGES)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recipe.egrsd.evaluate import Refused
-from recipe.egrsd.privilege.prompts import RowError, user_chat
+from recipe.egrsd.privilege.texts import RowError, user_chat
 from recipe.egrsd.reward import expected_answer
 
 COLUMNS = ("data_source", "prompt", "reward_model", "extra_info")

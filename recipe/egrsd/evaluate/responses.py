@@ -6,7 +6,8 @@ from typing import Any
 
 from recipe.egrsd.evaluate import Refused
 from recipe.egrsd.evaluate.problems import Problem
-from recipe.egrsd.privilege.prompts import RowError, prompt_ids
+from recipe.egrsd.privilege.prompts import prompt_ids
+from recipe.egrsd.privilege.texts import RowError
 from recipe.egrsd.reward import compute_score
 
 THINK_TAGS = ("<think>", "</think>")

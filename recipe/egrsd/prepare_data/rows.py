@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from recipe.egrsd.prepare_data.sources import Source, cell
-from recipe.egrsd.privilege.prompts import RowError, user_chat
+from recipe.egrsd.privilege.texts import RowError, user_chat
 from recipe.egrsd.reward import compute_score, expected_answer, last_boxed
 
 SCHEMA = pa.schema(

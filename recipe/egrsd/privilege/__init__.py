@@ -1,8 +1,10 @@
 """What the teacher is shown.
 
-prompts.py                    row -> teacher messages -> token ids
+texts.py                      which texts of which row each privilege shows, and in which template
 teacher_prompt.jinja          what the teacher is told; copy and edit it
 teacher_prompt_concise.jinja  the same without a solution, asking for a short one (crisp)
+teacher_prompt_other_problem.jinja  another problem and its solution, said to be no hint (op2sd)
+prompts.py                    texts -> teacher messages -> token ids
 dataset.py                    verl's data set plus teacher_prompt_ids; refuses bad rows at start-up
 peers.py                      which other response to the same problem it is shown (peer_correct, peer_wrong)
 rows.py                       which rows of a batch are one rollout: its reward, and its teacher prompts

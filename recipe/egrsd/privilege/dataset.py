@@ -13,7 +13,7 @@ from omegaconf import ListConfig
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
 from recipe.egrsd.config import schema, validation
-from recipe.egrsd.privilege import prompts
+from recipe.egrsd.privilege import prompts, texts
 
 SHOWN_ROWS = 5
 
@@ -38,6 +38,7 @@ class EgrsdDataset(RLHFDataset):
         validation.check_entry(config.egrsd)
         self.teacher = schema.read_teacher(config.egrsd.teacher)
         self.privilege = config.egrsd.privilege
+        self.kind = texts.KINDS[self.privilege]
         self.is_train = _paths(data_files) == _paths(config.train_files)
         super().__init__(data_files, tokenizer, config, processor=processor, max_samples=max_samples)
 
@@ -49,8 +50,9 @@ class EgrsdDataset(RLHFDataset):
         return super().maybe_filter_out_long_prompts(dataframe)
 
     def _add_teacher_prompts(self, dataframe):
-        if self.privilege in ("shuffled", "wrong"):
-            self.all_texts = [self._own_text(row) for row in dataframe]
+        if self.kind.of_another_row:
+            self.all_texts = [self._own_texts(row) for row in dataframe]
+            self.told_apart_by = [shown.get(self.kind.variables[0], "") for shown in self.all_texts]
         # No cache: its fingerprint would not notice an edited template.
         dataframe = dataframe.map(
             self._teacher_prompt,
@@ -75,26 +77,31 @@ class EgrsdDataset(RLHFDataset):
         """One row -> its teacher prompt, or the reason why it has none."""
         try:
             return {"teacher_prompt_ids": self._teacher_prompt_ids(row, index), "egrsd_refusal": ""}
-        except prompts.RowError as error:
+        except texts.RowError as error:
             return {"teacher_prompt_ids": [], "egrsd_refusal": str(error)}
 
-    def _own_text(self, row: dict) -> str:
+    def _own_texts(self, row: dict) -> dict[str, str]:
         """What the row has to show, or nothing if it cannot be used: then it is refused in its own turn."""
         try:
-            return prompts.shown_text(row, privilege=self.privilege, solution_key=self.teacher.solution_key)
-        except prompts.RowError:
-            return ""
+            return self._texts(row)
+        except texts.RowError:
+            return {}
+
+    def _texts(self, row: dict) -> dict[str, str]:
+        found = texts.shown_texts(row, privilege=self.privilege, teacher=self.teacher, prompt_key=self.prompt_key)
+        for name, text in found.items():
+            texts.refuse_control_tokens(self.tokenizer, text, where=f"the {name.replace('_', ' ')} to be shown")
+        return found
 
     def _teacher_prompt_ids(self, row: dict, index: int) -> list[int]:
-        text = prompts.shown_text(row, privilege=self.privilege, solution_key=self.teacher.solution_key)
-        if self.privilege in ("shuffled", "wrong"):
-            text = prompts.another_text(self.all_texts, index)
-        prompts.refuse_control_tokens(self.tokenizer, text, where=f"extra_info.{self.teacher.solution_key}")
-        messages = prompts.user_chat(row.get(self.prompt_key))
+        shown = self._texts(row)
+        if self.kind.of_another_row:
+            shown = self.all_texts[texts.another_row(self.told_apart_by, index)]
+        messages = texts.user_chat(row.get(self.prompt_key))
         if self.privilege != "none":
-            default = prompts.CONCISE_TEMPLATE if self.privilege == "concise" else prompts.DEFAULT_TEMPLATE
+            template = self.teacher.template or self.kind.path
             messages = prompts.teacher_messages(
-                messages, text, instruction=self.teacher.instruction, template=self.teacher.template or default
+                messages, instruction=self.teacher.instruction, template=template, **shown
             )
         chat_template = {**self.apply_chat_template_kwargs, "enable_thinking": self.teacher.enable_thinking}
         if self.tool_schemas:  # the student's agent loop is told of them, too (tool_agent_loop.py:157)
@@ -107,11 +114,11 @@ class EgrsdDataset(RLHFDataset):
             ids, longest = prompts.frame_ids(self.tokenizer, messages, **chat_template), self.config.max_response_length
             if len(ids) - 1 + longest > self.teacher.max_prompt_length:
                 peer = f"the {len(ids) - 1} tokens around a peer's response of up to data.max_response_length={longest}"
-                raise prompts.RowError(f"{peer} are more than {limit}")
+                raise texts.RowError(f"{peer} are more than {limit}")
             return ids
         ids = prompts.prompt_ids(self.tokenizer, messages, **chat_template)
         if len(ids) > self.teacher.max_prompt_length:
-            raise prompts.RowError(f"the teacher prompt has more than {limit} tokens")
+            raise texts.RowError(f"the teacher prompt has more than {limit} tokens")
         return ids
 
 
