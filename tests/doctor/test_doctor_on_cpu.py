@@ -340,8 +340,8 @@ def test_a_template_that_forgets_the_solution(case, tmp_path):
     (tmp_path / "mine.jinja").write_text("{{ problem }}\n\nThink well.\n\n{{ instruction }}")
     found = examine_only(case(f"algorithm.egrsd.teacher.template={tmp_path}/mine.jinja"), "config")
     assert "it does not print {{ solution }}, which algorithm.egrsd.privilege=solution shows" in said(found, RED)
-    (tmp_path / "mine.jinja").write_text("{{ problem }}\n\n{{ solution }}\n\n{{ instruction }}")
-    template = f"algorithm.egrsd.teacher.template={tmp_path}/mine.jinja"
+    (tmp_path / "solution.jinja").write_text("{{ problem }}\n\n{{ solution }}\n\n{{ instruction }}")
+    template = f"algorithm.egrsd.teacher.template={tmp_path}/solution.jinja"
     found = examine_only(case(template, algorithm="op2sd"), "config")
     assert "it does not print {{ other_problem }}, which algorithm.egrsd.privilege=other_problem" in said(found, RED)
 
