@@ -63,7 +63,7 @@ def test_the_page_needs_no_other(report):
             assert attributes.get(name, "#").startswith("#"), attributes
     assert "url(http" not in report.read_text() and "@import" not in report.read_text()
     assert [path.name for path in sorted(report.parent.iterdir())] == [
-        "report.html", "report_frontier.png", "report_leakage.png", "report_training.png"
+        "report.html", "report_frontier.png", "report_leakage.png", "report_mechanism.png", "report_training.png"
     ]  # fmt: skip
 
 
@@ -94,29 +94,6 @@ def test_metrics_outside_their_range_are_named(folders):
     assert [(row["metric"], len(row["steps"]), row["of"]) for row in found] == [("egrsd/truncated_frac", 18, 30)]
 
 
-def test_shares_of_the_kinds(folders):
-    """Counted again from the entropies, in loops: high 0.17, low 0.01 of the scale 2.6, W 3."""
-    counts, restored = dict.fromkeys(("mid", "lock", "fork", "pivot"), 0), 0.0
-    for path in sorted(folders[0].rglob("tokens/*.parquet")):
-        for row in pq.read_table(path).to_pylist():
-            entropy = [h / 2.6 for h in row["teacher_entropy"]]
-            for t, (now, counts_here) in enumerate(zip(entropy, row["mask"], strict=True)):
-                ahead = [h for h, real in zip(entropy[t : t + 4], row["mask"][t : t + 4], strict=True) if real]
-                kind = "lock" if now <= 0.01 else "mid"
-                if now >= 0.17 and min(ahead, default=1) >= 0.17:
-                    kind = "fork"
-                elif now >= 0.17 and min(ahead) <= 0.01:
-                    kind = "pivot"
-                counts[kind] += counts_here
-                if counts_here and kind == "pivot":
-                    restored += row["gate"][t] - row["gate_without_lookahead"][t]
-    shown = page._kinds(read_run(folders[0], "run"))
-    assert all(counts.values()) and shown["total"] == sum(counts.values())
-    for kind, number in counts.items():
-        assert shown["kinds"][kind]["share"] == pytest.approx(number / shown["total"])
-    assert shown["kinds"]["pivot"]["restored"] == pytest.approx(restored / counts["pivot"])
-
-
 def test_a_weight_of_the_users_own_has_no_gate_to_show(tmp_path):
     """Its columns are null, the kinds are the teacher's all the same, and the page says whose weight it is."""
     own = tmp_path / "my_weights.py"
@@ -127,9 +104,10 @@ def test_a_weight_of_the_users_own_has_no_gate_to_show(tmp_path):
     for response in step["responses"]:
         assert response["gate"] is response["gate_without_lookahead"] is response["ratio_weight"] is None
         assert set(response["token_weight"]) <= {1.0}
-    kinds = page._kinds(run)["kinds"]
-    assert sum(kind["share"] for kind in kinds.values()) == pytest.approx(1)
-    assert {kind["restored"] for kind in kinds.values()} == {None}
+    for bounds in ("fixed", "percentiles"):
+        kinds = page._kinds(run)[bounds]
+        assert sum(kind["share"] for kind in kinds.values()) == pytest.approx(1)
+        assert {kind["restored"] for kind in kinds.values()} == {None}
     assert f'<td title="{own}:one">one</td>' in page.render([run], {"own": []})  # a whole path is wider than the page
 
 

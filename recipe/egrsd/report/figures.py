@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from recipe.egrsd.report.leakage import NGRAM, Share, StepAudit
+from recipe.egrsd.report.mechanism import TENTHS, tenths
 from recipe.egrsd.report.runs import Evaluation, Run
 from recipe.egrsd.watch.metrics import METRICS, Meaning
 
@@ -43,6 +44,9 @@ def pictures(runs: Sequence[Run], audits: Mapping[str, list[StepAudit]]) -> dict
         if any(run.evaluations for run in runs):
             found["frontier"] = Figure(figsize=(12, 4.8), layout="constrained")
             frontier(found["frontier"], runs)
+        if tables := tenths(runs):
+            found["mechanism"] = Figure(figsize=(12, 4), layout="constrained")
+            mechanism(found["mechanism"], tables)
         if any(audits.values()):
             found["leakage"] = Figure(figsize=(12, 4), layout="constrained")
             leakage(found["leakage"], audits)
@@ -177,6 +181,21 @@ def leakage(figure: Figure, audits: Mapping[str, list[StepAudit]]) -> None:
         axis.set_ylim(0.0, max(5.0, axis.get_ylim()[1]))
         axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     figure.legend(*overlap.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+
+
+def mechanism(figure: Figure, tables: Mapping[str, Sequence[Mapping[str, float | None]]]) -> None:
+    """By tenths of the teacher's entropy: how far teacher and student are apart, and what the weights make of it."""
+    panels = {"distance": "|log p_T − log p_S|, nats", "token_weight": "token weight = ratio weight × gate"}
+    for axis, (name, title) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+        for i, (run, rows) in enumerate(tables.items()):
+            values = [row[name] for row in rows]
+            axis.plot(range(1, len(rows) + 1), values, marker="o", markersize=3, label=_plain(run), **_look(i))
+        printed = PAPER["mechanism"][name]
+        axis.plot([*map(int, printed)], [*printed.values()], "*", color=GREY, markersize=9, label="the paper")
+        axis.set(title=title, xlabel="tenth of the tokens by the teacher's entropy, the surest first")
+        axis.set_xticks(range(1, TENTHS + 1))
+    figure.axes[0].set_yscale("log", nonpositive="mask")
+    figure.axes[0].legend(frameon=False, loc="best")
 
 
 def _shares(axis: Axes, audits: Sequence[StepAudit], shares: Sequence[Share], **look: Any) -> None:

@@ -4,15 +4,13 @@ can end."""
 import base64
 import hashlib
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import jinja2
 
-from recipe.egrsd.report import figures
+from recipe.egrsd.report import figures, mechanism
 from recipe.egrsd.report.leakage import NGRAM, StepAudit
 from recipe.egrsd.report.runs import Estimate, Run
 from recipe.egrsd.watch.metrics import METRICS
@@ -33,9 +31,10 @@ def render(runs: Sequence[Run], audits: Mapping[str, list[StepAudit]]) -> str:
     """The whole page."""
     settings = {"autoescape": True, "undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), **settings)
-    environment.filters |= {"number": _number, "percent": _percent, "share": _share, "printed": _printed}
+    environment.filters |= {"number": _number, "percent": _percent, "share": _share, "printed": _printed, "part": _part}
     script = (HERE / "tokens.js").read_text()
     benchmarks = list(dict.fromkeys(name for run in runs for e in run.evaluations for name in e.benchmarks))
+    tenths = mechanism.tenths(runs)
     has_evaluations, has_audits = any(run.evaluations for run in runs), any(audits.values())
     return environment.get_template("page.html.jinja").render(
         runs=runs,
@@ -52,6 +51,8 @@ def render(runs: Sequence[Run], audits: Mapping[str, list[StepAudit]]) -> str:
         evaluations=_evaluations(runs),
         tokens=[_tokens(run) for run in runs if run.tokens],
         kinds=[_kinds(run) for run in runs if run.tokens],
+        tenths=tenths,
+        mechanism=figures.svg((12, 4), figures.mechanism, tenths) if tenths else None,
         leakage=figures.svg((12, 4), figures.leakage, audits) if has_audits else None,
         audits=audits,
         paper=figures.PAPER,
@@ -117,25 +118,11 @@ def _response(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _kinds(run: Run) -> dict[str, Any]:
-    """Share of each kind among all saved tokens of a run, and the mean of what the lookahead gives back to its gate, if
-    its weight has one."""
-    counts, restored = Counter(), {}
-    for row in (row for rows in run.tokens.values() for row in rows):
-        sampled = [t for t, counted in enumerate(row["mask"]) if counted]
-        counts.update(row["kind"][t] for t in sampled)
-        for t in sampled if row["gate"] and row["gate_without_lookahead"] else ():
-            restored.setdefault(row["kind"][t], []).append(row["gate"][t] - row["gate_without_lookahead"][t])
-    total = counts.total()
-    return {
-        "run": run.name,
-        "total": total,
-        "window": run.settings.get("window"),
-        "gamma": run.settings.get("gamma"),
-        "kinds": {
-            kind: {"share": count / total, "restored": mean(restored[kind]) if kind in restored else None}
-            for kind, count in counts.items()
-        },
-    }
+    """Share of each kind among all saved tokens of a run that have a teacher, and the mean of what the lookahead gives
+    back to its gate, if its weight has one: by fixed bounds and by percentiles."""
+    tokens = mechanism.sampled(run)
+    settings = {key: run.settings.get(key) for key in ("window", "gamma")}
+    return {"run": run.name, "total": len(tokens), **settings, **mechanism.kinds(tokens)}
 
 
 def _spread(items: Sequence[int], limit: int) -> list[int]:
@@ -160,6 +147,10 @@ def _percent(estimate: Estimate | None) -> str:
     if estimate is None:
         return "–"
     return f"{100 * estimate.value:.1f}" + ("" if estimate.se is None else f" ± {100 * estimate.se:.1f}")
+
+
+def _part(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
 
 
 def _share(share: Any) -> str:

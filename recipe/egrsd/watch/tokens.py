@@ -13,13 +13,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from tensordict import TensorDict
 from torch import Tensor
 
 from recipe.egrsd.config.schema import EgrsdConfig
 from recipe.egrsd.method.weights import lookahead_entropy
 from recipe.egrsd.token_weight import weigh
+from recipe.egrsd.watch.kinds import HIGH, KINDS, LOW, MARKING_WINDOW, kinds_of
 
 SAVED_RESPONSES = 16
 """Of a step; at 1,024 tokens they take about 1 MB."""
@@ -28,11 +28,6 @@ FIELDS = (
     "teacher_log_probs", "teacher_entropy", "advantages",
 )  # fmt: skip
 """What is read from TransferQueue."""
-KINDS = ("mid", "lock", "fork", "pivot")
-HIGH, LOW = 0.17, 0.01
-"""Of the entropy scale; the paper's bounds (figure A5)."""
-MARKING_WINDOW = 3
-"""Tokens that the kinds look ahead in a run whose gate does not."""
 UNFINISHED_CHARACTER, CHARACTER_BYTES = "\ufffd", 4
 
 
@@ -122,12 +117,7 @@ def _per_token(data: TensorDict, egrsd: EgrsdConfig, entropy_scale: float, mixin
 
 
 def token_kinds(entropy: Tensor, response_mask: Tensor, *, entropy_scale: float, window: int) -> Tensor:
-    """The paper's regimes, as indices of KINDS.
-
-    lock   the teacher is certain now
-    fork   it is uncertain now and at each of the next ``window`` tokens
-    pivot  it is uncertain now and certain at one of them: what the lookahead is for
-    mid    anything else
+    """The kinds of kinds.py by the bounds of the paper's figure A5.
 
     Args:
         entropy: (B, T) teacher entropy, nats.
@@ -136,15 +126,10 @@ def token_kinds(entropy: Tensor, response_mask: Tensor, *, entropy_scale: float,
         window: tokens.
 
     Returns:
-        (B, T) int64.
+        (B, T) int64, indices of KINDS.
     """
-    ahead = lookahead_entropy(entropy, response_mask, window=window) / entropy_scale
-    now = entropy / entropy_scale
-    kinds = torch.zeros_like(now, dtype=torch.int64)
-    kinds[now <= LOW] = KINDS.index("lock")
-    kinds[(now >= HIGH) & (ahead >= HIGH)] = KINDS.index("fork")
-    kinds[(now >= HIGH) & (ahead <= LOW)] = KINDS.index("pivot")
-    return kinds
+    ahead = lookahead_entropy(entropy, response_mask, window=window)
+    return kinds_of(entropy / entropy_scale, ahead / entropy_scale, high=HIGH, low=LOW)
 
 
 def token_strings(tokenizer: Any, ids: Sequence[int]) -> list[str]:
