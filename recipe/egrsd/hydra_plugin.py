@@ -22,6 +22,7 @@ from hydra.experimental.callback import Callback
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from recipe.egrsd import cpu
 
@@ -142,6 +143,10 @@ class Validation(Callback):
         from recipe.egrsd.machines import models
 
         # Here, because a job is given a copy before it starts.
+        try:
+            OmegaConf.resolve(config.ray_kwargs)  # verl hands it to Ray as it stands (main_ppo.py:74)
+        except OmegaConfBaseException as problem:
+            raise SystemExit(f"EGRSD: {problem}".splitlines()[0]) from None
         models.absolute_folders(config)
         token_weight.absolute_file(config)
 

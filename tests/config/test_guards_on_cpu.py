@@ -1,5 +1,6 @@
 """What must never be silent: each of these settings stops a run with a sentence that names the key and the way out."""
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -260,6 +261,29 @@ def test_one_key_is_the_precision_of_a_cpu_run(dtype, monkeypatch):
     assert parts.rollout.dtype == dtype
     assert [part.param_dtype for part in mixed] == [parts.ref.fsdp_config.model_dtype] * 2 == [dtype] * 2
     assert [part.reduce_dtype for part in mixed] == ["fp32"] * 2 and parts.actor.fsdp_config.model_dtype == "fp32"
+
+
+def threads_of_a_rank(*overrides: str) -> str:
+    """What Ray would be told, of a run that hydra starts."""
+    config = composed(*overrides)
+    Validation().on_run_start(config)
+    return OmegaConf.to_container(config.ray_kwargs.ray_init)["runtime_env"]["env_vars"]["OMP_NUM_THREADS"]
+
+
+@pytest.mark.parametrize(("ranks", "threads"), [(1, "8"), (3, "2"), (16, "1")])
+def test_the_ranks_of_a_cpu_run_share_the_cores(ranks, threads, monkeypatch):
+    """Ray gives an actor that asks for no CPU one thread: half of a machine of two cores stood idle."""
+    monkeypatch.setenv("VERL_PLATFORM", "cpu")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    assert threads_of_a_rank(f"trainer.n_gpus_per_node={ranks}") == threads
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert threads_of_a_rank(f"trainer.n_gpus_per_node={ranks}") == "5"
+
+
+def test_a_reference_to_nothing_in_what_ray_is_told_is_named():
+    with pytest.raises(SystemExit, match=r"^EGRSD: Interpolation key 'nowhere' not found$"):
+        Validation().on_run_start(composed("ray_kwargs.ray_init.num_cpus=${nowhere}"))
 
 
 def test_a_precision_that_fsdp_does_not_know_is_named(monkeypatch, tmp_path):
