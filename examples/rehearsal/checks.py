@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from recipe.egrsd.watch.metrics import INERT_NATS, METRICS, OF_DIVERGENCE, OF_PEERS
+from recipe.egrsd.watch.metrics import INERT_NATS, METRICS, OF_DIVERGENCE, OF_PRIVILEGE
 
 Metrics = Mapping[int, Mapping[str, float]]
 
@@ -49,7 +49,7 @@ def steps_logged(metrics: Metrics, *, first: int, last: int) -> Finding:
 
 def complete(metrics: Metrics, *, divergence: bool) -> Finding:
     """Every metric of recipe/egrsd/watch/metrics.py in every step, and finite."""
-    names = set(METRICS) - OF_PEERS - (OF_WEIGHTS if divergence else OF_DIVERGENCE)
+    names = set(METRICS) - OF_PRIVILEGE - (OF_WEIGHTS if divergence else OF_DIVERGENCE)
     wrong = [
         f"{name} is {data.get(name, 'missing')} in step {step}"
         for step, data in _steps(metrics)

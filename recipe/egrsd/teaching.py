@@ -15,9 +15,10 @@ from torch.nn.functional import pad
 from transfer_queue import KVBatchMeta
 
 from recipe.egrsd import batches
-from recipe.egrsd.config.schema import PEER_PRIVILEGES, EgrsdConfig
+from recipe.egrsd.config.schema import FEEDBACK_PRIVILEGES, PEER_PRIVILEGES, EgrsdConfig
 from recipe.egrsd.method.pull import pull_weights, pulled_rows
 from recipe.egrsd.method.weights import entropy_scale
+from recipe.egrsd.privilege import feedback
 from recipe.egrsd.privilege.peers import chosen_peers, shown_ids, spliced
 from recipe.egrsd.privilege.rows import rollout_of, teacher_prompts
 from recipe.egrsd.teacher.kinds import Teacher
@@ -103,18 +104,55 @@ def _shown(
     real, problems = batches.is_real(batch), [ids.tolist() for ids in data["prompts"].unbind()]
     prompts = teacher_prompts(batch.keys, data["prompts"].unbind(), list(data["teacher_prompt_ids"]))
     prompts = [ids if counts else None for ids, counts in zip(prompts, real, strict=True)]
-    if egrsd.privilege not in PEER_PRIVILEGES:
+    if egrsd.privilege in FEEDBACK_PRIVILEGES:
+        fillings, metrics = _told(batch, problems, prompts, egrsd, seed=seed, tokenizer=tokenizer)
+    elif egrsd.privilege in PEER_PRIVILEGES:
+        fillings, metrics = _peers(batch, data, problems, egrsd, seed=seed, tokenizer=tokenizer), {}
+    else:
         return prompts, {}
-    control = set(tokenizer.all_special_ids)
-    responses = [shown_ids(ids.tolist(), control_ids=control) for ids in data["responses"].unbind()]
-    responses = [ids if counts else None for ids, counts in zip(responses, real, strict=True)]
-    correct = (data["rm_scores"].to_padded_tensor(0.0).sum(-1) > 0).tolist()
-    knobs = {"wanted": egrsd.privilege == "peer_correct", "rule": egrsd.teacher.peer, "seed": seed}
-    peers = chosen_peers(batch.keys, problems, correct, responses, **knobs)
     shown = [
-        None if frame is None or peer is None or (ids := responses[peer]) is None else spliced(frame, ids)
-        for frame, peer in zip(prompts, peers, strict=True)
+        None if frame is None or ids is None else spliced(frame, ids)
+        for frame, ids in zip(prompts, fillings, strict=True)
     ]
     batches.write_lists(batch, teacher_prompt_ids=[ids or [] for ids in shown])  # what was shown, for whoever looks on
     alone = sum(ids is None for ids, counts in zip(shown, real, strict=True) if counts)
-    return shown, {"egrsd/no_peer_frac": alone / sum(real)}
+    name = "no_feedback_frac" if egrsd.privilege in FEEDBACK_PRIVILEGES else "no_peer_frac"
+    return shown, metrics | {f"egrsd/{name}": alone / sum(real)}
+
+
+def _peers(
+    batch: KVBatchMeta, data: TensorDict, problems: list[list[int]], egrsd: EgrsdConfig, *, seed: str, tokenizer: Any
+) -> list[list[int] | None]:
+    """For each row the response that its teacher is shown."""
+    control = set(tokenizer.all_special_ids)
+    responses = [shown_ids(ids.tolist(), control_ids=control) for ids in data["responses"].unbind()]
+    responses = [ids if counts else None for ids, counts in zip(responses, batches.is_real(batch), strict=True)]
+    correct = (data["rm_scores"].to_padded_tensor(0.0).sum(-1) > 0).tolist()
+    knobs = {"wanted": egrsd.privilege == "peer_correct", "rule": egrsd.teacher.peer, "seed": seed}
+    peers = chosen_peers(batch.keys, problems, correct, responses, **knobs)
+    return [None if peer is None else responses[peer] for peer in peers]
+
+
+def _told(
+    batch: KVBatchMeta,
+    problems: list[list[int]],
+    frames: list[list[int] | None],
+    egrsd: EgrsdConfig,
+    *,
+    seed: str,
+    tokenizer: Any,
+) -> tuple[list[list[int] | None], dict[str, float]]:
+    """For each row the feedback that its teacher is told; and metrics. What cannot be shown is named in the log."""
+    real = batches.is_real(batch)
+    column = batches.read(batch, "extra_fields")["extra_fields"]
+    said = feedback.said_of(batch.keys, [getattr(row, "data", row) for row in column])  # as verl (replay_buffer.py:297)
+    said = [text if counts else "" for text, counts in zip(said, real, strict=True)]
+    said, forged = feedback.without_forged(batch.keys, said, tokenizer)
+    shuffled = egrsd.privilege == "feedback_shuffled"
+    of = feedback.sources(batch.keys, problems, said, shuffled=shuffled, seed=seed)
+    told, lengths = ["" if row is None else said[row] for row in of], [len(frame or []) - 1 for frame in frames]
+    limit = egrsd.teacher.max_prompt_length
+    found, too_long = feedback.told_ids(batch.keys, told, tokenizer, lengths=lengths, max_length=limit)
+    if refused := forged + too_long:
+        print(f"EGRSD shows no teacher the feedback of {len(refused)} of {sum(real)} responses; {refused[0]}.")
+    return found, {"egrsd/unusable_feedback_frac": len(refused) / sum(real)}

@@ -168,6 +168,20 @@ def test_the_doctor_says_the_same(overrides, said, folder, capsys):
     assert said in " ".join(capsys.readouterr().out.split())
 
 
+def test_the_documented_feedback(folder, tmp_path, capsys):
+    """The function of docs/modes.md that says something, as it stands there."""
+    blocks = re.findall(r"\n((?:    .*\n)+)", (ROOT / "docs/modes.md").read_text())
+    source = next(block for block in blocks if '"feedback"' in block)
+    (tmp_path / "my_reward.py").write_text(re.sub(r"^    ", "", source, flags=re.M))
+    own = ["algorithm.egrsd.privilege=feedback", f"{FUNCTION}.path={tmp_path}/my_reward.py"]
+    own += ["algorithm.egrsd.teacher.template=null", "algorithm.egrsd.teacher.max_prompt_length=450"]
+    own += ["data.filter_overlong_prompts_workers=null"]
+    status = main(command(folder, tmp_path, own)[3:])
+    screen = " ".join(capsys.readouterr().out.split())
+    assert status == 0, screen
+    assert 'is nowhere in the answer."; of a right one nothing;' in screen
+
+
 def test_the_documented_data_set_and_reward_function(folder, tmp_path, capsys):
     """The two files of docs/modes.md, as they stand there."""
     blocks = re.findall(r"\n((?:    .*\n|\n)+)", (ROOT / "docs/modes.md").read_text())

@@ -346,6 +346,42 @@ def test_a_template_that_forgets_the_solution(case, tmp_path):
     assert "it does not print {{ other_problem }}, which algorithm.egrsd.privilege=other_problem" in said(found, RED)
 
 
+SAYS = """
+def compute_score(data_source, solution_str, ground_truth, extra_info=None, **kwargs):
+    right = ground_truth in solution_str
+    return {"score": float(right), "feedback": FEEDBACK}
+"""
+
+
+@pytest.mark.parametrize(
+    ("feedback", "level", "expected"),
+    [
+        (
+            "None if right else f'not {ground_truth}'",
+            GREEN,
+            "of an empty response 'not {truth}'; of a wrong answer 'not {truth}'; of a right one nothing; a",
+        ),
+        ("None", YELLOW, "of an empty response nothing; of a wrong answer nothing; of a right one nothing"),
+        ("right", RED, "the reward function returned 'feedback' of type bool for row 0, an empty response"),
+    ],
+)
+def test_what_the_reward_function_says_is_shown(feedback, level, expected, case, tmp_path):
+    """To rows without solutions, which need none here."""
+    (tmp_path / "says.py").write_text(SAYS.replace("FEEDBACK", feedback))
+
+    def unsolved(_, row):
+        del row["extra_info"]["solution"]
+
+    path = write_rows(tmp_path / "rows.parquet", change=unsolved)
+    words = ["algorithm.egrsd.privilege=feedback", f"reward.custom_reward_function.path={tmp_path}/says.py"]
+    words += ["algorithm.egrsd.teacher.template=null", "algorithm.egrsd.teacher.max_prompt_length=450"]
+    found = examine_only(case(*words, f"data.train_files={path}"), "answer checker")
+    truth = pq.read_table(path)["reward_model"][0].as_py()["ground_truth"]
+    assert expected.replace("{truth}", truth) in said(found, level)
+    assert not said(found, RED) or level is RED
+    assert "solutions are accepted" not in said(found, GREEN)
+
+
 def test_a_template_that_adds_nothing(case, tmp_path):
     (tmp_path / "mine.jinja").write_text("{{ problem }}\n\n{{ instruction }}")
     overrides = [

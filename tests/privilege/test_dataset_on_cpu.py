@@ -256,6 +256,20 @@ def test_a_peers_response_has_a_slot_where_the_solution_would_stand(tokenizer, t
     assert len(dataset(tokenizer, path, privilege="peer_correct")) == 6  # no solution is needed
 
 
+def test_feedback_has_a_slot_between_its_fences(tokenizer, tmp_path):
+    path = write(tmp_path / "rows.parquet", {row: {"solution": None} for row in range(6)})
+    knobs = {"privilege": "feedback", "template": None, "max_prompt_length": 450}
+    frame = dataset(tokenizer, path, **knobs)[0]["teacher_prompt_ids"]
+    text = tokenizer.decode(spliced(frame, tokenizer.encode("Carry the 1.", add_special_tokens=False)))
+    assert f"user\n{PROBLEMS[0].question}\n\nAn earlier attempt" in text and text.endswith("assistant\n")
+    assert "=== Feedback Begin ===\nCarry the 1.\n=== Feedback End ===\n" in text and f"\n\n{INSTRUCTION}<" in text
+    with pytest.raises(ValueError, match=rf"the {len(frame) - 1} tokens around the feedback are more than algorithm"):
+        dataset(tokenizer, path, **(knobs | {"max_prompt_length": len(frame) - 1}))
+    (tmp_path / "none.jinja").write_text("{{ problem }} {{ instruction }}")
+    with pytest.raises(ValueError, match=r"the teacher's prompt shows the feedback 0 times; print {{ feedback }} once"):
+        dataset(tokenizer, path, **(knobs | {"template": str(tmp_path / "none.jinja")}))
+
+
 def test_a_prompt_that_cannot_hold_a_peer_is_refused(tokenizer, tmp_path):
     path = write(tmp_path / "rows.parquet")
     with pytest.raises(
@@ -263,7 +277,7 @@ def test_a_prompt_that_cannot_hold_a_peer_is_refused(tokenizer, tmp_path):
     ):
         dataset(tokenizer, path, privilege="peer_correct", max_prompt_length=64)
     (tmp_path / "twice.jinja").write_text("{{ problem }} {{ solution }} {{ solution }} {{ instruction }}")
-    with pytest.raises(ValueError, match=r"the teacher's prompt shows the peer's response 2 times; print"):
+    with pytest.raises(ValueError, match=r"the teacher's prompt shows the solution 2 times; print"):
         dataset(tokenizer, path, privilege="peer_correct", template=str(tmp_path / "twice.jinja"))
 
 

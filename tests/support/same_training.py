@@ -6,9 +6,9 @@ from micro_batches import settings
 from runs import Run, parameters
 
 from recipe.egrsd.method.weights import token_weights
-from recipe.egrsd.watch.metrics import METRICS, OF_DIVERGENCE, OF_PEERS
+from recipe.egrsd.watch.metrics import METRICS, OF_DIVERGENCE, OF_PRIVILEGE
 
-LOGGED = METRICS.keys() - OF_PEERS - OF_DIVERGENCE
+LOGGED = METRICS.keys() - OF_PRIVILEGE - OF_DIVERGENCE
 """By a run without a divergence and without peers."""
 COLUMNS = ("old_log_probs", "teacher_log_probs", "teacher_entropy", "advantages")
 

@@ -1,9 +1,12 @@
-"""Checks across keys of what single methods need: a group and room for a peer, a whole vocabulary for a divergence."""
+"""Checks across keys of what single methods need: a group and room for a peer, a reward function that gives
+feedback, a whole vocabulary for a divergence."""
 
 from typing import Any
 
 from recipe.egrsd.config.derived import sequence_parallel_ranks
 from recipe.egrsd.config.schema import EgrsdConfig
+
+OUR_REWARD = "pkg://recipe.egrsd.reward"  # egrsd.yaml's own value
 
 
 def check_peers(config: Any, egrsd: EgrsdConfig) -> None:
@@ -21,6 +24,23 @@ def check_peers(config: Any, egrsd: EgrsdConfig) -> None:
             f"algorithm.egrsd.teacher.max_prompt_length={limit} cannot hold a problem and a response of up to "
             f"{longest} tokens (data.max_prompt_length={data.max_prompt_length} + data.max_response_length="
             f"{data.max_response_length}), which {key} puts into the teacher's prompt; raise it."
+        )
+
+
+def check_feedback(config: Any, egrsd: EgrsdConfig) -> None:
+    """A reward function of the user's own, called where its feedback is kept: beside the rollout."""
+    key, reward = f"algorithm.egrsd.privilege={egrsd.privilege}", config.reward
+    path = reward.custom_reward_function.path
+    if path in (None, OUR_REWARD):
+        raise ValueError(
+            f"{key} shows the teacher what the reward function says of a response, and "
+            f"reward.custom_reward_function.path={path} says nothing; name a function of your own that returns "
+            "{'score': ..., 'feedback': text} (docs/modes.md)."
+        )
+    if reward.reward_model.enable and not reward.reward_model.enable_resource_pool:
+        raise ValueError(
+            f"reward.reward_model.enable=true without enable_resource_pool scores a batch when all of it is there, and "
+            f"verl then keeps no feedback, which {key} shows; set reward.reward_model.enable_resource_pool=true."
         )
 
 

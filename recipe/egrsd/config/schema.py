@@ -16,7 +16,11 @@ DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
 WEIGHT_KNOBS = ("clip_range", "window", "gamma", "floor")
 TOKEN_WEIGHT = "recipe.egrsd.method.weights:token_weights"  # egrsd.yaml's own value
 PEER_PRIVILEGES = ("peer_correct", "peer_wrong")
-PRIVILEGES = ("solution", "answer_only", "shuffled", "wrong", "other_problem", "concise", "none", *PEER_PRIVILEGES)
+FEEDBACK_PRIVILEGES = ("feedback", "feedback_shuffled")
+PRIVILEGES = (
+    *("solution", "answer_only", "shuffled", "wrong", "other_problem", "concise", "none"),
+    *(*PEER_PRIVILEGES, *FEEDBACK_PRIVILEGES),
+)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from recipe.egrsd.config import methods, verl_keys, verl_version
 from recipe.egrsd.config.derived import scoring_engine, sends_adapter, uses_reference
-from recipe.egrsd.config.schema import PEER_PRIVILEGES, TRAINER_MODES, EgrsdConfig, read
+from recipe.egrsd.config.schema import FEEDBACK_PRIVILEGES, PEER_PRIVILEGES, TRAINER_MODES, EgrsdConfig, read
 from recipe.egrsd.config.strict import one_line
 
 
@@ -48,6 +48,8 @@ def _validated(config: DictConfig) -> EgrsdConfig:
     _check_teacher_weights(config, egrsd)
     if egrsd.privilege in PEER_PRIVILEGES:
         methods.check_peers(config, egrsd)
+    if egrsd.privilege in FEEDBACK_PRIVILEGES:
+        methods.check_feedback(config, egrsd)
     if egrsd.pulls:
         methods.check_divergence(config, egrsd)
     return egrsd

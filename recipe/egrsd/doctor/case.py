@@ -16,7 +16,7 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.device import auto_set_device
 
 import recipe.egrsd.hydra_plugin  # noqa: F401  opens the config group
-from recipe.egrsd.config.schema import PEER_PRIVILEGES
+from recipe.egrsd.config.schema import FEEDBACK_PRIVILEGES, PEER_PRIVILEGES
 from recipe.egrsd.config.strict import resolved
 from recipe.egrsd.privilege import prompts
 from recipe.egrsd.privilege.dataset import check_rows
@@ -70,13 +70,9 @@ class Case:
 
     @property
     def teacher_ids(self) -> Sequence[list[int]]:
-        """With a peer's response to be shown: what stands around it."""
+        """With a peer's response or feedback to be shown: what stands around it."""
         ids = self.rows.dataframe["teacher_prompt_ids"]
-        return [[token for token in row if token != SLOT] for row in ids] if self.shows_peers else ids
-
-    @property
-    def shows_peers(self) -> bool:
-        return self.config.algorithm.egrsd.privilege in PEER_PRIVILEGES
+        return [[token for token in row if token != SLOT] for row in ids] if self.rows.kind.known_in_step else ids
 
     @property
     def longest_student_prompt(self) -> int:
@@ -85,9 +81,12 @@ class Case:
 
     @property
     def longest_teacher_prompt(self) -> int:
-        if self.rows is None:
+        """Of the rows, with the longest response as peer; or the limit, to which feedback may reach."""
+        privilege = self.config.algorithm.egrsd.privilege
+        if self.rows is None or privilege in FEEDBACK_PRIVILEGES:
             return self.config.algorithm.egrsd.teacher.max_prompt_length
-        return max(map(len, self.teacher_ids)) + self.shows_peers * self.config.data.max_response_length
+        peer = self.config.data.max_response_length if privilege in PEER_PRIVILEGES else 0
+        return max(map(len, self.teacher_ids)) + peer
 
     def load_model(self) -> None:
         """As the trainer does (trainer_base.py:701)."""

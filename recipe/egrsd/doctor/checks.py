@@ -18,6 +18,7 @@ from recipe.egrsd.doctor.case import Case, Finding, Level, graded
 from recipe.egrsd.doctor.versions import installed
 from recipe.egrsd.machines import attention
 from recipe.egrsd.method.advantage import WARMUP_MEAN
+from recipe.egrsd.privilege import feedback
 
 ANSWERS = 200
 """Rows whose solutions are given to the answer checker."""
@@ -81,7 +82,7 @@ def batches(case: Case) -> Iterator[Finding]:
         )
     updates = batch // mini * actor.ppo_epochs
     said = f"{named}, ppo_epochs={actor.ppo_epochs}: {updates} update(s) a batch"
-    yield Finding(
+    return Finding(
         graded(yellow=updates > 1), said + "; the paper makes one, on the policy that sampled" * (updates > 1)
     )
 
@@ -166,15 +167,17 @@ def answers(case: Case) -> Iterator[Finding]:
     compute_score = get_custom_reward_fn(case.config) or default_compute_score
     bonus, odd = case.config.algorithm.egrsd.length_bonus, {}
     key = case.config.algorithm.egrsd.teacher.solution_key
-    tried, refused, unreadable = min(ANSWERS, len(case.rows)), [], []
+    tried, solved, refused, unreadable = min(ANSWERS, len(case.rows)), 0, [], []
     for index in range(tried):
         row = case.rows[index]
-        truth, solution = row["reward_model"]["ground_truth"], row["extra_info"].get(key) or ""
-        scores = [_score(compute_score, row, response) for response in (rf"\boxed{{{truth}}}", solution)]
+        truth, solution = row["reward_model"]["ground_truth"], row["extra_info"].get(key) or ""  # not all data has any
+        scores = [_score(compute_score, row, response) for response in (_right(row), solution)]
         odd = {score: index for score in scores if score not in (0, 1)} | odd
         if not scores[0] > 0 or _unreadable(compute_score, row):
             unreadable.append(f"row {index}: {truth!r}")
-        elif not scores[1] > 0:
+            continue
+        solved += bool(solution)
+        if solution and not scores[1] > 0:
             refused.append(f"row {index}: …{solution.strip()[-60:]!r} against {truth!r}")
     if odd and bonus > 0:
         score, index = next(iter(odd.items()))
@@ -184,11 +187,29 @@ def answers(case: Case) -> Iterator[Finding]:
         many = len(unreadable) > (1 - HALF) * tried
         said = f"{len(unreadable)} of {tried} ground truths are refused even against themselves or unreadable"
         yield Finding(graded(red=many, yellow=True), f"{said}: nothing earns{_listed(unreadable)}")
-    readable = tried - len(unreadable)
-    if readable:
-        share = 1 - len(refused) / readable
-        said = f"{readable - len(refused)} of the first {readable} solutions are accepted against their ground truth"
+    if solved:
+        share = 1 - len(refused) / solved
+        said = f"{solved - len(refused)} of the first {solved} solutions are accepted against their ground truth"
         yield Finding(graded(red=share < HALF, yellow=share < MOST), said + _listed(refused))
+    if case.config.algorithm.egrsd.privilege in schema.FEEDBACK_PRIVILEGES:
+        yield _feedback(compute_score, case.rows[0])
+
+
+def _feedback(compute_score: Any, row: dict) -> Finding:
+    """What the reward function says of responses, which their teachers are told."""
+    responses = {"an empty response": "", "a wrong answer": r"\boxed{0}", "a right one": _right(row)}
+    results = {what: _scored(compute_score, row, response) for what, response in responses.items()}
+    fields = [{"reward_extra_info": result if isinstance(result, dict) else {}} for result in results.values()]
+    said = dict(zip(results, feedback.said_of([f"0, {what}" for what in results], fields), strict=True))
+    told = "; ".join(f"of {what} {text!r}" if text else f"of {what} nothing" for what, text in said.items())
+    return Finding(
+        graded(yellow=not any(said.values())),
+        f"row 0: the reward function says {told}; a response of which nothing is said has no teacher",
+    )
+
+
+def _right(row: dict) -> str:
+    return rf"\boxed{{{row['reward_model']['ground_truth']}}}"
 
 
 def _score(compute_score: Any, row: dict, response: str) -> float:

@@ -6,6 +6,7 @@ column.
 
 import sys
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -109,17 +110,27 @@ class EgrsdDataset(RLHFDataset):
             chat_template["tools"] = [
                 tool for tool in self.tool_schemas if not chosen or tool["function"]["name"] in chosen
             ]
-        limit = f"algorithm.egrsd.teacher.max_prompt_length={self.teacher.max_prompt_length}"
-        if self.privilege in schema.PEER_PRIVILEGES:
-            ids, longest = prompts.frame_ids(self.tokenizer, messages, **chat_template), self.config.max_response_length
-            if len(ids) - 1 + longest > self.teacher.max_prompt_length:
-                peer = f"the {len(ids) - 1} tokens around a peer's response of up to data.max_response_length={longest}"
-                raise texts.RowError(f"{peer} are more than {limit}")
-            return ids
+        if self.kind.known_in_step:
+            return self._frame_ids(messages, **chat_template)
         ids = prompts.prompt_ids(self.tokenizer, messages, **chat_template)
         if len(ids) > self.teacher.max_prompt_length:
-            raise texts.RowError(f"the teacher prompt has more than {limit} tokens")
+            raise texts.RowError(f"the teacher prompt has more than {self._limit} tokens")
         return ids
+
+    def _frame_ids(self, messages: Sequence[Mapping], **chat_template) -> list[int]:
+        """With room for what the step will know: a whole response, or at least some feedback."""
+        ids = prompts.frame_ids(self.tokenizer, messages, variable=self.kind.variables[0], **chat_template)
+        room, what = 1, "the feedback"
+        if self.privilege in schema.PEER_PRIVILEGES:
+            room = self.config.max_response_length
+            what = f"a peer's response of up to data.max_response_length={room}"
+        if len(ids) - 1 + room > self.teacher.max_prompt_length:
+            raise texts.RowError(f"the {len(ids) - 1} tokens around {what} are more than {self._limit} leaves")
+        return ids
+
+    @property
+    def _limit(self) -> str:
+        return f"algorithm.egrsd.teacher.max_prompt_length={self.teacher.max_prompt_length}"
 
 
 def check_rows(rows: Any) -> None:

@@ -12,11 +12,11 @@ from typing import Any
 
 import jinja2
 
-from recipe.egrsd.privilege.texts import KINDS, PLACE_OF_PEER, RowError, problem_of, user_chat
+from recipe.egrsd.privilege.texts import KINDS, PLACE, RowError, problem_of, user_chat
 
 DEFAULT_TEMPLATE = KINDS["solution"].path
 SLOT = -1
-"""Stands in a teacher's prompt where a peer's response belongs: the id of no token."""
+"""Stands in a teacher's prompt where a text of the step belongs: the id of no token."""
 
 
 def teacher_messages(
@@ -65,16 +65,18 @@ def prompt_ids(tokenizer: Any, messages: Sequence[Mapping[str, Any]], **chat_tem
     return tokenizer.encode(_chat_text(tokenizer, messages, **chat_template_kwargs), add_special_tokens=False)
 
 
-def frame_ids(tokenizer: Any, messages: Sequence[Mapping[str, Any]], **chat_template_kwargs: Any) -> list[int]:
-    """The same for a chat that shows PLACE_OF_PEER, each side of it by itself, SLOT in between.
+def frame_ids(
+    tokenizer: Any, messages: Sequence[Mapping[str, Any]], *, variable: str, **chat_template_kwargs: Any
+) -> list[int]:
+    """The same for a chat that shows PLACE as that variable, each side of it by itself, SLOT in between.
 
     Raises:
         RowError: as ``prompt_ids``, or the chat does not show it exactly once.
     """
-    parts = _chat_text(tokenizer, messages, **chat_template_kwargs).split(PLACE_OF_PEER)
+    parts = _chat_text(tokenizer, messages, **chat_template_kwargs).split(PLACE)
     if len(parts) != 2:
         raise RowError(
-            f"the teacher's prompt shows the peer's response {len(parts) - 1} times; print {{{{ solution }}}} once in "
+            f"the teacher's prompt shows the {variable} {len(parts) - 1} times; print {{{{ {variable} }}}} once in "
             "algorithm.egrsd.teacher.template"
         )
     before, after = (tokenizer.encode(part, add_special_tokens=False) for part in parts)

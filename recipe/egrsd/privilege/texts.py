@@ -10,6 +10,8 @@
 | none                      | nothing: the teacher is the student, but for the thinking switch      |
 | peer_correct              | a correct response to the same problem, of the same step (peers.py)   |
 | peer_wrong                | a wrong one                                                           |
+| feedback                  | what the reward function said of this response (feedback.py)          |
+| feedback_shuffled         | what it said of a response to another problem                         |
 
 A row that cannot be used raises RowError with the reason; the data set adds the row number.
 """
@@ -18,12 +20,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from recipe.egrsd.config.schema import PEER_PRIVILEGES
 from recipe.egrsd.config.teacher import TeacherConfig
 from recipe.egrsd.reward import expected_answer
 
-PLACE_OF_PEER = "\ue000peer\ue000"
-"""Stands in a text where a peer's response belongs: characters of a private use area, which no text should hold."""
+PLACE = "\ue000place\ue000"
+"""Stands where a text belongs that only the step knows, a peer's response or feedback: characters of a private use
+area, which no text should hold."""
 
 
 class RowError(ValueError):
@@ -37,6 +39,8 @@ class Kind(NamedTuple):
     """What its template prints beside problem and instruction. Another row must differ in the first of them."""
     template: str = "teacher_prompt.jinja"
     of_another_row: bool = False
+    known_in_step: bool = False
+    """Whether the text is made in the step, from its rollouts."""
 
     @property
     def path(self) -> Path:
@@ -51,16 +55,18 @@ KINDS = {
     "other_problem": Kind(("other_problem", "solution"), "teacher_prompt_other_problem.jinja", of_another_row=True),
     "concise": Kind((), "teacher_prompt_concise.jinja"),
     "none": Kind(()),
-    "peer_correct": Kind(),
-    "peer_wrong": Kind(),
+    "peer_correct": Kind(known_in_step=True),
+    "peer_wrong": Kind(known_in_step=True),
+    "feedback": Kind(("feedback",), "teacher_prompt_feedback.jinja", known_in_step=True),
+    "feedback_shuffled": Kind(("feedback",), "teacher_prompt_feedback.jinja", known_in_step=True),
 }
 
 
 def shown_texts(row: Mapping[str, Any], *, privilege: str, teacher: TeacherConfig, prompt_key: str) -> dict[str, str]:
-    """What a row has to show, its own teacher or another row's: the variables of its kind. PLACE_OF_PEER stands for a
-    peer's response. RowError if it has not got that."""
-    if privilege in PEER_PRIVILEGES:
-        return {"solution": PLACE_OF_PEER}
+    """What a row has to show, its own teacher or another row's: the variables of its kind. PLACE stands for what
+    only the step knows. RowError if it has not got that."""
+    if KINDS[privilege].known_in_step:
+        return dict.fromkeys(KINDS[privilege].variables, PLACE)
     if privilege in ("answer_only", "wrong"):
         return {"solution": final_answer(row.get("reward_model"))}
     texts = {}

@@ -82,13 +82,25 @@ METRICS: dict[str, Meaning] = {
         0.0,
         0.5,
     ),
+    "egrsd/no_feedback_frac": Meaning(
+        "share of responses without feedback that their teacher could be shown; feedback and feedback_shuffled only",
+        "share",
+        0.0,
+        0.5,
+    ),
+    "egrsd/unusable_feedback_frac": Meaning(
+        "share of responses whose feedback is too long or holds a control token; feedback and feedback_shuffled only",
+        "share",
+        0.0,
+        0.0,
+    ),
     "egrsd/teacher_prompt_length_mean": Meaning("privileged prompt, mean over rows", "tokens"),
     "egrsd/teacher_prompt_length_max": Meaning("longest privileged prompt of the batch", "tokens"),
 }
 
 
-OF_PEERS = {"egrsd/no_peer_frac"}
-"""Logged under privilege=peer_correct and peer_wrong alone."""
+OF_PRIVILEGE = {"egrsd/no_peer_frac", "egrsd/no_feedback_frac", "egrsd/unusable_feedback_frac"}
+"""Logged where the step makes what the teacher is shown: peers, feedback."""
 OF_DIVERGENCE = {
     *("egrsd/divergence_mean", "egrsd/clipped_entries_frac", "egrsd/clipped_tokens_frac", "egrsd/clip_removed"),
     *("egrsd/pulled_responses_frac", "egrsd/pulled_tokens_frac", "egrsd/pull_weight_sum"),
@@ -170,6 +182,14 @@ ALARMS: dict[str, Alarm] = {
         0.5,
         "Most responses have no teacher, because no other response to their problem is right (or wrong, for "
         "peer_wrong): raise actor_rollout_ref.rollout.n, or take problems of middling difficulty.",
+    ),
+    "no feedback": Alarm(
+        ("egrsd/no_feedback_frac",),
+        True,
+        0.5,
+        "Most responses have no teacher, because the reward function said nothing of them that could be shown: return "
+        "a text as 'feedback', and look at egrsd/unusable_feedback_frac; of right responses there may be nothing to "
+        "say.",
     ),
     "truncation": Alarm(
         ("egrsd/truncated_frac",),
