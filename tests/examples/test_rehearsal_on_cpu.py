@@ -125,7 +125,11 @@ ON_A_CPU = {
     "actor_rollout_ref.rollout.agent.num_workers", "reward.num_workers", "data.dataloader_num_workers",
     "trainer.device",
     *(f"ray_kwargs.ray_init.{key}" for key in ("num_cpus", "num_gpus", "include_dashboard")),
-    *(f"ray_kwargs.ray_init.runtime_env.env_vars.{key}" for key in ("VERL_PLATFORM", "VLLM_CPU_KVCACHE_SPACE")),
+    f"{ACTOR}.fsdp_config.use_no_sync_for_gradient_accumulation",
+    *(
+        f"ray_kwargs.ray_init.runtime_env.env_vars.{key}"
+        for key in ("VERL_PLATFORM", "VLLM_CPU_KVCACHE_SPACE", "OMP_NUM_THREADS", "OMP_WAIT_POLICY")
+    ),
 }  # fmt: skip
 
 

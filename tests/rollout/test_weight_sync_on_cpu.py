@@ -36,9 +36,12 @@ def test_which_models_have_one_weight_for_both_ends():
 
 
 @pytest.mark.slow
-@pytest.mark.second_lane
+@pytest.mark.long
 def test_a_tied_model_is_sent_in_parts(tmp_path):
-    """verl sends the head a second time, and vLLM 0.29 refuses it in a message that does not hold the embedding."""
+    """verl sends the head a second time, and vLLM 0.29 refuses it in a message that does not hold the embedding.
+
+    The runs of test_gpu_precision_on_cpu.py are sent so, too, in bfloat16.
+    """
     write_inputs(tmp_path / "inputs", tied=True)
     weights = (tmp_path / "inputs" / "model" / "model.safetensors").stat().st_size
     assert weights > 1 << 20  # more than one message

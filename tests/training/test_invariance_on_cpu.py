@@ -97,6 +97,7 @@ def test_without_its_parts_it_is_verls_grpo_to_the_bit(inputs, rollouts, tmp_pat
     assert any(step["actor/grad_norm"] > 0 for step in verls.metrics)
 
 
+@pytest.mark.long
 def test_one_update_a_batch_needs_no_scoring_pass(full, inputs, rollouts, tmp_path):
     """The same parameters and metrics without verl's old_log_prob pass; its two metrics come from the training pass."""
     overrides = [
