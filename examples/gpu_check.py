@@ -37,7 +37,7 @@ from examples.rehearsal.checks import Finding, Metrics
 from examples.rehearsal.problems import BENCHMARK, TEST, prepare_arguments, write_files
 from examples.rehearsal.scripts import SMALL, Ended, Script, precision, run
 from examples.rehearsal.table import machine, nvidia_smi, table
-from examples.tiny_cpu.training import steps_of
+from examples.training import steps_of
 from recipe.egrsd import checkpoint, cpu
 
 SCRIPT = "run_qwen3_0_6b_one_gpu.sh"

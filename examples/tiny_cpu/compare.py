@@ -24,7 +24,7 @@ from examples.tiny_cpu.paired import START, comparison_table
 from examples.tiny_cpu.picture import draw_comparison
 from examples.tiny_cpu.positions import profile
 from examples.tiny_cpu.task import TASKS, make_problems
-from examples.tiny_cpu.training import ALGORITHMS, Training, write_data
+from examples.tiny_cpu.training import ALGORITHMS, tiny_training, write_data
 from examples.tiny_cpu.warm_start import warm_start_once
 
 PROFILED = 200  # responses whose positions are scored
@@ -58,7 +58,7 @@ class Experiment:
             shutil.rmtree(folder, ignore_errors=True)  # of a run that did not finish
             overrides = [*overrides, f"trainer.save_freq={self.steps}"]
             shared = {"task": self.task, "seed": seed, "steps": self.steps}
-            training = Training(
+            training = tiny_training(
                 folder, start / "model", start / "data", **shared, algorithm=algorithm, overrides=overrides
             )
             result = self._measure(training.run(), start / "model", seed)

@@ -8,11 +8,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from examples.answers import Answers
 from examples.tiny_cpu.model import PROMPTS, THREADS
 from examples.tiny_cpu.task import TASKS, Problem, make_problems
 from recipe.egrsd.reward import compute_score
@@ -21,24 +22,12 @@ BATCH = 125  # problems; larger batches are slower, because generate copies the 
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """One entry for each problem, in the order of the problems."""
+class Evaluation(Answers):
+    """The same with the texts."""
 
-    correct: list[int]
-    """1 where the recipe's reward accepts the answer, else 0."""
-    lengths: list[int]
-    """Response tokens, the end-of-turn token included."""
     responses: list[str]
     tokens: list[list[int]]
     """Token ids of the responses."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Mean of the paired differences and its standard error."""
-
-    mean: float
-    error: float
 
 
 def evaluate(
@@ -53,10 +42,11 @@ def evaluate(
         role: whose prompt: the student's, or the teacher's with the reference solution.
         seed: of the samples; the caller's random state is left alone.
     """
+    torch.set_num_threads(THREADS)
     tokenizer = AutoTokenizer.from_pretrained(model_dir, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
     prompts = [PROMPTS[role](tokenizer, problem) for problem in problems]
-    responses = _respond(model, tokenizer, prompts, max_tokens=problems[0].MAX_RESPONSE, greedy=greedy, seed=seed)
+    responses = respond(model, tokenizer, prompts, max_tokens=problems[0].MAX_RESPONSE, greedy=greedy, seed=seed)
     texts = tokenizer.batch_decode(responses, skip_special_tokens=True)
     scores = [
         compute_score(problem.data_source, text, problem.answer) for text, problem in zip(texts, problems, strict=True)
@@ -69,13 +59,7 @@ def evaluate(
     )
 
 
-def paired_difference(before: Sequence[float], after: Sequence[float]) -> Difference:
-    """after - before on the same problems."""
-    differences = [late - early for early, late in zip(before, after, strict=True)]
-    return Difference(mean(differences), stdev(differences) / len(differences) ** 0.5)
-
-
-def _respond(
+def respond(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[list[int]],
@@ -85,7 +69,6 @@ def _respond(
     seed: int,
 ) -> list[list[int]]:
     """Token ids of one response to each prompt, up to and with the end-of-turn token."""
-    torch.set_num_threads(THREADS)
     # top_k and top_p are spelt out: generate would otherwise cut the distribution to its 50 likeliest tokens.
     choice = {"do_sample": False} if greedy else {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
     end = tokenizer.eos_token_id

@@ -1,22 +1,15 @@
-"""One training run through verl's main_ppo: train.sh as a process, and the metrics that it writes."""
+"""A training run on one of the tiny tasks: its data, and train.sh with the task's limits."""
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from examples.tiny_cpu.task import TASKS, make_problems, write_parquet
+from examples.training import Training, presets
 
 TRAIN_SCRIPT = Path(__file__).with_name("train.sh")
-PRESETS = Path(__file__).parents[2] / "recipe" / "egrsd" / "config" / "algorithm"
 # Every preset of the recipe, and plain GRPO, which train.sh makes of one of them.
-ALGORITHMS = [*sorted(path.stem for path in PRESETS.glob("*.yaml")), "grpo"]
+ALGORITHMS = [*presets(), "grpo"]
 SIZES = {"train": 1600, "validation": 8}  # problems; 40 steps use 1280
-SHOWN_LOG_LINES = 60
 
 
 def write_data(folder: Path, *, task: str, seed: int) -> None:
@@ -25,81 +18,18 @@ def write_data(folder: Path, *, task: str, seed: int) -> None:
         write_parquet(make_problems(split, size, seed=seed, task=task), folder / f"{split}.parquet")
 
 
-@dataclass(frozen=True)
-class Training:
-    """A run that can be started, or started again to go on from its last checkpoint."""
-
-    folder: Path
-    """Of checkpoints, metrics, log."""
-    model: Path
-    data: Path
-    task: str
-    algorithm: str
-    seed: int
-    steps: int
-    overrides: Sequence[str] = ()
-    """Further settings of verl's command line."""
-
-    @property
-    def log(self) -> Path:
-        return self.folder / "training.log"
-
-    @property
-    def result(self) -> Path:
-        """Hugging Face folder of the trained model."""
-        return self.folder / "checkpoints" / f"global_step_{self.steps}" / "actor" / "huggingface"
-
-    @property
-    def metrics(self) -> dict[int, dict[str, float]]:
-        """verl's metrics by step; a resumed run's later file wins."""
-        return steps_of(self.folder / "metrics")
-
-    def environment(self) -> dict[str, str]:
-        """What train.sh reads."""
-        task = TASKS[self.task]
-        return {
-            "MODEL": str(self.model),
-            "DATA": str(self.data),
-            "OUTPUT": str(self.folder / "checkpoints"),
-            "ALGORITHM": self.algorithm,
-            "SEED": str(self.seed),
-            "STEPS": str(self.steps),
-            "PYTHON": sys.executable,
-            "MAX_PROMPT": str(task.MAX_PROMPT),
-            "MAX_RESPONSE": str(task.MAX_RESPONSE),
-            "MAX_TEACHER_PROMPT": str(task.MAX_TEACHER_PROMPT),
-        }
-
-    def run(self, watch: Callable[[subprocess.Popen], None] = subprocess.Popen.wait) -> Path:
-        """Trains and returns ``result``; ``watch`` is given the process and returns when that has ended.
-
-        Raises:
-            RuntimeError: with the end of the log, if the training failed.
-        """
-        metrics = self.folder / "metrics" / f"{len(list((self.folder / 'metrics').glob('*'))):03d}.jsonl"
-        metrics.parent.mkdir(parents=True, exist_ok=True)
-        command = ["bash", str(TRAIN_SCRIPT), f"hydra.run.dir={self.folder / 'hydra'}", *self.overrides]
-        environment = {**os.environ, **self.environment(), "VERL_FILE_LOGGER_PATH": str(metrics)}
-        with self.log.open("a") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
-            try:
-                watch(process)
-            finally:
-                process.terminate()
-        if process.returncode:
-            end = "".join(self.log.read_text(errors="replace").splitlines(keepends=True)[-SHOWN_LOG_LINES:])
-            raise RuntimeError(
-                f"{end}\nThe training ended with exit code {process.returncode}; the whole log is {self.log}"
-            )
-        return self.result
-
-
-def steps_of(folder: Path) -> dict[int, dict[str, float]]:
-    """verl's metrics by step, from every file of the folder; a later file wins what both name."""
-    steps = {}
-    for path in sorted(folder.glob("*.jsonl")):
-        for line in path.read_text().splitlines():
-            with suppress(json.JSONDecodeError):  # the last line of a run that is writing, or was killed while it did
-                entry = json.loads(line)
-                steps.setdefault(entry["step"], {}).update(entry["data"])
-    return steps
+def tiny_training(
+    folder: Path,
+    model: Path,
+    data: Path,
+    *,
+    task: str,
+    algorithm: str,
+    seed: int,
+    steps: int,
+    overrides: Sequence[str] = (),
+) -> Training:
+    """A run of train.sh on that task."""
+    limits = {name: str(getattr(TASKS[task], name)) for name in ("MAX_PROMPT", "MAX_RESPONSE", "MAX_TEACHER_PROMPT")}
+    settings = {"algorithm": algorithm, "seed": seed, "steps": steps, "variables": limits, "overrides": overrides}
+    return Training(script=TRAIN_SCRIPT, folder=folder, model=model, data=data, **settings)

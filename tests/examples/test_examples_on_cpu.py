@@ -26,7 +26,8 @@ from examples.tiny_cpu.paired import comparison_table, difference_of, mean_of
 from examples.tiny_cpu.picture import draw_comparison
 from examples.tiny_cpu.positions import kinds_of
 from examples.tiny_cpu.task import SPLITS, TASKS, make_problems, reference_solution, verl_row
-from examples.tiny_cpu.training import ALGORITHMS, TRAIN_SCRIPT, steps_of
+from examples.tiny_cpu.training import ALGORITHMS, TRAIN_SCRIPT
+from examples.training import steps_of
 from recipe.egrsd.config.validation import validate
 from recipe.egrsd.reward import compute_score
 
@@ -189,7 +190,7 @@ def test_the_demo_ends_by_naming_its_report(tmp_path, capsys):
     (tmp_path / "metrics.jsonl").rename(tmp_path / "metrics" / "000.jsonl")
     shares = {"accuracy_before": 0.5, "accuracy_after": 0.8, "greedy_before": 0.3, "greedy_after": 0.9}
     gain = {"accuracy_difference": 0.3, "accuracy_difference_se": 0.02, "length_before": 60.0, "length_after": 50.0}
-    demo.finish(demo.Demo(tmp_path, **SETTINGS).training, SETTINGS | shares | gain)
+    demo.Demo(tmp_path, **SETTINGS).finish(SETTINGS | {"title": "a demo"} | shares | gain)
     *_, last = capsys.readouterr().out.split()
     assert last == str(tmp_path / "report.html")
     assert 'id="tokens"' in (tmp_path / "report.html").read_text()

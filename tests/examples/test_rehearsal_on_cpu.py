@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoTokenizer
 from examples.rehearsal import checks, model
 from examples.rehearsal.problems import BENCHMARK, TEST, prepare_arguments, write_files
 from examples.rehearsal.scripts import EXAMPLES, GPU_PRECISION, SMALL, Script, run
-from examples.tiny_cpu.training import steps_of
+from examples.training import steps_of
 from recipe.egrsd import checkpoint
 
 CPU = {"VERL_PLATFORM": "cpu"}

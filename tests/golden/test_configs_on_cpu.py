@@ -33,12 +33,14 @@ CONFIGS = {
         "run_qwen3_8b_multinode.sh over run_qwen3_8b_fsdp.sh",
         "run_qwen3_0_6b_one_gpu.sh over run_qwen3_fsdp.sh",
         f"tiny_cpu/train.sh over {ON_A_CPU}",
+        f"smollm2/train.sh over {ON_A_CPU}",
     ],
 }
 # Where one script makes many runs, the words of each are compared: the config follows from them.
 ABLATIONS = "ablations.sh, words over run_qwen3_8b_fsdp.sh"
 ALGORITHMS_OF_TRAIN = "tiny_cpu/train.sh, words of ALGORITHM over the default's"
-NEEDED = {"tiny_cpu/train.sh": {"MODEL": "model", "DATA": "data", "OUTPUT": "output"}}
+FOLDERS = {"MODEL": "model", "DATA": "data", "OUTPUT": "output"}
+NEEDED = {"tiny_cpu/train.sh": FOLDERS, "smollm2/train.sh": FOLDERS}
 
 
 class Call(NamedTuple):
@@ -90,6 +92,8 @@ def config(start):
                 patch.delenv(variable)
             if call.platform:
                 patch.setenv("VERL_PLATFORM", call.platform)
+            patch.setenv("OMP_NUM_THREADS", "2")  # or it is the number of this machine's cores
+            patch.delenv("OMP_WAIT_POLICY", raising=False)
             algorithm, *overrides = call.words[2:]
             return flat(composed(*overrides, algorithm=algorithm.removeprefix("algorithm=")))
 

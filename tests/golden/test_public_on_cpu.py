@@ -101,7 +101,7 @@ def test_summary_of_the_demo(golden, tmp_path):
     with demo.phase("data", ""):
         pass
     both = {"sampled": answers, "greedy": answers}
-    summary = demo._summary(both, both, answers)
+    summary = demo.summary(both, both, answers)
     golden("public.yaml", SUMMARY, shape(summary, names=frozenset({"wall_seconds"})))
 
 
