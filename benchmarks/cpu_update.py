@@ -4,8 +4,8 @@
 
 A Llama of SmolLM2-135M's shape with random weights, in bfloat16, prompts of about 90 and responses of about 50 tokens.
 Every way makes the same update of all parameters with cl_egrsd's loss; the ways take turns in one process, and a ratio
-is that of one turn to the plain loop of it: padded batches of eight rows, torch's cross entropy, no FSDP. The cores
-should be idle: a thread that shares its core shows what the neighbour does.
+is that of one turn to the plain loop of it: padded batches of eight rows, torch's cross entropy, no FSDP. On a machine
+that does other work the processor's seconds are the ones to look at, and they say nothing about threads.
 
     as it was          one thread, which is what Ray gives a rank; gradients gathered for each micro-batch; layers
                        recomputed in the backward pass
@@ -109,10 +109,11 @@ def plain_update(model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, batc
     optimizer.zero_grad()
 
 
-def seconds(work: Callable[[], None]) -> float:
-    began = time.perf_counter()
+def seconds(work: Callable[[], None]) -> tuple[float, float]:
+    """On the clock, and of the processor in all threads."""
+    began = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - began
+    return time.perf_counter() - began[0], time.process_time() - began[1]
 
 
 def main() -> None:
@@ -136,15 +137,23 @@ def main() -> None:
         with engine.train_mode():
             found |= {name: seconds(partial(update, engine, batch, **WAYS[name])) for name in args.ways}
         for name, value in found.items() if turn >= 0 else ():
-            times.setdefault(name, []).append((value, value / found["plain loop"]))
+            times.setdefault(name, []).append(value)
     print(
         f"{CORES} cores, {args.layers} layers, {args.rows} rows, {tokens} tokens in all, medians of {args.turns} turns"
     )
-    print("| way | seconds | tokens/s | of the plain loop |\n|---|---|---|---|")
+    print("| way | seconds | tokens/s | of the plain loop | seconds of the processor | of the plain loop |")
+    print("|---|---|---|---|---|---|")
     for name, turns in times.items():
-        wall, ratios = median(value for value, _ in turns), sorted(ratio for _, ratio in turns)
-        spread = f"{median(ratios):.2f} ({ratios[0]:.2f} … {ratios[-1]:.2f})"
-        print(f"| {name} | {wall:.1f} | {tokens / wall:.0f} | {spread} |")
+        wall = median(value for value, _ in turns)
+        cells = [name, f"{wall:.1f}", f"{tokens / wall:.0f}", spread(turns, times["plain loop"], clock=0)]
+        used = median(value for _, value in turns)
+        print(f"| {' | '.join(cells)} | {used:.1f} | {spread(turns, times['plain loop'], clock=1)} |")
+
+
+def spread(turns: list[tuple[float, float]], plain: list[tuple[float, float]], *, clock: int) -> str:
+    """Median and extremes of the ratios of each turn."""
+    ratios = sorted(ours[clock] / theirs[clock] for ours, theirs in zip(turns, plain, strict=True))
+    return f"{median(ratios):.2f} ({ratios[0]:.2f} … {ratios[-1]:.2f})"
 
 
 if __name__ == "__main__":
