@@ -1,6 +1,7 @@
 """The CPUs that a run takes from Ray: counted by hand, refused by name, and compared with what Ray says while a run
 trains."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -186,3 +187,15 @@ def test_ray_agrees(full: Run, padded: Run):
         sum_ = slots.total(composed(f"trainer.n_gpus_per_node={ranks}"))
         for step in (1, 3):
             assert run.probe(step)["cpus"] == {"all": given, "free": given - sum_}
+
+
+@pytest.mark.slow
+def test_a_rank_has_a_thread_for_each_core_of_its_share():
+    """Ray itself gives an actor that asks for no CPU one thread, when it is created and before torch is loaded."""
+    unset = {key: value for key, value in os.environ.items() if key not in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")}
+    process = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "support" / "rank_threads.py")],
+        env=unset | {"VERL_PLATFORM": "cpu", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'support'}"},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert process.stdout.splitlines()[-1] == f"threads {len(os.sched_getaffinity(0))}", process.stderr[-2000:]
