@@ -29,16 +29,18 @@ FLOORS = [
     {"config", "method", "reward"},
     {"engine", "privilege", "checkpoint", "token_weight"},
     {"teacher", "watch", "prepare_data", "parts", "batches"},
-    {"cpu", "loss", "teaching", "report"},
+    {"cpu", "loss", "teaching"},
     {"machines"},
     {"rollout", "evaluate"},
     {"trainer", "hydra_plugin"},
     {"register"},
     {"doctor"},
+    {"report"},
 ]
 # These run where there is no verl: rooms, and files of other rooms.
 WITHOUT_VERL = {
-    "config", "method", "reward", "checkpoint", "prepare_data", "report", "engine/head", "engine/shared_prompt",
+    "config", "method", "reward", "checkpoint", "prepare_data", "engine/head", "engine/shared_prompt",
+    "report/__main__", "report/figures", "report/leakage", "report/mechanism", "report/page", "report/runs",
     "privilege/prompts", "privilege/texts", "privilege/rows", "privilege/peers", "watch/metrics", "watch/sums",
     "watch/alarms", "machines/attention", "machines/models", "rollout/receiver",
 }  # fmt: skip

@@ -1,6 +1,7 @@
 """What runs have left behind, as one self-contained HTML page and PNGs beside it.
 
     python -m recipe.egrsd.report RUN ... --out report.html
+    python -m recipe.egrsd.report mechanism --help   # any model and data set, without training
 
 A RUN is a folder. Below it are looked for: metrics.jsonl of verl's file logger (VERL_FILE_LOGGER_PATH),
 tokens/step_N.parquet (algorithm.egrsd.save_tokens_every) and results.json of `python -m recipe.egrsd.evaluate`. Each
@@ -17,6 +18,15 @@ from recipe.egrsd.report.runs import named, read_run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv[:1] == ["mechanism"]:
+        from recipe.egrsd.report import sampling  # needs verl, torch and vLLM; a page needs none of them
+
+        try:
+            folder = sampling.sample(argv[1:])
+        except ValueError as error:
+            sys.exit(f"report mechanism: {error}")
+        argv = [str(folder), "--out", str(folder / "report.html")]
     parser = argparse.ArgumentParser(
         prog="python -m recipe.egrsd.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

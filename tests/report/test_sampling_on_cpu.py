@@ -1,0 +1,93 @@
+"""Saved tokens without training: scores against a plain model, and the whole command with real vLLM."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from runs import INSTRUCTION, ROOT, TEMPERATURE, tiny, write_inputs
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from recipe.egrsd.report import sampling
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    write_inputs(folder, train=6)
+    return folder
+
+
+def plain(model, prompt, response):
+    """(T, V) float64 log-probs."""
+    with torch.inference_mode():
+        logits = model(torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1]
+    return (logits.double() / TEMPERATURE).log_softmax(-1)
+
+
+def test_scores_are_those_of_a_plain_model(inputs, monkeypatch):
+    monkeypatch.setattr(sampling, "get_device_name", lambda: "cpu")
+    prompts, responses = [[3, 4, 5], [6], [7, 8, 9, 10]], [[11, 12], [13], [5, 4, 3, 2]]
+    found = sampling.score(str(inputs / "model"), prompts, responses, temperature=TEMPERATURE, dtype="float32")
+    model = AutoModelForCausalLM.from_pretrained(inputs / "model", dtype=torch.float32)
+    for prompt, response, log_probs, entropy in zip(prompts, responses, *found, strict=True):
+        exact = plain(model, prompt, response)
+        assert log_probs.dtype == entropy.dtype == torch.float32
+        expected = exact.gather(-1, torch.tensor(response)[:, None])[:, 0]
+        torch.testing.assert_close(log_probs.double(), expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(entropy.double(), -(exact.exp() * exact).sum(-1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["algorithm.egrsd.privilege=peer_correct", "actor_rollout_ref.rollout.n=2"],
+            "shows what a training step knows",
+        ),
+        (["algorithm.egrsd.gamma=-1"], "algorithm.egrsd.gamma=-1"),
+    ],
+)
+def test_what_cannot_be_asked_is_named(words, said, inputs):
+    given = ["--model", str(inputs / "model"), "--data", str(inputs / "train.parquet"), "--out", str(inputs / "out")]
+    with pytest.raises(ValueError, match=r".") as refused:
+        sampling.sample([*given, *SETTINGS, *words])
+    assert said in str(refused.value)
+
+
+SETTINGS = [
+    f"algorithm.egrsd.teacher.instruction='{INSTRUCTION}'",
+    f"algorithm.egrsd.teacher.template={tiny.TEACHER_TEMPLATE}",
+    "data.max_response_length=24",
+    f"actor_rollout_ref.rollout.temperature={TEMPERATURE}",
+    "+data.apply_chat_template_kwargs.enable_thinking=False",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_the_whole_command(inputs, tmp_path):
+    """Sampled by vLLM, scored, laid out as a step's tokens are, and shown."""
+    command = [sys.executable, "-m", "recipe.egrsd.report", "mechanism", "--model", inputs / "model"]
+    command += ["--data", inputs / "train.parquet", "--out", tmp_path, "--responses", "5", "--dtype", "float32"]
+    environment = {**os.environ, "VERL_PLATFORM": "cpu"}
+    done = subprocess.run([*map(str, command), *SETTINGS], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    rows = pq.read_table(tmp_path / "tokens" / "step_0.parquet").to_pylist()
+    assert len(rows) == 5 and len({row["entropy_scale"] for row in rows}) == 1
+    model = AutoModelForCausalLM.from_pretrained(inputs / "model", dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(inputs / "model")
+    for row in rows:
+        for prompt, column in (("prompt", "student_log_probs"), ("teacher_prompt", "teacher_log_probs")):
+            ids = tokenizer.encode(row[prompt], add_special_tokens=False)
+            exact = plain(model, ids, row["token_ids"])
+            expected = exact.gather(-1, torch.tensor(row["token_ids"])[:, None])[:, 0]
+            torch.testing.assert_close(torch.tensor(row[column]).double(), expected, atol=1e-4, rtol=0)
+        assert row["prompt"] != row["teacher_prompt"] and row["solution"] in row["teacher_prompt"]
+        assert set(row["advantage"]) == {row["reward"] - 0.5}
+    settings = json.loads(pq.read_schema(tmp_path / "tokens" / "step_0.parquet").metadata[b"egrsd"])
+    assert (settings["window"], settings["gamma"]) == (3, 0.3)
+    assert "|log p_T − log p_S|" in (tmp_path / "report.html").read_text()
