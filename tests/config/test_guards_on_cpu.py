@@ -332,7 +332,7 @@ def inputs(tmp_path_factory) -> Path:
 
 def test_a_torn_checkpoint_stops_the_command_line(monkeypatch, tmp_path):
     """Here where the launching machine sees the folder, in the trainer's constructor in any case
-    (test_faults_on_cpu.py)."""
+    (test_checkpoint_on_cpu.py)."""
     (tmp_path / "global_step_2" / "actor").mkdir(parents=True)
     (tmp_path / "latest_checkpointed_iteration.txt").write_text("2")
     message = refusal(monkeypatch, tmp_path / "run", f"trainer.default_local_dir={tmp_path}")

@@ -21,6 +21,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from examples.tiny_cpu import model as tiny
 from examples.tiny_cpu.task import INSTRUCTION, make_problems, write_parquet
+from recipe.egrsd.config.resolvers import threads
 
 ROOT = Path(__file__).resolve().parents[2]
 RESPONSE_TOKENS = 24
@@ -263,6 +264,8 @@ def run_plain_grpo(inputs: Path, folder: Path, overrides: list[str]) -> Run:
         "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_USE_EXTERNAL_MODULES='recipe.egrsd.register,plain_grpo'",
         "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_PLATFORM=cpu",
         "+ray_kwargs.ray_init.runtime_env.env_vars.VLLM_CPU_KVCACHE_SPACE='1'",
+        # sums of two threads are not those of one to the bit
+        f"+ray_kwargs.ray_init.runtime_env.env_vars.OMP_NUM_THREADS='{threads(ranks=1)}'",
         *(f"++{key}={value}" for key, value in leaves(cpu)),
     ]  # fmt: skip
     return run(
