@@ -20,6 +20,8 @@ from recipe.egrsd.token_weight import weigh, weight_metrics
 from recipe.egrsd.watch.sums import pull_sums, student_sums, teacher_sums
 
 SUM_PREFIX = "egrsd_sum/"
+SCALARS = ("entropy_scale", "gate_mean", "mixing")
+"""What every micro-batch is told of the whole batch and the step."""
 ROLLOUT_DISTANCE_MEAN, ROLLOUT_DISTANCE_MAX = "rollout_probs_diff_mean", "rollout_probs_diff_max"
 """verl's names under training/ for what it computes from its old_log_prob pass (utils/debug/metrics.py:63)."""
 
@@ -38,14 +40,14 @@ def egrsd_loss(
         model_output: ``log_probs``, jagged over prompt + response.
         data: the micro-batch with every TransferQueue field, among them ``teacher_log_probs``, ``teacher_entropy``,
             ``advantages``, ``response_mask``, ``teacher_mask`` (sampled tokens that have a teacher; the others weigh
-            exactly 1), jagged over the response, and the scalars ``egrsd_entropy_scale`` and ``egrsd_mixing``.
+            exactly 1), jagged over the response, and the scalars of SCALARS, ``egrsd_`` before each.
     """
     student = no_padding_2_padding(model_output["log_probs"], data).detach()
     mask, taught = (data[name].to_padded_tensor(0).bool() for name in ("response_mask", "teacher_mask"))
     advantages, teacher, entropy = (
         data[field].to_padded_tensor(0.0) for field in ("advantages", "teacher_log_probs", "teacher_entropy")
     )
-    scalars = {"entropy_scale": data["egrsd_entropy_scale"], "mixing": data["egrsd_mixing"]}
+    scalars = {name: data[f"egrsd_{name}"] for name in SCALARS}
     weights = weigh(egrsd, student, teacher, entropy, advantages, taught, **scalars)
     weighted = torch.where(mask, advantages * weights.token, advantages)
     data = data.copy()

@@ -51,6 +51,7 @@ def check(config: DictConfig, egrsd: EgrsdConfig) -> None:
         fault = "fails on two groups of made-up rewards"
         _tried("algorithm.egrsd.advantage", egrsd.advantage, fault, lambda: _try_estimator(config))
     _tried(token_weight.KEY, egrsd.token_weight, "cannot be loaded", lambda: token_weight.look_up(egrsd.token_weight))
+    token_weight.require_gate(egrsd)
     _tried(token_weight.KEY, egrsd.token_weight, "fails on made-up responses", lambda: token_weight.try_out(egrsd))
     if template := egrsd.teacher.template:
         _tried("algorithm.egrsd.teacher.template", template, "cannot be used", lambda: _try_template(egrsd, template))

@@ -23,7 +23,7 @@ from recipe.egrsd.method.weights import TokenWeights, require_bool, require_floa
 KEY = "algorithm.egrsd.token_weight"
 INPUTS = ("student_log_probs", "teacher_log_probs", "teacher_entropy", "advantages", "teacher_mask")
 """What every weight is given, in this order."""
-SETTINGS = ("entropy_scale", "mixing", *WEIGHT_KNOBS)
+SETTINGS = ("entropy_scale", "gate_mean", "mixing", *WEIGHT_KNOBS)
 """What it is given by keyword, if it names it."""
 SAME_ALONE = 1e-5
 """Largest difference between a response's weights alone and beside others: float32 sums in another order."""
@@ -81,13 +81,23 @@ def said(name: str) -> str:
     return f"weighs tokens by {name}, which reads {', '.join(read) or 'no setting'}{nothing}"
 
 
-def weigh(egrsd: EgrsdConfig, *tensors: Tensor, entropy_scale: float, mixing: float) -> TokenWeights:
+def require_gate(egrsd: EgrsdConfig) -> None:
+    """ValueError if a control of the gate is asked of a weight that does not read it: the run would be no control."""
+    if egrsd.gate != "token" and "gate" not in look_up(egrsd.token_weight).settings:
+        raise ValueError(
+            f"algorithm.egrsd.gate={egrsd.gate} means nothing to {KEY}={egrsd.token_weight}, which does not read it; "
+            "leave it at token."
+        )
+
+
+def weigh(egrsd: EgrsdConfig, *tensors: Tensor, entropy_scale: float, gate_mean: float, mixing: float) -> TokenWeights:
     """The weights of a micro-batch by the function that the settings name.
 
     Args:
         tensors: INPUTS, each (B, T), float32, the mask bool: sampled tokens that have a teacher. The others weigh
             exactly 1, whatever the function says of them. It gets copies.
         entropy_scale: the batch's, nats.
+        gate_mean: the batch's.
         mixing: the step's.
 
     Raises:
@@ -100,7 +110,7 @@ def weigh(egrsd: EgrsdConfig, *tensors: Tensor, entropy_scale: float, mixing: fl
     require_bool(mask)
     require_shape(mask, **given)
     try:
-        return _called(egrsd, tensors, entropy_scale=entropy_scale, mixing=mixing)
+        return _called(egrsd, tensors, entropy_scale=entropy_scale, gate_mean=gate_mean, mixing=mixing)
     except Exception as error:
         raise ValueError(f"{KEY}={egrsd.token_weight} fails: {one_line(error).rstrip('.')}; mend it.") from error
 
@@ -130,7 +140,7 @@ def try_out(egrsd: EgrsdConfig) -> None:
     Raises:
         Exception: whatever the function raises, or what is wrong with its weights.
     """
-    settings = {"entropy_scale": 2.5, "mixing": egrsd.mixing_at(1)}
+    settings = {"entropy_scale": 2.5, "gate_mean": 0.8, "mixing": egrsd.mixing_at(1)}
     *values, mask = made_up()
     values = [value.masked_fill(~mask, torch.nan) for value in values]
     together = _called(egrsd, (*values, mask), **settings).token

@@ -127,7 +127,7 @@ class EgrsdMixin(PPOTrainer):
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         with marked_timer("teacher", self.timing_raw):
             knobs = {"step": self.global_steps, "tokenizer": self.tokenizer}
-            self.entropy_scale, of_teacher = teaching.score(batch, self.teacher, self.egrsd, self.config, **knobs)
+            self.of_batch, of_teacher = teaching.score(batch, self.teacher, self.egrsd, self.config, **knobs)
         metrics.update(of_teacher)
         self._shape_rewards(batch, metrics)
         return super()._compute_advantage(batch, metrics)  # its meta names every field that the workers may fetch
@@ -159,7 +159,7 @@ class EgrsdMixin(PPOTrainer):
         if tokens.is_due(self.global_steps, self.egrsd.save_tokens_every):
             self._save_tokens(batch, mixing)
         # These reach every micro-batch, as the temperature does.
-        batch.extra_info |= {"egrsd_entropy_scale": self.entropy_scale, "egrsd_mixing": mixing}
+        batch.extra_info |= {f"egrsd_{name}": value for name, value in (self.of_batch | {"mixing": mixing}).items()}
         batch = super()._update_actor(self._in_chunks(batch), metrics)
         prefix = f"actor/{SUM_PREFIX}"
         sums = {name.removeprefix(prefix): metrics.pop(name) for name in list(metrics) if name.startswith(prefix)}
@@ -189,7 +189,7 @@ class EgrsdMixin(PPOTrainer):
                 *rows, temperature=self.config.actor_rollout_ref.rollout.temperature, names=keys
             )
         data["student_log_probs"] = scored
-        settings = {"egrsd": self.egrsd, "entropy_scale": self.entropy_scale, "mixing": mixing}
+        settings = {"egrsd": self.egrsd, **self.of_batch, "mixing": mixing}
         folder = Path(self.config.trainer.default_local_dir) / "tokens"
         tokens.save(folder, data, step=self.global_steps, tokenizer=self.tokenizer, **settings)
 

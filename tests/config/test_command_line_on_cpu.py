@@ -25,6 +25,9 @@ from recipe.egrsd.machines import slots
 RECIPE = Path(__file__).resolve().parents[2] / "recipe" / "egrsd"
 MODULES = "ray_kwargs.ray_init.runtime_env.env_vars.VERL_USE_EXTERNAL_MODULES"
 
+GROUP = sorted([*(path.stem for path in (RECIPE / "config" / "algorithm").glob("*.yaml")), "rollout_correction"])
+"""Options of verl's group algorithm: the presets, and verl's own."""
+
 Process = CompletedProcess[str]
 
 # Names of the cases that one process composes: primary config, overrides.
@@ -41,7 +44,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     **{f"order {i}": ("ppo_trainer", order) for i, order in enumerate(ORDERS)},
     **{f"{base} plain": case for base, case in BASES.items()},
     **{f"{base} egrsd": (name, [*overrides, "algorithm=egrsd"]) for base, (name, overrides) in BASES.items()},
-    **{name: ("ppo_trainer", [f"algorithm={name}"]) for name in ("cl_egrsd", "egrsd_ungated")},
+    **{name: ("ppo_trainer", [f"algorithm={name}"]) for name in ("cl_egrsd", "egrsd_ungated", "egrsd_mean_gate")},
     "misspelt key": ("ppo_trainer", ["algorithm=egrsd", "algorithm.egrsd.gama=1"]),
     "key without the word": ("ppo_trainer", ["algorithm.egrsd.floor=1"]),
 }
@@ -185,9 +188,14 @@ def test_egrsd_repeats_none_of_verls_defaults_but_what_its_formula_needs(config)
 
 
 @pytest.mark.parametrize(
-    ("name", "change"), [("cl_egrsd", {"algorithm.egrsd.window": 3}), ("egrsd_ungated", {"algorithm.egrsd.gamma": 0.0})]
+    ("name", "change"),
+    [
+        ("cl_egrsd", {"algorithm.egrsd.window": 3}),
+        ("egrsd_ungated", {"algorithm.egrsd.gamma": 0.0}),
+        ("egrsd_mean_gate", {"algorithm.egrsd.gate": "mean"}),
+    ],
 )
-def test_the_other_presets_of_the_paper_change_one_key(composed, name, change):
+def test_presets_of_the_paper_and_its_controls_change_one_key(composed, name, change):
     assert changes(leaves(composed["dp egrsd"]), leaves(composed[name])) == change
 
 
@@ -222,11 +230,7 @@ def test_overrides_before_the_word_on_the_command_line(config):
 def test_help_lists_the_presets(main_ppo):
     process = main_ppo("--help")
     assert process.returncode == 0, process.stderr
-    assert re.search(
-        r"^algorithm: cl_egrsd, crisp, egrsd, egrsd_ungated, oasis, op2sd, opsd, rlsd, rollout_correction, ssopd\b",
-        process.stdout,
-        re.MULTILINE,
-    )
+    assert re.search(rf"^algorithm: {', '.join(GROUP)}$", process.stdout, re.MULTILINE)
 
 
 def test_info_defaults_shows_where_the_preset_comes_in(main_ppo):
@@ -240,11 +244,8 @@ def test_misspelt_name_is_refused_with_the_options(main_ppo):
     process = main_ppo("algorithm=egsrd", "--cfg", "job")
     assert process.returncode != 0
     assert "Could not find 'algorithm/egsrd'" in process.stderr
-    assert re.search(
-        r"Available options in 'algorithm':\s+cl_egrsd\s+crisp\s+egrsd\s+egrsd_ungated\s+oasis\s+op2sd\s+opsd\s+rlsd\s+"
-        r"rollout_correction\s+ssopd\s",
-        process.stderr,
-    )
+    options = r"\s+".join(GROUP)
+    assert re.search(rf"Available options in 'algorithm':\s+{options}\s", process.stderr)
 
 
 def test_misspelt_key_is_refused(composed):

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from composing import composed, refusal
+from composing import PRESETS, composed, refusal
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 from runs import ROOT, run, write_inputs
@@ -116,9 +116,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(
-    "algorithm", ["egrsd", "cl_egrsd", "egrsd_ungated", "rlsd", "opsd", "op2sd", "crisp", "ssopd", "oasis"]
-)
+@pytest.mark.parametrize("algorithm", sorted(path.stem for path in PRESETS.glob("*.yaml")))
 def test_every_preset_trains_under_fsdp2(algorithm):
     """The strategy of every test here; verl's own default is fsdp."""
     parts = composed(algorithm=algorithm).actor_rollout_ref

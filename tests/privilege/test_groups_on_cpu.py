@@ -171,9 +171,12 @@ def test_every_row_has_its_rollouts_advantage_on_sampled_tokens_only(estimator, 
         assert advantages == pytest.approx([expected.get(key, 0.0) * m for m in mask], abs=1e-5)
 
 
+@pytest.mark.parametrize("gate", ["token", "mean"])
 @pytest.mark.parametrize("split", [[range(8)], [[0, 1], [2, 3], [4], [5, 6, 7]]], ids=["one micro-batch", "four"])
-def test_weights_are_the_oracles_on_sampled_tokens_and_nothing_else_counts(split, trainer, batch):
-    """Lookahead over tool tokens, a micro-batch of padding alone: gradient and metrics by the loops of the paper."""
+def test_weights_are_the_oracles_on_sampled_tokens_and_nothing_else_counts(split, gate, trainer, batch):
+    """Lookahead over tool tokens, a micro-batch of padding alone: gradient and metrics by the loops of the paper. Under
+    gate=mean every token's gate is the mean of them all."""
+    trainer.egrsd = settings(gate=gate)
     trainer._compute_advantage(batch, {})
     names = (
         "prompts",
@@ -188,10 +191,18 @@ def test_weights_are_the_oracles_on_sampled_tokens_and_nothing_else_counts(split
     data = tq.kv_batch_get(keys=batch.keys, partition_id="train", select_fields=list(names))
     rows = {name: list(data[name].unbind()) for name in names}
     num_tokens = sum(sum(mask) for _, mask in ROLLOUTS.values())
-    knobs = {"entropy_scale": trainer.entropy_scale, "num_tokens": num_tokens}
+    knobs = {"of_batch": trainer.of_batch, "num_tokens": num_tokens}
     gradients, sums = trained(batch.keys, rows, split, trainer.egrsd, **knobs)
 
     oracle = oracle_weights(read(batch, *names), gamma=0.7, window=2)
+    if gate == "mean":
+        flat = [g for row in oracle["gate"].values() for g in row if g is not None]
+        mean = sum(flat) / len(flat)
+        assert min(flat) < mean - 0.1  # so that it makes a difference
+        for key, row in oracle["gate"].items():
+            plain = zip(oracle["token advantage"][key], row, strict=True)
+            oracle["token advantage"][key] = [value and value / g * mean for value, g in plain]
+            oracle["gate"][key] = [g and mean for g in row]
     for key, gradient in gradients.items():
         expected = [-(value or 0.0) / num_tokens for value in oracle["token advantage"].get(key, [None])]
         assert gradient == pytest.approx(expected, abs=1e-6)

@@ -189,7 +189,7 @@ def test_without_a_peer_a_response_has_its_plain_advantage(split, batch):
     rows = {name: list(data[name].unbind()) for name in names if name != "old_log_probs"}
     rows["old_log_probs"] = [-0.1 * torch.arange(1.0, len(mask) + 1) for mask in rows["response_mask"]]
     tokens = sum(len(response) for _, response in ROLLOUTS.values())
-    knobs = {"entropy_scale": ours.entropy_scale, "num_tokens": tokens}
+    knobs = {"of_batch": ours.of_batch, "num_tokens": tokens}
     gradients, _ = trained(batch.keys, rows, split, ours.egrsd, **knobs)
     taught = list(TAUGHT)
     by_key = {name: dict(zip(batch.keys, column, strict=True)) for name, column in rows.items()}

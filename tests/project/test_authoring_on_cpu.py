@@ -98,7 +98,7 @@ def test_a_method_of_the_literature(tmp_path):
     assert "3 passed" in process.stdout
     assert found == {
         "weight": "weighs tokens by recipe.egrsd.method.bounded_evidence:bounded_evidence, which reads clip_range; "
-        "entropy_scale, mixing, window, gamma, floor mean nothing to it",
+        "entropy_scale, gate_mean, mixing, window, gamma, floor, gate mean nothing to it",
         "settings": [0.0, 0.2, 0.0, "grpo"],
         "verls": [False, 8],
         "golden": 0,

@@ -64,7 +64,8 @@ def rows(vocabulary: int, *, rank: int, ranks: int) -> TensorDict:
         batch[name] = nested(column[mine])
     tu.assign_non_tensor(
         batch, calculate_entropy=False, use_remove_padding=True, use_dynamic_bsz=True, max_token_len_per_gpu=64,
-        use_fused_kernels=False, global_batch_size=len(PROMPTS), egrsd_entropy_scale=2.5, egrsd_mixing=1.0,
+        use_fused_kernels=False, global_batch_size=len(PROMPTS), egrsd_entropy_scale=2.5, egrsd_gate_mean=0.8,
+        egrsd_mixing=1.0,
     )  # fmt: skip
     return batch
 

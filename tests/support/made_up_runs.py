@@ -80,7 +80,12 @@ def write_tokens(
     data["uid"] = NonTensorStack(*(f"row-{i}" for i in range(4)))
     data["teacher_prompt_ids"] = NonTensorStack(*[[0, 1, 2, len(WORDS)]] * 4)
     data["extra_info"] = NonTensorStack(*({"s": text} for text in solutions))
-    decided = {"egrsd": settings(**{"gamma": 0.7, "window": 3, **keys}), "entropy_scale": 2.6, "mixing": 1.0}
+    decided = {
+        "egrsd": settings(**{"gamma": 0.7, "window": 3, **keys}),
+        "entropy_scale": 2.6,
+        "gate_mean": 0.8,
+        "mixing": 1.0,
+    }
     return tokens.save(folder / "checkpoints" / "tokens", data, step=step, tokenizer=Spelling(vocabulary), **decided)
 
 

@@ -15,7 +15,7 @@ from recipe.egrsd.loss import SUM_PREFIX, egrsd_loss
 PROMPTS, RESPONSES = [3, 5, 2, 4], [4, 1, 6, 3]
 
 
-SCALE = 2.5
+SCALE, GATE_MEAN = 2.5, 0.625
 EVERYWHERE = {
     "policy_gradient": False,
     "coefficient": 1.0,
@@ -40,6 +40,7 @@ def settings(**changes) -> EgrsdConfig:
         "floor": 0.1,
         "min_entropy_scale": 1.0,
         "clip_range": 0.2,
+        "gate": "token",
         "advantage": "running",
     }
     knobs |= {
@@ -86,7 +87,7 @@ def micro_batch(samples: dict[str, list[Tensor]], chosen: Sequence[int], *, dp_s
     )
     num_tokens = sum(int(mask.sum()) for mask in samples["response_mask"])
     tu.assign_non_tensor(batch, dp_size=dp_size, batch_num_tokens=num_tokens, global_batch_size=4)
-    tu.assign_non_tensor(batch, egrsd_entropy_scale=SCALE, egrsd_mixing=1.0)
+    tu.assign_non_tensor(batch, egrsd_entropy_scale=SCALE, egrsd_gate_mean=GATE_MEAN, egrsd_mixing=1.0)
     return batch
 
 
@@ -108,7 +109,7 @@ def trained(
     split: Sequence[Sequence[int]],
     egrsd: EgrsdConfig,
     *,
-    entropy_scale: float,
+    of_batch: dict[str, float],
     num_tokens: int,
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
     """The loss hook on a batch in these micro-batches: row name -> gradient of each log-prob, and the logged sums."""
@@ -116,7 +117,7 @@ def trained(
     for chosen in split:
         micro = TensorDict({n: jagged([column[i] for i in chosen]) for n, column in columns.items()}, [len(chosen)])
         tu.assign_non_tensor(micro, dp_size=1, batch_num_tokens=num_tokens, global_batch_size=len(keys))
-        tu.assign_non_tensor(micro, egrsd_entropy_scale=entropy_scale, egrsd_mixing=1.0)
+        tu.assign_non_tensor(micro, egrsd_mixing=1.0, **{f"egrsd_{name}": value for name, value in of_batch.items()})
         before = [torch.zeros(len(columns["prompts"][i]) - 1) for i in chosen]
         rows = zip(before, (columns["old_log_probs"][i] for i in chosen), strict=True)
         leaves = [torch.cat([*row, torch.zeros(1)]).requires_grad_() for row in rows]

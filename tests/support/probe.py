@@ -37,7 +37,7 @@ def _keep_batches(module) -> None:
         }
         kept |= {
             "is_padding": [tag.get("is_padding", False) for tag in batch.tags],
-            "entropy_scale": self.entropy_scale,
+            **self.of_batch,
         }
         kept |= {"baseline": self.baseline.state_dict()}
         kept |= {"cpus": {"all": ray.cluster_resources()["CPU"], "free": ray.available_resources().get("CPU", 0)}}

@@ -51,7 +51,8 @@ def share(columns: dict[str, list], *, rank: int, ranks: int):
     batch["teacher_hidden"] = nested([rows.flatten() for rows in mine["hidden"]])
     tu.assign_non_tensor(
         batch, calculate_entropy=False, use_remove_padding=True, use_dynamic_bsz=True, max_token_len_per_gpu=40,
-        use_fused_kernels=False, global_batch_size=len(PROMPTS), egrsd_entropy_scale=2.5, egrsd_mixing=1.0,
+        use_fused_kernels=False, global_batch_size=len(PROMPTS), egrsd_entropy_scale=2.5, egrsd_gate_mean=0.8,
+        egrsd_mixing=1.0,
         egrsd_keeps_hidden=False,
     )  # fmt: skip
     return batch

@@ -24,15 +24,14 @@ def rows(result: Run, step: int) -> dict[tuple, dict[str, torch.Tensor]]:
 
 def weights(result: Run, step: int, *, window: int, gamma: float = 0.3):
     """Ratio weight and gate of every recorded token, one row each."""
-    egrsd, scale = settings(gamma=gamma, window=window), result.probe(step)["entropy_scale"]
+    egrsd, scalars = settings(gamma=gamma, window=window), {"mixing": 1.0}
+    scalars |= {name: result.probe(step)[name] for name in ("entropy_scale", "gate_mean")}
     for name, row in rows(result, step).items():
         student, teacher, entropy, advantages = (row[column].float()[None] for column in COLUMNS)
         mask = torch.ones_like(student, dtype=torch.bool)
         yield (
             name,
-            token_weights(
-                student, teacher, entropy, advantages, mask, entropy_scale=scale, mixing=1.0, **egrsd.weight_knobs
-            ),
+            token_weights(student, teacher, entropy, advantages, mask, **scalars, **egrsd.weight_knobs),
         )
 
 

@@ -1,6 +1,8 @@
-"""Whole runs of methods that pull some responses: each step is gradient descent on the loss that loops make of it."""
+"""Whole runs of methods of the literature and of controls: each step is gradient descent on the loss that loops make of
+it."""
 
 import pytest
+import reference
 import torch
 from plain import assert_close_parameters, descend
 from runs import COIN_REWARD, TEMPERATURE, good, parameters, run
@@ -9,6 +11,25 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 TOKENS = 10
+Scored = list[tuple[Tensor, Tensor]]
+"""Of each response the student's log-probs with a graph, and the teacher's, (T, V) each."""
+
+
+def scored(model, teacher, batch: dict) -> Scored:
+    """Two plain transformers forwards a response; of one without a teacher the second is the student's own."""
+
+    def log_probs(network, prompt, response) -> Tensor:
+        ids = torch.cat([torch.as_tensor(list(prompt)), response])[None]
+        return (network(ids).logits[0, -len(response) - 1 : -1] / TEMPERATURE).log_softmax(-1)
+
+    found = []
+    for prompt, privileged, response in zip(
+        batch["prompts"], batch["teacher_prompt_ids"], batch["responses"], strict=True
+    ):
+        with torch.no_grad():
+            taught = log_probs(teacher, list(privileged) or prompt, response)
+        found.append((log_probs(model, prompt, response), taught))
+    return found
 
 
 def pulled(algorithm: str, batch: dict) -> dict[int, float]:
@@ -39,44 +60,67 @@ def pulled(algorithm: str, batch: dict) -> dict[int, float]:
     return {i: weight or 1 / total for i, weight in chosen.items()}
 
 
-def whole_batch_loss(model, teacher, batch: dict, weights: dict[int, float], *, policy_gradient: bool) -> Tensor:
-    total = 0.0
-    for i, response in enumerate(batch["responses"]):
+def clipped_divergences(rows: Scored) -> list[Tensor]:
+    """KL(teacher || student) of each token, a vocabulary entry's share at most 0.05 nats."""
+    return [(taught.exp() * (taught - student)).clamp(max=0.05).sum(-1) for student, taught in rows]
 
-        def log_probs(network, prompt, response=response) -> Tensor:
-            ids = torch.cat([torch.as_tensor(list(prompt)), response])[None]
-            return (network(ids).logits[0, -len(response) - 1 : -1] / TEMPERATURE).log_softmax(-1)
 
-        student = log_probs(model, batch["prompts"][i])
-        if policy_gradient:
-            of_tokens = student.gather(-1, response[:, None])[:, 0]
-            total = total - (batch["advantages"][i] * of_tokens).mean() / len(batch["responses"])
-        if i in weights:
-            with torch.no_grad():
-                taught = log_probs(teacher, batch["teacher_prompt_ids"][i])
-            shares = (taught.exp() * (taught - student)).clamp(max=0.05).sum(-1)
-            total = total + weights[i] * shares[:TOKENS].sum()
+def of_sampled(rows: Scored, batch: dict) -> list[tuple[Tensor, Tensor]]:
+    """Log-probs of the sampled tokens, of student and teacher."""
+    labels = [response[:, None] for response in batch["responses"]]
+    return [tuple(table.gather(-1, ids)[:, 0] for table in row) for row, ids in zip(rows, labels, strict=True)]
+
+
+def pull_loss(algorithm: str, rows: Scored, batch: dict, logged: dict) -> Tensor:
+    weights, lengths = pulled(algorithm, batch), [len(response) for response in batch["responses"]]
+    expected = sum(weight * min(TOKENS, lengths[i]) for i, weight in weights.items())
+    assert logged["egrsd/pull_weight_sum"] == pytest.approx(expected, abs=1e-6)
+    divergences = clipped_divergences(rows)
+    total = sum(weight * divergences[i][:TOKENS].sum() for i, weight in weights.items())
+    if algorithm == "ssopd":
+        of_student = (student for student, _ in of_sampled(rows, batch))
+        for advantages, student in zip(batch["advantages"], of_student, strict=True):
+            total = total - (advantages * student).mean() / len(rows)
     return total
+
+
+def mean_gate_loss(algorithm: str, rows: Scored, batch: dict, logged: dict) -> Tensor:
+    """-A w g log p, g the mean of all tokens' gates by the loops of the paper."""
+    entropy = [(-(taught.exp() * taught).sum(-1)).tolist() for _, taught in rows]
+    mask = [[True] * len(row) for row in entropy]
+    scale = reference.entropy_scale(entropy, mask, 1.0)
+    gates = [gate for row in reference.entropy_gate(entropy, scale, 0.3, 0.1) for gate in row]
+    mean, total = sum(gates) / len(gates), 0.0
+    assert logged["egrsd/gate_mean"] == pytest.approx(mean, abs=1e-5) and min(gates) < mean < max(gates)
+    for advantages, (student, taught) in zip(batch["advantages"], of_sampled(rows, batch), strict=True):
+        log_probs = [student.tolist()], [taught.tolist()], [advantages[0].item()]
+        weight = torch.tensor(reference.ratio_weight(*log_probs, 0.2)[0])
+        total = total - (advantages * weight * mean * student).sum() / len(gates)
+    return total
+
+
+LOSSES = {
+    "ssopd": (pull_loss, [f"algorithm.egrsd.pull.tokens={TOKENS}"]),
+    "oasis": (pull_loss, [f"algorithm.egrsd.pull.tokens={TOKENS}"]),
+    "egrsd_mean_gate": (mean_gate_loss, []),
+}
 
 
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("algorithm", ["ssopd", "oasis"])
+@pytest.mark.parametrize("algorithm", LOSSES)
 def test_a_step_is_gradient_descent_on_its_loss(algorithm, inputs, tmp_path):
     """Two ranks; parameters after each of two steps equal those of a plain training loop on the same responses."""
-    overrides = [*COIN_REWARD, *SGD, "trainer.n_gpus_per_node=2", f"algorithm.egrsd.pull.tokens={TOKENS}"]
+    loss_of, overrides = LOSSES[algorithm]
+    overrides = [*COIN_REWARD, *SGD, "trainer.n_gpus_per_node=2", *overrides]
     result = good(run(inputs, tmp_path, overrides, algorithm=algorithm, timeout=850))
     model, teacher = (AutoModelForCausalLM.from_pretrained(inputs / "model", dtype=torch.float32) for _ in range(2))
-    seen = 0
+    moved = 0.0
     for step in (1, 2):
         batch = result.probe(step)
-        weights = pulled(algorithm, batch)
-        seen += len(weights)
-        logged = result.metrics[step - 1]
-        sums = {i: weights[i] * min(TOKENS, len(batch["responses"][i])) for i in weights}
-        assert logged["egrsd/pull_weight_sum"] == pytest.approx(sum(sums.values()), abs=1e-6)
-        loss = whole_batch_loss(model, teacher, batch, weights, policy_gradient=algorithm == "ssopd")
-        descend(model, loss)
+        loss = loss_of(algorithm, scored(model, teacher, batch), batch, result.metrics[step - 1])
+        if isinstance(loss, Tensor):  # or nothing was to be learned from
+            moved += descend(model, loss)
         assert_close_parameters(parameters(result, step), model)
-    assert seen
+    assert moved > 1e-3

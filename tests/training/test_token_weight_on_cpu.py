@@ -193,8 +193,8 @@ def test_under_a_divergence_it_means_nothing(preset):
 
 def test_the_log_says_what_it_reads():
     assert token_weight.said("my_weights:halved") == (
-        "weighs tokens by my_weights:halved, which reads clip_range; entropy_scale, mixing, window, gamma, floor mean "
-        "nothing to it"
+        "weighs tokens by my_weights:halved, which reads clip_range; entropy_scale, gate_mean, mixing, window, gamma, "
+        "floor, gate mean nothing to it"
     )
     built_in = composed().algorithm.egrsd.token_weight
     assert token_weight.said(built_in) == f"weighs tokens by {built_in}, which reads {', '.join(SETTINGS)}"

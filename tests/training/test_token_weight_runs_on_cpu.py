@@ -27,8 +27,8 @@ def test_a_weight_of_the_users_own_trains(inputs, tmp_path):
     ]  # fmt: skip
     result = good(run(inputs, tmp_path / "run", overrides, cwd=folder))
     assert (
-        "EGRSD weighs tokens by my_weights:late, which reads clip_range; entropy_scale, mixing, window, gamma, floor "
-        "mean nothing to it." in result.log
+        "EGRSD weighs tokens by my_weights:late, which reads clip_range; entropy_scale, gate_mean, mixing, window, "
+        "gamma, floor, gate mean nothing to it." in result.log
     )
     batch, logged = result.probe(2), result.metrics[1]
     weights = [0.5 if t < 2 else 1.2 for response in batch["responses"] for t in range(len(response))]

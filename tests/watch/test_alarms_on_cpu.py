@@ -140,6 +140,7 @@ SILENT = {
     "egrsd": set(),
     "cl_egrsd": set(),
     "egrsd_ungated": {"gate at its floor"},
+    "egrsd_mean_gate": set(),
     "rlsd": {"gate at its floor"},
     "ssopd": {"gate at its floor", "ratio clip saturated"},
     "oasis": {"gate at its floor", "ratio clip saturated"},  # what is pulled goes by rewards

@@ -5,7 +5,7 @@ import json
 import pyarrow.parquet as pq
 import pytest
 import torch
-from micro_batches import SCALE, jagged, rows, settings
+from micro_batches import GATE_MEAN, SCALE, jagged, rows, settings
 from reference import entropy_gate, lookahead_entropy, ratio_weight
 from tensordict import NonTensorStack, TensorDict
 from verl.utils import tensordict_utils as tu
@@ -38,7 +38,8 @@ def batch() -> TensorDict:
 
 def saved(folder, tokenizer, **changes):
     egrsd = settings(**changes)
-    path = tokens.save(folder, batch(), step=3, tokenizer=tokenizer, egrsd=egrsd, entropy_scale=SCALE, mixing=0.25)
+    scalars = {"entropy_scale": SCALE, "gate_mean": GATE_MEAN, "mixing": 0.25}
+    path = tokens.save(folder, batch(), step=3, tokenizer=tokenizer, egrsd=egrsd, **scalars)
     return path, egrsd
 
 

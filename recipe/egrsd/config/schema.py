@@ -13,7 +13,8 @@ from recipe.egrsd.config.teacher import TeacherConfig
 
 TRAINER_MODES = {"egrsd_sync": "sync", "egrsd_colocate_async": "colocate_async"}
 DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
-WEIGHT_KNOBS = ("clip_range", "window", "gamma", "floor")
+WEIGHT_KNOBS = ("clip_range", "window", "gamma", "floor", "gate")
+GATES = ("token", "mean")
 TOKEN_WEIGHT = "recipe.egrsd.method.weights:token_weights"  # egrsd.yaml's own value
 PEER_PRIVILEGES = ("peer_correct", "peer_wrong")
 FEEDBACK_PRIVILEGES = ("feedback", "feedback_shuffled")
@@ -33,6 +34,8 @@ class EgrsdConfig:
     """Lookahead, tokens, >= 0."""
     floor: Number
     """Smallest gate value, in [0, 1]."""
+    gate: str
+    """token: each token's own; mean: the batch's mean gate for every token, the control of the gate's shape."""
     min_entropy_scale: Number
     """Lower bound of the gate's denominator, nats, > 0."""
     clip_range: Number
@@ -73,6 +76,9 @@ class EgrsdConfig:
         )
         require(self.window >= 0, "window", self.window, "would look at past tokens; use window >= 0")
         require(0 <= self.floor <= 1, "floor", self.floor, "must lie in [0, 1]")
+        require(self.gate in GATES, "gate", self.gate, f"is not available; choose from {GATES}")
+        gated = self.gate == "token" or (self.gamma > 0 and self.floor < 1)
+        require(gated, "gate", self.gate, "means nothing to gamma=0 or floor=1, whose gate is 1; leave it at token")
         require(self.min_entropy_scale > 0, "min_entropy_scale", self.min_entropy_scale, "must be positive (nats)")
         require(
             0 <= self.clip_range < 1, "clip_range", self.clip_range, "must lie in [0, 1), or a weight could be negative"

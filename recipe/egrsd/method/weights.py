@@ -41,11 +41,13 @@ def token_weights(
     teacher_mask: Tensor,
     *,
     entropy_scale: float,
+    gate_mean: float,
     mixing: float,
     clip_range: float,
     window: int,
     gamma: float,
     floor: float,
+    gate: str,
 ) -> TokenWeights:
     """Ratio weight, gate and their product for every token: paper Eq. 3, 5 and 8, in the order of Alg. 1.
 
@@ -55,16 +57,20 @@ def token_weights(
         advantages: (B, T); only the sign is read.
         teacher_mask: (B, T) bool, sampled tokens that have a teacher.
         entropy_scale: the batch's, nats.
+        gate_mean: the batch's, of the function of that name.
         mixing: the step's.
         clip_range, window, gamma, floor: as of the functions below.
+        gate: token, or mean: every token's gate is gate_mean.
     """
     gate_knobs = {"scale": entropy_scale, "gamma": gamma, "floor": floor}
     ratio = ratio_weight(student_log_probs, teacher_log_probs, advantages, clip_range=clip_range)
-    gate = entropy_gate(lookahead_entropy(teacher_entropy, teacher_mask, window=window), **gate_knobs)
+    gates = entropy_gate(lookahead_entropy(teacher_entropy, teacher_mask, window=window), **gate_knobs)
+    if gate == "mean":
+        gates = torch.full_like(gates, gate_mean)
     parts = {
-        "token": mixed_weight(ratio, mixing=mixing) * gate,
+        "token": mixed_weight(ratio, mixing=mixing) * gates,
         "ratio": ratio,
-        "gate": gate,
+        "gate": gates,
         "gate_without_lookahead": entropy_gate(teacher_entropy, **gate_knobs),
     }
     return TokenWeights(**{name: torch.where(teacher_mask, weight, 1.0) for name, weight in parts.items()})
@@ -177,6 +183,23 @@ def entropy_gate(entropy: Tensor, scale: Tensor | float, *, gamma: float, floor:
     """
     require_float32(entropy=entropy)
     return (1.0 - gamma * entropy / scale).detach().clamp(floor, 1.0)
+
+
+def gate_mean(
+    entropy: Tensor, mask: Tensor, *, scale: Tensor | float, window: int, gamma: float, floor: float
+) -> float:
+    """Mean of the gate over a whole batch, so that it does not depend on the number of ranks or micro-batches.
+
+    Args:
+        entropy: (B, T) teacher entropy, nats, before lookahead_entropy.
+        mask: (B, T) bool, sampled tokens that have a teacher.
+        scale, window, gamma, floor: as of the functions above.
+
+    Returns:
+        in [floor, 1]; 1 for an empty mask.
+    """
+    gates = entropy_gate(lookahead_entropy(entropy, mask, window=window), scale, gamma=gamma, floor=floor)[mask]
+    return gates.double().mean().item() if gates.numel() else 1.0
 
 
 def require_float32(**tensors: Tensor) -> None:

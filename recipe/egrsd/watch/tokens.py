@@ -53,7 +53,7 @@ def save(folder: Path, data: TensorDict, *, step: int, **settings: Any) -> Path:
 
 
 def table(
-    data: TensorDict, *, step: int, tokenizer: Any, egrsd: EgrsdConfig, entropy_scale: float, mixing: float
+    data: TensorDict, *, step: int, tokenizer: Any, egrsd: EgrsdConfig, entropy_scale: float, **scalars: float
 ) -> pa.Table:
     """One row for each response, one list entry for each of its tokens; the settings travel as metadata.
 
@@ -62,8 +62,7 @@ def table(
 
     Args:
         data: the samples, with FIELDS and ``student_log_probs``.
-        entropy_scale: the batch's, nats.
-        mixing: the step's.
+        entropy_scale, scalars: the batch's entropy_scale, nats, and gate_mean, and the step's mixing.
     """
     prompts, privileged = data["prompts"].unbind(), data["teacher_prompt_ids"]
     solutions = [(info or {}).get(egrsd.teacher.solution_key) for info in list(data["extra_info"])]
@@ -76,11 +75,11 @@ def table(
         "solution": pa.array([text if isinstance(text, str) else None for text in solutions], pa.string()),
         "reward": data["rm_scores"].to_padded_tensor(0.0).sum(-1).tolist(),
         "entropy_scale": [entropy_scale] * len(responses),
-        "mixing": [mixing] * len(responses),
+        "mixing": [scalars["mixing"]] * len(responses),
         "tokens": [token_strings(tokenizer, ids) for ids in responses],
         "token_ids": responses,
     }
-    for name, values in _per_token(data, egrsd, entropy_scale, mixing).items():
+    for name, values in _per_token(data, egrsd, entropy_scale, scalars).items():
         absent = pa.nulls(len(responses), pa.list_(pa.float32()))
         rows[name] = (
             absent if values is None else [row[: len(ids)].numpy() for row, ids in zip(values, responses, strict=True)]
@@ -89,18 +88,17 @@ def table(
     return pa.table(rows).replace_schema_metadata({"egrsd": json.dumps(asdict(egrsd))})
 
 
-def _per_token(data: TensorDict, egrsd: EgrsdConfig, entropy_scale: float, mixing: float) -> dict[str, Tensor | None]:
+def _per_token(
+    data: TensorDict, egrsd: EgrsdConfig, entropy_scale: float, scalars: dict[str, float]
+) -> dict[str, Tensor | None]:
     """Each (B, T), by the functions that the loss calls; None for what the run's weight does not have."""
     mask = data["response_mask"].to_padded_tensor(0).bool()
     student, teacher, entropy, advantages = (
         data[name].to_padded_tensor(0.0)
         for name in ("student_log_probs", "teacher_log_probs", "teacher_entropy", "advantages")
     )
-    taught, scalars = (
-        data["teacher_mask"].to_padded_tensor(0).bool(),
-        {"entropy_scale": entropy_scale, "mixing": mixing},
-    )
-    weights = weigh(egrsd, student, teacher, entropy, advantages, taught, **scalars)
+    taught = data["teacher_mask"].to_padded_tensor(0).bool()
+    weights = weigh(egrsd, student, teacher, entropy, advantages, taught, entropy_scale=entropy_scale, **scalars)
     return {
         "mask": mask,
         "student_log_probs": student,
