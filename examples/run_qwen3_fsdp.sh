@@ -15,7 +15,7 @@ set -euo pipefail
 
 # ---- what
 MODEL=${MODEL:-Qwen/Qwen3-4B}
-ALGORITHM=${ALGORITHM:-egrsd}            # egrsd | cl_egrsd | egrsd_ungated | egrsd_mean_gate | rlsd | opsd | crisp | grpo
+ALGORITHM=${ALGORITHM:-egrsd}            # egrsd | cl_egrsd | egrsd_ungated | egrsd_mean_gate | rlsd | opsd | dash | crisp | grpo
 NAME=${NAME:-$(basename "$MODEL" | tr '[:upper:]' '[:lower:]')-$ALGORITHM}
 DATA=${DATA:-data/egrsd}                 # written by: python -m recipe.egrsd.prepare_data --out data/egrsd
 OUTPUT=${OUTPUT:-outputs/$NAME}

@@ -16,6 +16,7 @@ from verl.workers.utils.padding import no_padding_2_padding, response_to_nested
 
 from recipe.egrsd.config.schema import EgrsdConfig
 from recipe.egrsd.method.divergence import CLIPPED
+from recipe.egrsd.method.pull import propagation
 from recipe.egrsd.token_weight import weigh, weight_metrics
 from recipe.egrsd.watch.sums import pull_sums, student_sums, teacher_sums
 
@@ -81,11 +82,14 @@ def divergence_loss(egrsd: EgrsdConfig, model_output: dict, data: TensorDict) ->
             )
         return 0.0 * no_padding_2_padding(model_output["log_probs"], data).sum(), {}
     names = ("divergence", *(CLIPPED if egrsd.clips else ()))
-    found = {name: no_padding_2_padding(model_output[name], data) for name in names}
+    found, pulled = {name: no_padding_2_padding(model_output[name], data) for name in names}, weight > 0
+    if (kappa := egrsd.pull.propagation) is not None:
+        found["propagation_mean"] = propagation(found["divergence"], pulled, kappa=kappa)
+        weight = weight * found["propagation_mean"]
     # Ranks are averaged, so that each must count for all (verl's agg_loss, token-sum).
-    loss = torch.where(weight > 0, weight * found["divergence"], 0.0).sum() * data["dp_size"]
+    loss = torch.where(pulled, weight * found["divergence"], 0.0).sum() * data["dp_size"]
     found["divergence_mean"] = found.pop("divergence").detach()
-    return loss, _sums(pull_sums(found, weight > 0))
+    return loss, _sums(pull_sums(found, pulled))
 
 
 def training_loss(

@@ -94,6 +94,8 @@ REFUSED = {
     f"{OPSD} algorithm.egrsd.pull.rows=best": "pull.rows=best is not available; choose from",
     f"{OPSD} algorithm.egrsd.pull.weighting=mean": "pull.weighting=mean is not available; choose from",
     f"{OPSD} algorithm.egrsd.pull.tokens=0": "pull.tokens=0 must be >= 1, or null",
+    f"{OPSD} algorithm.egrsd.pull.propagation=-1": "pull.propagation=-1.0 must be >= 0, or null",
+    "algorithm.egrsd.pull.propagation=5": "pull.propagation=5.0 means nothing to divergence=null; leave it null",
     f"{OPSD} actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-mean": "algorithm.egrsd.pull.weighting says how",
     "+algorithm.egrsd.pull.row=all": "algorithm.egrsd.pull has unknown key(s) ['row']",
     f"{OPSD} actor_rollout_ref.actor.{SPLIT}": "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2 splits rows",
@@ -138,6 +140,9 @@ def test_the_presets_are_valid():
     assert op2sd == replace(opsd, privilege="other_problem")
     assert (crisp.divergence, crisp.divergence_clip, crisp.privilege) == ("reverse_kl", None, "concise")
     assert (crisp.teacher.kind, crisp.teacher.sync_every) == ("snapshot", 50)
+    dash = validation.validate(composed(algorithm="dash"))
+    assert (dash.divergence_knobs, dash.privilege) == (opsd.divergence_knobs, "solution")
+    assert (dash.pull.propagation, dash.pull.weighting, dash.rewards_count) == (5.0, "response_mean", False)
     ssopd, oasis = (validation.validate(composed(algorithm=name)) for name in ("ssopd", "oasis"))
     assert (ssopd.pull.coefficient, ssopd.pull.tokens, ssopd.pull.rows) == (0.5, 1024, "longest_wrong")
     assert ssopd.rewards_count and ssopd.pulls and not ssopd.weighs and ssopd.privilege == "peer_correct"

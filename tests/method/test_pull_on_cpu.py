@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
+from micro_batches import EVERYWHERE
 
 from recipe.egrsd.config.pull import WEIGHTINGS, PullConfig
 from recipe.egrsd.engine.head import head_scores
@@ -163,5 +164,5 @@ def test_pulled_positions_are_scored_as_if_alone(kind, chunk):
 
 def test_a_coefficient_rises_and_falls():
     steps = {"coefficient": 3.0, "warmup_steps": 3, "decay_steps": 2}
-    pull = PullConfig(policy_gradient=True, rows="all", tokens=None, weighting="token_mean", **steps)
+    pull = PullConfig(**(EVERYWHERE | steps))
     assert [pull.coefficient_at(step) for step in range(1, 8)] == pytest.approx([0, 1, 2, 3, 1.5, 0, 0])

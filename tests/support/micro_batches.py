@@ -24,6 +24,7 @@ EVERYWHERE = {
     "rows": "all",
     "tokens": None,
     "weighting": "token_mean",
+    "propagation": None,
 }
 PULL = PullConfig(**EVERYWHERE)
 

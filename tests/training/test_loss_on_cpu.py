@@ -1,5 +1,6 @@
 """The loss hook on real verl micro-batches: exact reduction to verl's loss, gradients, splits."""
 
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -153,15 +154,42 @@ def test_a_divergence_adds_weight_times_itself_and_nothing_else():
     torch.testing.assert_close(twice["divergence"], 2 * expected, atol=1e-7, rtol=0)
 
 
+@pytest.mark.parametrize("kappa", [None, 5.0])
 @pytest.mark.parametrize("splits", [[[0], [1], [2], [3]], [[2, 0], [3, 1]]])
-def test_a_pull_does_not_depend_on_the_split(splits):
-    samples = rows()
-    whole, gradients, _ = pulled(samples, range(4))
-    parts = [pulled(samples, chosen) for chosen in splits]
+def test_a_pull_does_not_depend_on_the_split(splits, kappa):
+    samples, pull = rows(), PullConfig(**(EVERYWHERE | {"policy_gradient": True, "propagation": kappa}))
+    whole, gradients, _ = pulled(samples, range(4), pull=pull)
+    parts = [pulled(samples, chosen, pull=pull) for chosen in splits]
     torch.testing.assert_close(sum(loss for loss, _, _ in parts), whole, atol=1e-6, rtol=0)
     pieces = torch.split(gradients["divergence"], [p + r for p, r in zip(PROMPTS, RESPONSES, strict=True)])
     for chosen, (_, found, _) in zip(splits, parts, strict=True):
         torch.testing.assert_close(found["divergence"], torch.cat([pieces[i] for i in chosen]), atol=1e-6, rtol=0)
+
+
+def test_propagation_multiplies_the_weights_of_pulled_tokens():
+    """Of each response by itself, over the tokens between them that are not pulled; nothing flows through it."""
+    kappa, weights = 5.0, ([0.1, 0.2, 0, 0], [0.3], [0] * 6, [0.05, 0, 0.4])
+    pull = PullConfig(**(EVERYWHERE | {"policy_gradient": True, "propagation": kappa}))
+    loss, gradients, metrics = pulled(rows(), range(4), pull=pull)
+    plain, _, _ = pulled(rows(), range(4), weight=[torch.zeros(length) for length in RESPONSES])
+    start, total, factors = 0, 0.0, []
+    for i, row in enumerate(weights):
+        line = torch.linspace(-1, 2, PROMPTS[i] + RESPONSES[i])[PROMPTS[i] - 1 : -1].tolist()
+        chosen = [t for t, w in enumerate(row) if w]
+        mean, handed, expected = sum(line[t] for t in chosen) / max(1, len(chosen)), 0.0, [0.0] * len(row)
+        for t in chosen:
+            factor = 1 + handed
+            handed = factor / (1 + math.exp(kappa * (line[t] - mean)))
+            factors.append(factor)
+            expected[t] = row[t] * factor
+            total += expected[t] * line[t]
+        first = start + PROMPTS[i] - 1
+        found = gradients["divergence"][first : first + len(row)].tolist()
+        assert found == pytest.approx(expected, abs=1e-6)
+        start += PROMPTS[i] + RESPONSES[i]
+    assert (loss - plain).item() == pytest.approx(total, abs=1e-6) and max(factors) > 1.5
+    sums = {name.removeprefix(SUM_PREFIX): m.aggregate() for name, m in metrics.items() if name.startswith(SUM_PREFIX)}
+    assert token_means(sums)["egrsd/propagation_mean"] == pytest.approx(sum(factors) / len(factors), abs=1e-6)
 
 
 @pytest.mark.parametrize("coefficient", [0.0, 0.5])

@@ -1,6 +1,8 @@
 """Whole runs of methods of the literature and of controls: each step is gradient descent on the loss that loops make of
 it."""
 
+import math
+
 import pytest
 import reference
 import torch
@@ -84,6 +86,20 @@ def pull_loss(algorithm: str, rows: Scored, batch: dict, logged: dict) -> Tensor
     return total
 
 
+def dash_loss(algorithm: str, rows: Scored, batch: dict, logged: dict) -> Tensor:
+    """c r, a mean over each response, c = 1 + sigma(-5 (r - mean r)) c of the token before."""
+    total, factors = 0.0, []
+    for values in clipped_divergences(rows):
+        factor, mean, handed = [], values.mean().item(), 0.0
+        for r in values.tolist():
+            factor.append(1 + handed)
+            handed = factor[-1] / (1 + math.exp(5 * (r - mean)))
+        total = total + (torch.tensor(factor) * values).mean() / len(rows)
+        factors += factor
+    assert logged["egrsd/propagation_mean"] == pytest.approx(sum(factors) / len(factors), abs=1e-4)
+    return total
+
+
 def mean_gate_loss(algorithm: str, rows: Scored, batch: dict, logged: dict) -> Tensor:
     """-A w g log p, g the mean of all tokens' gates by the loops of the paper."""
     entropy = [(-(taught.exp() * taught).sum(-1)).tolist() for _, taught in rows]
@@ -102,6 +118,7 @@ def mean_gate_loss(algorithm: str, rows: Scored, batch: dict, logged: dict) -> T
 LOSSES = {
     "ssopd": (pull_loss, [f"algorithm.egrsd.pull.tokens={TOKENS}"]),
     "oasis": (pull_loss, [f"algorithm.egrsd.pull.tokens={TOKENS}"]),
+    "dash": (dash_loss, []),
     "egrsd_mean_gate": (mean_gate_loss, []),
 }
 

@@ -26,6 +26,8 @@ class PullConfig:
     """Positions of a response that are pulled at most, >= 1, from its start; None: all."""
     weighting: str
     """The weight of a pulled token (method/pull.py)."""
+    propagation: Number | None
+    """DASH's kappa, >= 0: how much a token's weight grows over those before it (method/pull.py); None: it does not."""
 
     def __post_init__(self) -> None:
         require(
@@ -34,6 +36,8 @@ class PullConfig:
         for key in ("warmup_steps", "decay_steps", "tokens"):
             value = getattr(self, key)
             require(value is None or value >= 1, f"pull.{key}", value, "must be >= 1, or null")
+        kappa = self.propagation
+        require(kappa is None or kappa >= 0, "pull.propagation", kappa, "must be >= 0, or null")
         for key, known in (("rows", ROWS), ("weighting", WEIGHTINGS)):
             value = getattr(self, key)
             require(value in known, f"pull.{key}", value, f"is not available; choose from {known}")

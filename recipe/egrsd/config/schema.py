@@ -119,6 +119,13 @@ class EgrsdConfig:
             beside,
             "means nothing to divergence=null; leave it at false",
         )
+        kappa = self.pull.propagation
+        require(
+            kappa is None or kind is not None,
+            "pull.propagation",
+            kappa,
+            "means nothing to divergence=null; leave it null",
+        )
         for key in ("gamma", "window", "clip_range", "length_bonus") if kind and not beside else ():
             value = getattr(self, key)
             require(value == 0, key, value, f"means nothing to divergence={kind}: no weights, no reward; set it to 0")

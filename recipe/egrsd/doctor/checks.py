@@ -65,6 +65,7 @@ def _short(egrsd: schema.EgrsdConfig) -> str:
     if egrsd.divergence:
         return f"{egrsd.divergence}, {egrsd.teacher.kind} teacher, privilege {egrsd.privilege}"
     knobs = f"gamma {egrsd.gamma}, window {egrsd.window}, clip_range {egrsd.clip_range}"
+    knobs += ", the batch's mean gate" * (egrsd.gate == "mean")
     return f"{knobs}, {egrsd.teacher.kind} teacher, privilege {egrsd.privilege}"
 
 

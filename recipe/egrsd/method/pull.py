@@ -2,8 +2,9 @@
 
 The loss is the sum over tokens of weight times divergence, so that a weight carries its own denominator: the mean of
 all tokens is the weight 1 / number of tokens. Decided once for the whole batch, independent of ranks and micro-batches.
+What depends on the divergences themselves, ``propagation``, belongs to each response alone, which is as independent.
 
-T  response positions of a row
+B  responses      T  response positions of a row
 """
 
 from collections import Counter, defaultdict
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 
 def pulled_rows(
@@ -89,3 +91,31 @@ def pull_weights(
         chosen[i] * torch.tensor(weight(i), dtype=torch.float32) if counts.get(i) else torch.zeros(len(mask))
         for i, mask in enumerate(masks)
     ]
+
+
+def propagation(divergence: Tensor, pulled: Tensor, *, kappa: float) -> Tensor:
+    """What DASH multiplies each token's weight by (arXiv 2608.06243): a response's first pulled token has c = 1, each
+    later one c = 1 + gate * c, both of the pulled token before it, whose gate is sigmoid(-kappa * (r - mean r)).
+
+    r is a token's divergence, its mean that of the response's pulled tokens. The sum of c * r is that of the paper's
+    backward recursion, A = r + gate * A, the last of the next token.
+
+    Args:
+        divergence: (B, T) nats, read where a token is pulled.
+        pulled: (B, T) bool.
+        kappa: >= 0; 0 makes every gate 1/2.
+
+    Returns:
+        (B, T), detached: weights are data; >= 1 where a token is pulled.
+    """
+    divergence = torch.where(pulled, divergence.detach(), 0.0)
+    mean = divergence.sum(-1, keepdim=True) / pulled.sum(-1, keepdim=True).clamp(min=1)
+    gate = torch.sigmoid(-kappa * (divergence - mean))
+    # handed[t] = gate[t] * c[t] = gate[t] + gate[t] * handed[t - 1]; what is not pulled hands on what it was handed.
+    # Doubling solves it in log2(T) steps: after each, handed[t] counts twice as many tokens, kept[t] is their product.
+    handed, kept, step = torch.where(pulled, gate, 0.0), torch.where(pulled, gate, 1.0), 1
+    while step < divergence.size(-1):
+        handed = handed + kept * pad(handed, (step, -step))
+        kept = kept * pad(kept, (step, -step), value=1.0)
+        step *= 2
+    return 1 + pad(handed, (1, -1))

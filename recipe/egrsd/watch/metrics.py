@@ -61,7 +61,16 @@ METRICS: dict[str, Meaning] = {
     ),
     "egrsd/pulled_responses_frac": Meaning("share of responses that the divergence pulls", "share", 0.0, 1.0),
     "egrsd/pulled_tokens_frac": Meaning("share of tokens that the divergence pulls", "share", 0.0, 1.0),
-    "egrsd/pull_weight_sum": Meaning("sum of all tokens' weights in the divergence's part of the loss", "1", 0.0, 1.0),
+    "egrsd/pull_weight_sum": Meaning(
+        "sum of all tokens' weights in the divergence's part of the loss, before propagation", "1", 0.0, 1.0
+    ),
+    "egrsd/propagation_mean": Meaning(
+        "what pull.propagation multiplies a token's weight by, mean over pulled tokens; about 2 where divergences are "
+        "much alike",
+        "1",
+        1.5,
+        2.5,
+    ),
     "egrsd/first_token_log_ratio": Meaning(
         "log p_T - log p_S at the first response token; far below 0 where the thinking switches differ",
         "nats",
@@ -104,6 +113,7 @@ OF_PRIVILEGE = {"egrsd/no_peer_frac", "egrsd/no_feedback_frac", "egrsd/unusable_
 OF_DIVERGENCE = {
     *("egrsd/divergence_mean", "egrsd/clipped_entries_frac", "egrsd/clipped_tokens_frac", "egrsd/clip_removed"),
     *("egrsd/pulled_responses_frac", "egrsd/pulled_tokens_frac", "egrsd/pull_weight_sum"),
+    "egrsd/propagation_mean",
 }
 """Logged with a divergence alone."""
 

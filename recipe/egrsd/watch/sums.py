@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-OF_PULL = ("divergence_mean", "clipped_entries_frac", "clipped_tokens_frac")
+OF_PULL = ("divergence_mean", "clipped_entries_frac", "clipped_tokens_frac", "propagation_mean")
 OF_STUDENT = ("student_surprise_mean", "rollout_probs_diff_mean")
 
 
