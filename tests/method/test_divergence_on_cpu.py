@@ -1,6 +1,7 @@
 """The divergence over the vocabulary: against float64 loops, its gradient, its memory."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,29 +12,34 @@ from torch import Tensor
 from recipe.egrsd.engine.head import head_scores
 from recipe.egrsd.method.divergence import Divergence, shares, slopes
 
-KINDS = ("forward_kl", "reverse_kl")
+KINDS = (("forward_kl", 0.5), ("reverse_kl", 0.5), ("jsd", 0.5), ("jsd", 0.1), ("jsd", 0.9))
 
 
-def token_divergence(student: Tensor, teacher: Tensor, *, kind: str, clip: float | None) -> Tensor:
+def token_divergence(
+    student: Tensor, teacher: Tensor, *, kind: str, clip: float | None = None, beta: float = 0.5
+) -> Tensor:
     """(N, V) logits, (N, V) logits -> (N,)."""
     smallest = torch.finfo(torch.float32).min  # as the head hands them over
     student, teacher = (logits.clamp(min=smallest).log_softmax(-1) for logits in (student, teacher))
-    return shares(student, teacher, kind=kind, clip=clip).sum(-1)
+    return shares(student, teacher, kind=kind, clip=clip, beta=beta).sum(-1)
 
 
-def oracle(student: list[float], teacher: list[float], *, kind: str, clip: float | None) -> float:
+def oracle(student: list[float], teacher: list[float], *, kind: str, clip: float | None, beta: float) -> float:
     """One token, in float64 loops."""
 
     def softmax(logits: list[float]) -> list[float]:
         powers = [math.exp(logit - max(logits)) for logit in logits]
         return [power / sum(powers) for power in powers]
 
-    p_student, p_teacher = softmax(student), softmax(teacher)
-    left, right = (p_teacher, p_student) if kind == "forward_kl" else (p_student, p_teacher)
+    def share(p: float, q: float) -> float:
+        return 0.0 if p == 0 else p * math.log(p / q)
+
     total = 0.0
-    for p, q in zip(left, right, strict=True):
-        share = 0.0 if p == 0 else p * math.log(p / q)
-        total += share if clip is None else min(share, clip)
+    for s, t in zip(softmax(student), softmax(teacher), strict=True):
+        m = (1 - beta) * s + beta * t
+        kinds = {"forward_kl": lambda s=s, t=t: share(t, s), "reverse_kl": lambda s=s, t=t: share(s, t)}
+        kinds["jsd"] = lambda s=s, t=t, m=m: beta * share(t, m) + (1 - beta) * share(s, m)
+        total += kinds[kind]() if clip is None else min(kinds[kind](), clip)
     return total
 
 
@@ -47,9 +53,9 @@ def logits(draw) -> tuple[list[list[float]], list[list[float]]]:
 @settings(max_examples=500, deadline=None)
 @given(logits(), st.sampled_from(KINDS), st.none() | st.floats(0.001, 1.0))
 def test_it_is_the_sum_of_the_definition(rows, kind, clip):
-    student, teacher = rows
-    ours = token_divergence(torch.tensor(student), torch.tensor(teacher), kind=kind, clip=clip)
-    expected = [oracle(*pair, kind=kind, clip=clip) for pair in zip(student, teacher, strict=True)]
+    (student, teacher), (kind, beta) = rows, kind
+    ours = token_divergence(torch.tensor(student), torch.tensor(teacher), kind=kind, clip=clip, beta=beta)
+    expected = [oracle(*pair, kind=kind, clip=clip, beta=beta) for pair in zip(student, teacher, strict=True)]
     assert ours.tolist() == pytest.approx(expected, abs=1e-5)
 
 
@@ -60,6 +66,62 @@ def test_by_hand():
     assert token_divergence(student, teacher, kind="reverse_kl", clip=None).item() == pytest.approx(0.192745, abs=1e-6)
     # Only the positive share is clipped, each entry by itself: -.235002 + .05.
     assert token_divergence(student, teacher, kind="forward_kl", clip=0.05).item() == pytest.approx(-0.185002, abs=1e-6)
+
+
+def generalised_jsd(student: Tensor, teacher: Tensor, *, beta: float) -> float:
+    return token_divergence(student, teacher, kind="jsd", beta=beta).item()
+
+
+def check_jsd(function: Callable[..., float]) -> None:
+    """p_S = (.8, .2), p_T = (.5, .5). beta .25: M = .75 p_S + .25 p_T = (.725, .275); KL(p_T || M) = .5 ln(.5/.725)
+    + .5 ln(.5/.275) = -.185782 + .298919; KL(p_S || M) = .8 ln(.8/.725) + .2 ln(.2/.275) = .078752 - .063691;
+    .25 * .113137 + .75 * .015062 = .039580. beta .75: M = (.575, .425); KL(p_T || M) = -.069881 + .081259 = .011379;
+    KL(p_S || M) = .264193 - .150754 = .113439; .75 * .011379 + .25 * .113439 = .036894."""
+    student, teacher = (torch.tensor([row]).log() for row in ([0.8, 0.2], [0.5, 0.5]))
+    for beta, expected in ((0.25, 0.039580), (0.75, 0.036894)):
+        assert function(student, teacher, beta=beta) == pytest.approx(expected, abs=2e-6)
+
+
+def test_the_generalised_jsd_by_hand():
+    check_jsd(generalised_jsd)
+
+
+def test_its_limits_are_the_two_kls():
+    """Divided by beta towards 0, by 1 - beta towards 1; at one half it is the same from both sides. In float64."""
+    student, teacher = (torch.tensor([row], dtype=torch.float64).log() for row in ([0.8, 0.2], [0.5, 0.5]))
+
+    def of(kind: str, beta: float = 0.5, *, student: Tensor = student, teacher: Tensor = teacher) -> float:
+        return shares(student, teacher, kind=kind, clip=None, beta=beta).sum().item()
+
+    assert of("jsd", 1e-7) / 1e-7 == pytest.approx(of("forward_kl"), abs=1e-6)
+    assert of("jsd", 1 - 1e-7) / 1e-7 == pytest.approx(of("reverse_kl"), abs=1e-6)
+    assert of("jsd") == pytest.approx(of("jsd", student=teacher, teacher=student), abs=1e-15)
+    assert of("jsd", 0.3) == pytest.approx(of("jsd", 0.7, student=teacher, teacher=student), abs=1e-15)
+
+
+def _to_middle(student: Tensor, teacher: Tensor, beta: float, of_teacher: float, of_student: float) -> float:
+    s, t = student.exp(), teacher.exp()
+    m = (1 - beta) * s + beta * t
+    return (of_teacher * (t * (t / m).log()).sum() + of_student * (s * (s / m).log()).sum()).item()
+
+
+JSD_MUTANTS: dict[str, Callable[..., float]] = {
+    "symmetric whatever beta": lambda s, t, *, beta: generalised_jsd(s, t, beta=0.5),
+    "teacher and student swapped": lambda s, t, *, beta: generalised_jsd(t, s, beta=beta),
+    "beta the student's share": lambda s, t, *, beta: generalised_jsd(s, t, beta=1 - beta),
+    "weights swapped": lambda s, t, *, beta: _to_middle(s, t, beta, 1 - beta, beta),
+    "weights of one half": lambda s, t, *, beta: _to_middle(s, t, beta, 0.5, 0.5),
+    "middle of one half": lambda s, t, *, beta: (
+        beta * _to_middle(s, t, 0.5, 1, 0) + (1 - beta) * _to_middle(s, t, 0.5, 0, 1)
+    ),
+    "divided by beta": lambda s, t, *, beta: generalised_jsd(s, t, beta=beta) / beta,
+}
+
+
+@pytest.mark.parametrize("mutant", JSD_MUTANTS)
+def test_the_check_of_the_generalised_jsd_rejects(mutant):
+    with pytest.raises(AssertionError):
+        check_jsd(JSD_MUTANTS[mutant])
 
 
 def test_a_clipped_entry_turns_its_own_gradient_around():
@@ -78,16 +140,19 @@ def test_a_clipped_entry_turns_its_own_gradient_around():
         assert hidden.grad[0, 0].item() == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "beta"), KINDS)
 @pytest.mark.parametrize("clip", [None, 0.05])
-def test_slopes_are_the_derivative_of_shares(kind, clip):
+def test_slopes_are_the_derivative_of_shares(kind, beta, clip):
     torch.manual_seed(0)
     student, teacher = (torch.randn(20, 50, dtype=torch.float64).log_softmax(-1) for _ in range(2))
     student.requires_grad_()
-    left, right = (teacher, student) if kind == "forward_kl" else (student, teacher)
-    of_entry = left.exp() * (left - right)
+    s, t = student.exp(), teacher.exp()
+    m = ((1 - beta) * s + beta * t).log()
+    of_entry = {"forward_kl": t * (teacher - student), "reverse_kl": s * (student - teacher),
+                "jsd": beta * t * (teacher - m) + (1 - beta) * s * (student - m)}[kind]  # fmt: skip
     (expected,) = torch.autograd.grad((of_entry if clip is None else of_entry.clamp(max=clip)).sum(), student)
-    torch.testing.assert_close(slopes(student.detach(), teacher, kind=kind, clip=clip), expected, atol=1e-12, rtol=0)
+    found = slopes(student.detach(), teacher, kind=kind, clip=clip, beta=beta)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
 
 
 def test_no_gradient_reaches_the_teacher():

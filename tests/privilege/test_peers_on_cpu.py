@@ -255,7 +255,7 @@ def test_only_what_is_pulled_has_a_teacher(ranks, batch):
     assert metrics["egrsd/pulled_responses_frac"] == pytest.approx(2 / 7)
     assert metrics["egrsd/pulled_tokens_frac"] == pytest.approx(4 / 18)
     assert metrics["egrsd/pull_weight_sum"] == pytest.approx(4 / 27 + 1 / 6, abs=1e-6)
-    assert ours.teacher.workers.knobs == {"kind": "forward_kl", "clip": None, "clip_low": None}
+    assert ours.teacher.workers.knobs == {"kind": "forward_kl", "clip": None, "clip_low": None, "beta": 0.5}
 
 
 def test_weights_of_the_policy_gradient_keep_their_teachers_beside_a_pull(batch):

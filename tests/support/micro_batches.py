@@ -48,6 +48,7 @@ def settings(**changes) -> EgrsdConfig:
         "mixing": 1.0,
         "mixing_decay_steps": None,
         "divergence": None,
+        "divergence_beta": 0.5,
         "divergence_clip": None,
         "divergence_clip_low": None,
         "pull": PULL,

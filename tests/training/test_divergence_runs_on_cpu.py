@@ -1,4 +1,4 @@
-"""Whole runs of opsd, op2sd and crisp: each step is gradient descent on the divergence."""
+"""Whole runs of opsd, with its own divergence and a jsd, op2sd and crisp: each step is gradient descent on it."""
 
 import pytest
 import torch
@@ -6,6 +6,9 @@ from plain import assert_close_parameters, descend
 from runs import COIN_REWARD, LORA, MODES, ROOT, TEMPERATURE, good, parameters, run
 from torch import Tensor
 from transformers import AutoModelForCausalLM
+
+BETA = 0.25
+"""Of the run with a generalised Jensen-Shannon divergence."""
 
 
 def whole_batch_loss(model, teacher, batch: dict, *, kind: str, clip: float | None) -> Tensor:
@@ -20,10 +23,11 @@ def whole_batch_loss(model, teacher, batch: dict, *, kind: str, clip: float | No
         with torch.no_grad():
             taught = logits_of(teacher, batch["teacher_prompt_ids"][row])
         student, taught = logits_of(model, batch["prompts"][row]).log_softmax(-1), taught.log_softmax(-1)
-        left, right = (taught, student) if kind == "forward_kl" else (student, taught)
-        divergence = (
-            (left.exp() * (left - right)).clamp(max=torch.inf if clip is None else clip).sum(-1)
-        )  # torch's own gradient
+        p_s, p_t = student.exp(), taught.exp()
+        middle = ((1 - BETA) * p_s + BETA * p_t).log()
+        shares = {"forward_kl": p_t * (taught - student), "reverse_kl": p_s * (student - taught),
+                  "jsd": BETA * p_t * (taught - middle) + (1 - BETA) * p_s * (student - middle)}[kind]  # fmt: skip
+        divergence = shares.clamp(max=torch.inf if clip is None else clip).sum(-1)  # torch's own gradient
         total, tokens = total + divergence.sum(), tokens + len(response)
     return total / tokens
 
@@ -45,6 +49,9 @@ SGD = [
         ("opsd", "forward_kl", 0.05, ["trainer.n_gpus_per_node=2"]),
         ("op2sd", "forward_kl", 0.05,
          [f"algorithm.egrsd.teacher.template={ROOT}/examples/tiny_cpu/other_problem.jinja"]),
+        ("opsd", "jsd", None,
+         ["trainer.n_gpus_per_node=2", "algorithm.egrsd.divergence=jsd", "algorithm.egrsd.divergence_clip=null",
+          f"algorithm.egrsd.divergence_beta={BETA}"]),
         ("crisp", "reverse_kl", None,
          ["actor_rollout_ref.model.use_remove_padding=False", "algorithm.egrsd.teacher.template=null"]),
     ],

@@ -53,7 +53,9 @@ class EgrsdConfig:
     warmup_steps: Count
     """Steps before the running statistics whiten, >= 0."""
     divergence: str | None
-    """forward_kl or reverse_kl: the loss is this divergence of teacher and student, and rewards are only watched."""
+    """forward_kl, reverse_kl or jsd, of teacher and student: the loss, or a part of it (pull)."""
+    divergence_beta: Number
+    """The teacher's share in jsd's middle, in (0, 1); 0.5 is the symmetric one."""
     divergence_clip: Number | None
     """Upper bound of one vocabulary entry's share of the divergence, nats, > 0; None for none."""
     divergence_clip_low: Number | None
@@ -105,6 +107,11 @@ class EgrsdConfig:
             clip is None or kind is not None, "divergence_clip", clip, "means nothing to divergence=null; leave it null"
         )
         require(clip is None or clip > 0, "divergence_clip", clip, "must be positive (nats), or null")
+        beta = self.divergence_beta
+        within = "must lie between 0 and 1, which are forward_kl and reverse_kl: name those"
+        require(0 < beta < 1, "divergence_beta", beta, within)
+        asked = kind == "jsd" or beta == 0.5
+        require(asked, "divergence_beta", beta, f"means nothing to divergence={shown(kind)}; leave it at 0.5")
         low = self.divergence_clip_low
         require(
             low is None or (kind is not None and low < 0),
@@ -157,7 +164,8 @@ class EgrsdConfig:
     @property
     def divergence_knobs(self) -> dict[str, Any]:
         """What method.divergence is told beside the models."""
-        return {"kind": self.divergence, "clip": self.divergence_clip, "clip_low": self.divergence_clip_low}
+        names = {"kind": "divergence", "clip": "divergence_clip", "clip_low": "divergence_clip_low"}
+        return {name: getattr(self, key) for name, key in (names | {"beta": "divergence_beta"}).items()}
 
     @property
     def warms_up(self) -> bool:

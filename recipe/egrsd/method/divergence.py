@@ -16,35 +16,59 @@ from torch.nn.functional import linear
 from recipe.egrsd.method.vocabulary import scaled_log_probs
 
 
-def shares(student: Tensor, teacher: Tensor, *, kind: str, clip: float | None, clip_low: float | None = None) -> Tensor:
+def shares(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    kind: str,
+    clip: float | None,
+    clip_low: float | None = None,
+    beta: float = 0.5,
+) -> Tensor:
     """What every vocabulary entry adds to the divergence of its token, nats.
 
     Args:
         student: (..., V) float32 log-probs, finite.
         teacher: (..., V) likewise.
         kind: forward_kl = KL(teacher || student) of OPSD (arXiv 2601.18734), reverse_kl = KL(student || teacher) of
-            CRISP (arXiv 2603.05433), jsd = the mean of both models' KL to their mean distribution.
+            CRISP (arXiv 2603.05433), jsd = beta * KL(teacher || M) + (1 - beta) * KL(student || M), where M = beta *
+            teacher + (1 - beta) * student (GKD, arXiv 2306.13649, as OPSD's code has it).
         clip: upper bound of a share, nats; None for none. With it the sum of a token may be negative.
         clip_low: lower bound likewise.
+        beta: of jsd, in (0, 1). Near 0 it is beta * forward_kl, near 1 it is (1 - beta) * reverse_kl.
     """
     if kind == "jsd":
-        middle = torch.logaddexp(student, teacher).sub_(math.log(2))
-        of_entry = (student.exp() * (student - middle)).add_(teacher.exp() * (teacher - middle)).mul_(0.5)
+        middle = _middle(student, teacher, beta)
+        of_entry = (student.exp() * (student - middle)).mul_(1 - beta)
+        of_entry.add_(teacher.exp() * (teacher - middle), alpha=beta)
     else:
         left, right = (teacher, student) if kind == "forward_kl" else (student, teacher)
         of_entry = left.exp().mul_(left - right)
     return of_entry if clip is None and clip_low is None else of_entry.clamp_(min=clip_low, max=clip)
 
 
-def slopes(student: Tensor, teacher: Tensor, *, kind: str, clip: float | None, clip_low: float | None = None) -> Tensor:
+def slopes(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    kind: str,
+    clip: float | None,
+    clip_low: float | None = None,
+    beta: float = 0.5,
+) -> Tensor:
     """The derivative of ``shares`` by the student's log-prob; 0 where a share is clipped. Arguments as there."""
     if kind == "jsd":
-        slope = student.exp().mul_(student - torch.logaddexp(student, teacher).add_(-math.log(2))).mul_(0.5)
+        slope = student.exp().mul_(student - _middle(student, teacher, beta)).mul_(1 - beta)
     else:
         slope = teacher.exp().neg_() if kind == "forward_kl" else student.exp().mul_(student - teacher + 1)
     if clip is None and clip_low is None:
         return slope
-    return slope.masked_fill_(_clipped(shares(student, teacher, kind=kind, clip=None), clip, clip_low), 0.0)
+    return slope.masked_fill_(_clipped(shares(student, teacher, kind=kind, clip=None, beta=beta), clip, clip_low), 0.0)
+
+
+def _middle(student: Tensor, teacher: Tensor, beta: float) -> Tensor:
+    """Log-probs of jsd's M."""
+    return torch.logaddexp(student, teacher + math.log(beta / (1 - beta))).add_(math.log1p(-beta))
 
 
 def _clipped(of_entry: Tensor, clip: float | None, clip_low: float | None) -> Tensor:
@@ -114,11 +138,17 @@ CLIPPED = ("clipped_entries_frac", "clipped_tokens_frac", "clip_removed", "posit
 
 
 def clipping(
-    student: Tensor, teacher: Tensor, *, kind: str, clip: float | None, clip_low: float | None = None
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    kind: str,
+    clip: float | None,
+    clip_low: float | None = None,
+    beta: float = 0.5,
 ) -> dict[str, Tensor]:
     """What the bounds do to each token, (...,) each: the share of its entries that lie outside, whether one does, what
     the upper bound takes from the positive shares, and their sum, nats. Arguments as of ``shares``."""
-    of_entry = shares(student, teacher, kind=kind, clip=None)
+    of_entry = shares(student, teacher, kind=kind, clip=None, beta=beta)
     outside = _clipped(of_entry, clip, clip_low)
     removed = torch.zeros_like(of_entry) if clip is None else (of_entry - clip).clamp_(min=0)
     values = (outside.float().mean(-1), outside.any(-1).float(), removed.sum(-1), of_entry.clamp(min=0).sum(-1))
