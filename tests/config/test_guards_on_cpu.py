@@ -84,7 +84,7 @@ REFUSED = {
     "algorithm.egrsd.save_tokens_every=0": "must be a number of steps >= 1, or null",
     "algorithm.egrsd.divergence=kl": "divergence=kl is not available; choose from",
     "algorithm.egrsd.divergence_clip=0.05": "means nothing to divergence=null; leave it null",
-    "algorithm.egrsd.divergence=forward_kl": "algorithm.egrsd.gamma=0.3 means nothing to divergence=forward_kl",
+    "algorithm.egrsd.divergence=forward_kl": "gamma=0.3 means nothing to algorithm.egrsd.divergence=forward_kl",
     f"{OPSD} algorithm.egrsd.divergence_clip=0": "must be positive (nats), or null",
     f"{OPSD} algorithm.egrsd.divergence_clip_low=0.05": "must be negative, with a divergence",
     "algorithm.egrsd.divergence_clip_low=-0.05": "must be negative, with a divergence",

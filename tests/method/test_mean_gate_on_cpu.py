@@ -89,7 +89,7 @@ def test_every_token_with_a_teacher_has_the_batchs_gate(window):
         ("egrsd_ungated", ["algorithm.egrsd.gate=mean"], "gate=mean means nothing to gamma=0 or floor=1"),
         ("egrsd_mean_gate", ["algorithm.egrsd.floor=1"], "gate=mean means nothing to gamma=0 or floor=1"),
         ("opsd", ["algorithm.egrsd.gate=mean"], "gate=mean means nothing to gamma=0 or floor=1"),
-        ("egrsd_mean_gate", ["algorithm.egrsd.divergence=forward_kl"], "gamma=0.3 means nothing to divergence=forw"),
+        ("egrsd_mean_gate", ["algorithm.egrsd.divergence=forward_kl"], "gamma=0.3 means nothing to algorithm.egrsd"),
         (
             "egrsd_mean_gate",
             ["algorithm.egrsd.token_weight=OWN:mine"],

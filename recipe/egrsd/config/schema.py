@@ -135,7 +135,8 @@ class EgrsdConfig:
         )
         for key in ("gamma", "window", "clip_range", "length_bonus") if kind and not beside else ():
             value = getattr(self, key)
-            require(value == 0, key, value, f"means nothing to divergence={kind}: no weights, no reward; set it to 0")
+            reason = f"means nothing to algorithm.egrsd.divergence={kind}: no weights, no reward; set it to 0"
+            require(value == 0, key, value, reason)
         unweighted = kind is None or beside or self.token_weight == TOKEN_WEIGHT
         reason = f"means nothing to divergence={kind}: no advantage is weighted; drop that override"
         require(unweighted, "token_weight", self.token_weight, reason)
