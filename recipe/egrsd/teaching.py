@@ -120,7 +120,7 @@ def _shown(
         for frame, ids in zip(prompts, fillings, strict=True)
     ]
     batches.write_lists(batch, teacher_prompt_ids=[ids or [] for ids in shown])  # what was shown, for whoever looks on
-    alone = sum(ids is None for ids, counts in zip(shown, real, strict=True) if counts)
+    alone = sum(not ids for ids, counts in zip(fillings, real, strict=True) if counts)
     name = "no_feedback_frac" if egrsd.privilege in FEEDBACK_PRIVILEGES else "no_peer_frac"
     return shown, metrics | {f"egrsd/{name}": alone / sum(real)}
 
@@ -128,14 +128,15 @@ def _shown(
 def _peers(
     batch: KVBatchMeta, data: TensorDict, problems: list[list[int]], egrsd: EgrsdConfig, *, seed: str, tokenizer: Any
 ) -> list[list[int] | None]:
-    """For each row the response that its teacher is shown."""
+    """For each row the response that its teacher is shown; without one None, or no token beside the answer."""
     control = set(tokenizer.all_special_ids)
     responses = [shown_ids(ids.tolist(), control_ids=control) for ids in data["responses"].unbind()]
     responses = [ids if counts else None for ids, counts in zip(responses, batches.is_real(batch), strict=True)]
     correct = (data["rm_scores"].to_padded_tensor(0.0).sum(-1) > 0).tolist()
-    knobs = {"wanted": egrsd.privilege == "peer_correct", "rule": egrsd.teacher.peer, "seed": seed}
+    knobs = {"wanted": egrsd.privilege != "peer_wrong", "rule": egrsd.teacher.peer, "seed": seed}
     peers = chosen_peers(batch.keys, problems, correct, responses, **knobs)
-    return [None if peer is None else responses[peer] for peer in peers]
+    nobody: list[int] | None = [] if egrsd.privilege == "answer_and_peer" else None
+    return [nobody if peer is None else responses[peer] for peer in peers]
 
 
 def _told(

@@ -146,6 +146,9 @@ def test_the_presets_are_valid():
     dash = validation.validate(composed(algorithm="dash"))
     assert (dash.divergence_knobs, dash.privilege) == (opsd.divergence_knobs, "solution")
     assert (dash.pull.propagation, dash.pull.weighting, dash.rewards_count) == (5.0, "response_mean", False)
+    hsd = validation.validate(composed(algorithm="hsd"))
+    assert (hsd.divergence_knobs["clip"], hsd.privilege, hsd.teacher.kind) == (None, "answer_and_peer", "live")
+    assert (hsd.pull.rows, hsd.pull.weighting, hsd.rewards_count) == ("all", "response_mean", False)
     ssopd, oasis = (validation.validate(composed(algorithm=name)) for name in ("ssopd", "oasis"))
     assert (ssopd.pull.coefficient, ssopd.pull.tokens, ssopd.pull.rows) == (0.5, 1024, "longest_wrong")
     assert ssopd.rewards_count and ssopd.pulls and not ssopd.weighs and ssopd.privilege == "peer_correct"

@@ -256,6 +256,18 @@ def test_a_peers_response_has_a_slot_where_the_solution_would_stand(tokenizer, t
     assert len(dataset(tokenizer, path, privilege="peer_correct")) == 6  # no solution is needed
 
 
+def test_the_answer_stands_before_a_peers_response_and_alone_without_one(tokenizer, tmp_path):
+    path = write(tmp_path / "rows.parquet", {2: {"solution": None}})  # no solution is needed
+    rows = dataset(tokenizer, path, privilege="answer_and_peer")
+    peer = tokenizer.encode("7 + 5 = 12", add_special_tokens=False)
+    for row, problem, text in zip(rows, PROBLEMS, shown(tokenizer, path, "answer_only"), strict=True):
+        frame, answer = row["teacher_prompt_ids"], str(problem.answer)
+        before, after = text.split(f"Solution:\n{answer}")
+        assert tokenizer.decode(spliced(frame, [])) == f"{before}Solution:\n{answer}\n\n{after}"
+        with_peer = tokenizer.decode(spliced(frame, peer))
+        assert with_peer == f"{before}Solution:\n{answer}\n\n{tokenizer.decode(peer)}{after}"
+
+
 def test_feedback_has_a_slot_between_its_fences(tokenizer, tmp_path):
     path = write(tmp_path / "rows.parquet", {row: {"solution": None} for row in range(6)})
     knobs = {"privilege": "feedback", "template": None, "max_prompt_length": 450}

@@ -140,7 +140,8 @@ def trainer(ranks: int = 1, **changes) -> EgrsdSync:
         "data.max_response_length=8",
         "actor_rollout_ref.actor.ppo_mini_batch_size=1024",
     )
-    trainer.egrsd, trainer.timing_raw, trainer.global_steps = settings(privilege="peer_correct", **changes), {}, 1
+    trainer.egrsd = settings(**({"privilege": "peer_correct"} | changes))
+    trainer.timing_raw, trainer.global_steps = {}, 1
     trainer.tokenizer = SimpleNamespace(all_special_ids=[EOS, EOT])
     trainer.baseline = RunningBaseline(warmup_steps=9)
     trainer.teacher = Teacher(SimpleNamespace(kind="live", moves=False), PromptTable(ranks), uses_lora=False)
@@ -215,6 +216,25 @@ def test_without_a_peer_a_response_has_its_plain_advantage(split, batch):
     plain = [key for key in ROLLOUTS if key not in TAUGHT]
     exact = torch.tensor([by_key["advantages"][key][0].item() for key in plain]) / -tokens
     assert torch.equal(torch.tensor([gradients[key][0] for key in plain]), exact)
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_with_the_answer_in_its_prompt_everybody_has_a_teacher(right, batch):
+    """Who has no correct peer is scored by a teacher whose slot is empty, and still counted as without."""
+    ours, metrics = trainer(ranks=2, privilege="answer_and_peer"), {}
+    if not right:
+        scores = tq.kv_batch_get(keys=batch.keys, partition_id="train", select_fields=["rm_scores"])
+        tq.kv_batch_put(keys=batch.keys, partition_id="train", fields=scores.apply(torch.zeros_like))
+    ours._compute_advantage(batch, metrics)
+    expected = {key: [ids for ids in FRAME[key[0]] if ids != SLOT] for key in ROLLOUTS} | (TAUGHT if right else {})
+    seen = [ids for ids in ours.teacher.workers.rows if len(ids) > 2]
+    assert sorted(seen) == sorted(expected[key] + ROLLOUTS[key][1] for key in ROLLOUTS)
+    found = columns(batch, "teacher_mask", "teacher_log_probs", "teacher_prompt_ids")
+    for key, (_, response) in ROLLOUTS.items():
+        assert found["teacher_mask"][key] == [1] * len(response) and found["teacher_prompt_ids"][key] == expected[key]
+        scores = PromptTable.log_probs(expected[key], len(response))
+        assert found["teacher_log_probs"][key] == pytest.approx(scores, abs=1e-6)
+    assert metrics["egrsd/no_peer_frac"] == pytest.approx(4 / 7 if right else 1.0)
 
 
 def test_a_batch_without_any_peer_asks_no_teacher(batch):

@@ -9,8 +9,11 @@ import torch
 from plain import assert_close_parameters, descend
 from runs import COIN_REWARD, TEMPERATURE, good, parameters, run
 from test_divergence_runs_on_cpu import SGD
+from test_peer_runs_on_cpu import shown
 from torch import Tensor
 from transformers import AutoModelForCausalLM
+
+from examples.tiny_cpu import model as tiny
 
 TOKENS = 10
 Scored = list[tuple[Tensor, Tensor]]
@@ -100,6 +103,24 @@ def dash_loss(algorithm: str, rows: Scored, batch: dict, logged: dict) -> Tensor
     return total
 
 
+def hsd_loss(algorithm: str, rows: Scored, batch: dict, logged: dict) -> Tensor:
+    """KL(teacher || student), a mean over each response; everybody has a teacher, which is shown a correct peer if there
+    is one."""
+    end, alone = set(tiny.build_tokenizer().all_special_ids), 0
+    bare, right = (
+        [shown(row.tolist(), end) for row in batch["responses"]],
+        [row.sum() > 0 for row in batch["rm_scores"]],
+    )
+    for i, uid in enumerate(batch["uid"]):
+        peers = [bare[j] for j, other in enumerate(batch["uid"]) if other == uid and right[j] and bare[j] and j != i]
+        prompt = list(batch["teacher_prompt_ids"][i])
+        held = [ids for ids in peers if any(prompt[at : at + len(ids)] == ids for at in range(len(prompt)))]
+        assert bool(held) == bool(peers) and batch["teacher_mask"][i].all()
+        alone += not peers
+    assert logged["egrsd/no_peer_frac"] == pytest.approx(alone / len(rows))
+    return sum((taught.exp() * (taught - student)).sum(-1).mean() for student, taught in rows) / len(rows)
+
+
 def mean_gate_loss(algorithm: str, rows: Scored, batch: dict, logged: dict) -> Tensor:
     """-A w g log p, g the mean of all tokens' gates by the loops of the paper."""
     entropy = [(-(taught.exp() * taught).sum(-1)).tolist() for _, taught in rows]
@@ -119,6 +140,7 @@ LOSSES = {
     "ssopd": (pull_loss, [f"algorithm.egrsd.pull.tokens={TOKENS}"]),
     "oasis": (pull_loss, [f"algorithm.egrsd.pull.tokens={TOKENS}"]),
     "dash": (dash_loss, []),
+    "hsd": (hsd_loss, []),
     "egrsd_mean_gate": (mean_gate_loss, []),
 }
 
@@ -136,7 +158,8 @@ def test_a_step_is_gradient_descent_on_its_loss(algorithm, inputs, tmp_path):
     moved = 0.0
     for step in (1, 2):
         batch = result.probe(step)
-        loss = loss_of(algorithm, scored(model, teacher, batch), batch, result.metrics[step - 1])
+        taught_by = model if algorithm == "hsd" else teacher  # a live teacher, or the initial weights
+        loss = loss_of(algorithm, scored(model, taught_by, batch), batch, result.metrics[step - 1])
         if isinstance(loss, Tensor):  # or nothing was to be learned from
             moved += descend(model, loss)
         assert_close_parameters(parameters(result, step), model)

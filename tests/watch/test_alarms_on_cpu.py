@@ -145,6 +145,7 @@ SILENT = {
     "ssopd": {"gate at its floor", "ratio clip saturated"},
     "oasis": {"gate at its floor", "ratio clip saturated"},  # what is pulled goes by rewards
     "dash": {"gate at its floor", "ratio clip saturated", "all correct", "all wrong"},
+    "hsd": {"gate at its floor", "ratio clip saturated", "all correct", "all wrong"},
     "opsd": {"gate at its floor", "ratio clip saturated", "all correct", "all wrong"},
     "op2sd": {"gate at its floor", "ratio clip saturated", "all correct", "all wrong"},
     "crisp": {"gate at its floor", "ratio clip saturated", "all correct", "all wrong"},

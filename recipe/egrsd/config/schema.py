@@ -16,7 +16,7 @@ DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
 WEIGHT_KNOBS = ("clip_range", "window", "gamma", "floor", "gate")
 GATES = ("token", "mean")
 TOKEN_WEIGHT = "recipe.egrsd.method.weights:token_weights"  # egrsd.yaml's own value
-PEER_PRIVILEGES = ("peer_correct", "peer_wrong")
+PEER_PRIVILEGES = ("peer_correct", "peer_wrong", "answer_and_peer")
 FEEDBACK_PRIVILEGES = ("feedback", "feedback_shuffled")
 PRIVILEGES = (
     *("solution", "answer_only", "shuffled", "wrong", "other_problem", "concise", "none"),

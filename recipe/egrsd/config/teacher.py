@@ -33,8 +33,7 @@ class TeacherConfig:
     max_prompt_length: Count
     """Longest privileged prompt, tokens."""
     peer: str
-    """Which of several peers is shown under privilege=peer_correct and peer_wrong; random goes by data.seed and the
-    step."""
+    """Which of several peers is shown under a privilege with peers; random goes by data.seed and the step."""
 
     @property
     def moves(self) -> bool:

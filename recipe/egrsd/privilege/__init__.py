@@ -7,7 +7,7 @@ teacher_prompt_other_problem.jinja  another problem and its solution, said to be
 teacher_prompt_feedback.jinja       what the reward function said of a response
 prompts.py                    texts -> teacher messages -> token ids
 dataset.py                    verl's data set plus teacher_prompt_ids; refuses bad rows at start-up
-peers.py                      which other response to the same problem it is shown (peer_correct, peer_wrong)
+peers.py                      which other response to the same problem it is shown (peer_correct, ...)
 feedback.py                   what the reward function said, as tokens to be shown (feedback, feedback_shuffled)
 rows.py                       which rows of a batch are one rollout: its reward, and its teacher prompts
 """

@@ -1,5 +1,5 @@
-"""A teacher that is shown another response to the same problem: algorithm.egrsd.privilege=peer_correct, and its control
-peer_wrong.
+"""A teacher that is shown another response to the same problem: algorithm.egrsd.privilege=peer_correct, its control
+peer_wrong, and answer_and_peer.
 
 Which one is decided on the driver, from the rewards of the whole batch, so that it does not depend on ranks or
 micro-batches. It is shown as the very ids that it was sampled as: nothing is decoded and tokenised again.
@@ -55,7 +55,7 @@ def chosen_peers(
         if index:
             raise ValueError(
                 f"row {key} is a later row of its rollout, and a peer is one response: use an agent loop that returns "
-                "one row a rollout, or another algorithm.egrsd.privilege than peer_correct and peer_wrong."
+                "one row a rollout, or an algorithm.egrsd.privilege without peers."
             )
         if shown[row] is not None and correct[row] == wanted:
             groups[group].append((number, row))

@@ -10,6 +10,7 @@
 | none                      | nothing: the teacher is the student, but for the thinking switch      |
 | peer_correct              | a correct response to the same problem, of the same step (peers.py)   |
 | peer_wrong                | a wrong one                                                           |
+| answer_and_peer           | the final answer and a correct response; without one it alone (HSD)   |
 | feedback                  | what the reward function said of this response (feedback.py)          |
 | feedback_shuffled         | what it said of a response to another problem                         |
 
@@ -57,6 +58,7 @@ KINDS = {
     "none": Kind(()),
     "peer_correct": Kind(known_in_step=True),
     "peer_wrong": Kind(known_in_step=True),
+    "answer_and_peer": Kind(known_in_step=True),
     "feedback": Kind(("feedback",), "teacher_prompt_feedback.jinja", known_in_step=True),
     "feedback_shuffled": Kind(("feedback",), "teacher_prompt_feedback.jinja", known_in_step=True),
 }
@@ -65,6 +67,8 @@ KINDS = {
 def shown_texts(row: Mapping[str, Any], *, privilege: str, teacher: TeacherConfig, prompt_key: str) -> dict[str, str]:
     """What a row has to show, its own teacher or another row's: the variables of its kind. PLACE stands for what
     only the step knows. RowError if it has not got that."""
+    if privilege == "answer_and_peer":
+        return {"solution": f"{final_answer(row.get('reward_model'))}\n\n{PLACE}"}
     if KINDS[privilege].known_in_step:
         return dict.fromkeys(KINDS[privilege].variables, PLACE)
     if privilege in ("answer_only", "wrong"):

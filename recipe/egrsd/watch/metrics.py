@@ -86,7 +86,7 @@ METRICS: dict[str, Meaning] = {
     "egrsd/correct_frac": Meaning("share of responses with a reward above 0", "share", 0.05, 0.95),
     "egrsd/truncated_frac": Meaning("share of responses as long as data.max_response_length", "share", 0.0, 0.5),
     "egrsd/no_peer_frac": Meaning(
-        "share of responses without a peer that their teacher could be shown; peer_correct and peer_wrong only",
+        "share of responses without a peer that their teacher could be shown; privileges with peers only",
         "share",
         0.0,
         0.5,
@@ -190,8 +190,9 @@ ALARMS: dict[str, Alarm] = {
         ("egrsd/no_peer_frac",),
         True,
         0.5,
-        "Most responses have no teacher, because no other response to their problem is right (or wrong, for "
-        "peer_wrong): raise actor_rollout_ref.rollout.n, or take problems of middling difficulty.",
+        "Most responses have no teacher (answer_and_peer: one that sees the answer alone), because no other response "
+        "to their problem is right (or wrong, for peer_wrong): raise actor_rollout_ref.rollout.n, or take problems of "
+        "middling difficulty.",
     ),
     "no feedback": Alarm(
         ("egrsd/no_feedback_frac",),
