@@ -104,8 +104,7 @@ def dash_loss(algorithm: str, rows: Scored, batch: dict, logged: dict) -> Tensor
 
 
 def hsd_loss(algorithm: str, rows: Scored, batch: dict, logged: dict) -> Tensor:
-    """KL(teacher || student), a mean over each response; everybody has a teacher, which is shown a correct peer if there
-    is one."""
+    """KL(teacher || student), a mean over each response; each has a teacher, which is shown a correct peer if any."""
     end, alone = set(tiny.build_tokenizer().all_special_ids), 0
     bare, right = (
         [shown(row.tolist(), end) for row in batch["responses"]],
