@@ -266,6 +266,11 @@ def test_the_answer_stands_before_a_peers_response_and_alone_without_one(tokeniz
         assert tokenizer.decode(spliced(frame, [])) == f"{before}Solution:\n{answer}\n\n{after}"
         with_peer = tokenizer.decode(spliced(frame, peer))
         assert with_peer == f"{before}Solution:\n{answer}\n\n{tokenizer.decode(peer)}{after}"
+    rows = pq.read_table(path).to_pylist()
+    rows[3]["reward_model"]["ground_truth"] = None
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    with pytest.raises(ValueError, match=r"row 3: reward_model.ground_truth is None, expected the final answer"):
+        dataset(tokenizer, path, privilege="answer_and_peer")
 
 
 def test_feedback_has_a_slot_between_its_fences(tokenizer, tmp_path):

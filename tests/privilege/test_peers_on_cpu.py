@@ -301,6 +301,7 @@ def test_with_nothing_to_pull_no_teacher_is_asked(pull, batch):
     [
         ("algorithm.egrsd.privilege=peer_correct", "rollout.n=1 samples one; set rollout.n to 2 or more"),
         ("algorithm.egrsd.privilege=peer_wrong", "privilege=peer_wrong shows the teacher another response"),
+        ("algorithm.egrsd.privilege=answer_and_peer", "privilege=answer_and_peer shows the teacher another response"),
         (
             "algorithm.egrsd.privilege=peer_correct actor_rollout_ref.rollout.n=8 data.max_response_length=7681",
             "max_prompt_length=8192 cannot hold a problem and a response of up to 8193 tokens",
