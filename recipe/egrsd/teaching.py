@@ -17,12 +17,12 @@ from transfer_queue import KVBatchMeta
 from recipe.egrsd import batches
 from recipe.egrsd.config.schema import FEEDBACK_PRIVILEGES, PEER_PRIVILEGES, EgrsdConfig
 from recipe.egrsd.method.pull import pull_weights, pulled_rows
-from recipe.egrsd.method.weights import entropy_scale, gate_mean
 from recipe.egrsd.privilege import feedback
 from recipe.egrsd.privilege.peers import chosen_peers, shown_ids, spliced
 from recipe.egrsd.privilege.rows import rollout_of, teacher_prompts
 from recipe.egrsd.teacher.kinds import Teacher
 from recipe.egrsd.teacher.scoring import nested
+from recipe.egrsd.token_weight import of_batch
 from recipe.egrsd.watch.metrics import teacher_metrics
 
 
@@ -30,8 +30,8 @@ def score(
     batch: KVBatchMeta, teacher: Teacher, egrsd: EgrsdConfig, config: DictConfig, *, step: int, tokenizer: Any
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Writes ``teacher_log_probs`` and ``teacher_entropy``, (B, jagged) float32, ``teacher_mask``, the tokens that have
-    a teacher, (B, jagged) int64, and, for a divergence, ``pull_weight`` (loss.py) and ``teacher_hidden``. Returns the
-    batch's entropy_scale, nats, and gate_mean, and metrics."""
+    a teacher, (B, jagged) int64, and, for a divergence, ``pull_weight`` (loss.py) and ``teacher_hidden``. Returns what
+    a token weight is told of the batch, and metrics."""
     data = batches.read(batch, "prompts", "teacher_prompt_ids", "responses", "response_mask", "rm_scores")
     shown, metrics = _shown(batch, data, egrsd, seed=f"{config.data.seed} {step}", tokenizer=tokenizer)
     responses, masks = list(data["responses"].unbind()), list(data["response_mask"].unbind())
@@ -64,14 +64,9 @@ def score(
         )
     batches.write(batch, **columns)
     entropy, taught = (columns[name].to_padded_tensor(0) for name in ("teacher_entropy", "teacher_mask"))
-    scale = entropy_scale(entropy, taught.bool(), min_nats=egrsd.min_entropy_scale)
-    knobs = {"window": egrsd.window, "gamma": egrsd.gamma, "floor": egrsd.floor}
-    of_batch = {
-        "entropy_scale": scale.item(),
-        "gate_mean": gate_mean(entropy, taught.bool(), scale=scale, **knobs),
-    }
+    told = of_batch(egrsd, entropy, taught.bool())
     prompt_lengths = torch.tensor([len(ids) for ids in shown if ids is not None])
-    return of_batch, metrics | teacher_metrics(entropy, taught.bool(), scale, prompt_lengths)
+    return told, metrics | teacher_metrics(entropy, taught.bool(), told["entropy_scale"], prompt_lengths)
 
 
 def _stretched(rows: Sequence[Tensor], lengths: Sequence[int]) -> Tensor:

@@ -18,7 +18,14 @@ from verl.utils.import_utils import load_module
 
 from recipe.egrsd.config.schema import WEIGHT_KNOBS, EgrsdConfig
 from recipe.egrsd.config.strict import one_line
-from recipe.egrsd.method.weights import TokenWeights, require_bool, require_float32, require_shape
+from recipe.egrsd.method.weights import (
+    TokenWeights,
+    entropy_scale,
+    gate_mean,
+    require_bool,
+    require_float32,
+    require_shape,
+)
 
 KEY = "algorithm.egrsd.token_weight"
 INPUTS = ("student_log_probs", "teacher_log_probs", "teacher_entropy", "advantages", "teacher_mask")
@@ -79,6 +86,13 @@ def said(name: str) -> str:
     unread = [setting for setting in SETTINGS if setting not in read]
     nothing = f"; {', '.join(unread)} mean nothing to it" if unread else ""
     return f"weighs tokens by {name}, which reads {', '.join(read) or 'no setting'}{nothing}"
+
+
+def of_batch(egrsd: EgrsdConfig, teacher_entropy: Tensor, teacher_mask: Tensor) -> dict[str, float]:
+    """What a weight is told of the whole batch, (B, T) each of its responses: entropy_scale, nats, and gate_mean."""
+    scale = entropy_scale(teacher_entropy, teacher_mask, min_nats=egrsd.min_entropy_scale)
+    knobs = {"window": egrsd.window, "gamma": egrsd.gamma, "floor": egrsd.floor}
+    return {"entropy_scale": scale.item(), "gate_mean": gate_mean(teacher_entropy, teacher_mask, scale=scale, **knobs)}
 
 
 def require_gate(egrsd: EgrsdConfig) -> None:

@@ -29,9 +29,9 @@ from recipe.egrsd.engine.head import head_scores
 from recipe.egrsd.evaluate.engine import Loading, Request, Sampling, generate
 from recipe.egrsd.method.advantage import WARMUP_MEAN
 from recipe.egrsd.method.vocabulary import Entropy
-from recipe.egrsd.method.weights import entropy_scale
 from recipe.egrsd.reward import compute_score
 from recipe.egrsd.teacher.scoring import nested
+from recipe.egrsd.token_weight import of_batch
 from recipe.egrsd.watch import tokens
 
 BATCH = 32
@@ -129,8 +129,7 @@ def _rewards(case: Case, rows: Sequence[dict], responses: Sequence[list[int]]) -
 
 def _table(data: TensorDict, case: Case, egrsd: Any) -> pa.Table:
     entropy, mask = (data[name].to_padded_tensor(0) for name in ("teacher_entropy", "teacher_mask"))
-    scale = entropy_scale(entropy, mask.bool(), min_nats=egrsd.min_entropy_scale).item()
-    settings = {"egrsd": egrsd, "entropy_scale": scale, "mixing": egrsd.mixing_at(1)}
+    settings = {"egrsd": egrsd, "mixing": egrsd.mixing_at(1), **of_batch(egrsd, entropy, mask.bool())}
     return tokens.table(data, step=0, tokenizer=case.tokenizer, **settings)
 
 

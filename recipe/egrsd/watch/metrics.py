@@ -212,8 +212,8 @@ ALARMS: dict[str, Alarm] = {
 }
 
 
-def teacher_metrics(entropy: Tensor, mask: Tensor, scale: Tensor, prompt_lengths: Tensor) -> dict[str, float]:
-    """entropy, mask: (B, T), True where there is a teacher; scale: scalar, nats; prompt_lengths: (rows that have a
+def teacher_metrics(entropy: Tensor, mask: Tensor, scale: float, prompt_lengths: Tensor) -> dict[str, float]:
+    """entropy, mask: (B, T), True where there is a teacher; scale: nats; prompt_lengths: (rows that have a
     teacher,) tokens. Nothing is said of no teacher."""
     tokens = entropy[mask]
     if not tokens.numel():
@@ -221,7 +221,7 @@ def teacher_metrics(entropy: Tensor, mask: Tensor, scale: Tensor, prompt_lengths
     return {
         "egrsd/teacher_entropy_mean": tokens.mean().item(),
         "egrsd/teacher_entropy_max": tokens.max().item(),
-        "egrsd/entropy_scale": scale.item(),
+        "egrsd/entropy_scale": scale,
         "egrsd/teacher_prompt_length_mean": prompt_lengths.float().mean().item(),
         "egrsd/teacher_prompt_length_max": prompt_lengths.max().item(),
     }
