@@ -32,6 +32,7 @@ def moved_paths(text: str, path: str) -> str:
     Comments in Python files name files of the folder by their place in it, so there only paths below ROOT change.
     """
     text = re.sub(r"(?<![\w.])examples\.(?=[a-z])", "recipe.egrsd.examples.", text)
+    text = re.sub(r"^from examples import", "from recipe.egrsd.examples import", text, flags=re.MULTILINE)
     if not path.endswith(".py"):
         text = re.sub(rf"(?<![\w/.-])(?<!\]\()({MOVED})/(?=[\w{{]|`)", rf"{FOLDER}/\1/", text)
     text = re.sub(rf'ROOT / "({MOVED})(?=["/])', rf'ROOT / "{FOLDER}/\1', text)

@@ -118,6 +118,7 @@ print(nodes.ask_gpu_nodes(lambda: ray.get_gpu_ids()))
 """
 
 
+@pytest.mark.long
 def test_every_node_with_gpus_is_asked():
     """Real Ray, with one GPU that is none: it has PyTorch's own attention and no library."""
     process = outside(["-c", ASK])

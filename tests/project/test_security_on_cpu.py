@@ -28,6 +28,7 @@ class Touch:
         return Path.touch, (self.path,)
 
 
+@pytest.mark.long
 def test_transfer_queue_unpickles_what_reaches_it(tmp_path):
     ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     try:
@@ -66,6 +67,7 @@ print(json.dumps(codes))
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("key", "codes"), [("", [500, 500]), ("a-key", [401, 401])])
 def test_vllms_server_asks_for_a_key_only_if_one_is_exported(key, codes):
     """vLLM's app without an engine: 500 is the handler that looks for it, 401 is nobody let in."""

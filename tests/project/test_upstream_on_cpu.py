@@ -149,6 +149,7 @@ def test_a_link_to_what_stays_behind_keeps_its_words():
     assert moved == "[keys](docs/configuration.md#presets), all, [paper](https://arxiv.org/abs/2605.13255)"
 
 
+@pytest.mark.long
 def test_its_tests_of_the_loss_pass_in_a_verl_checkout(out, tmp_path):
     said = passing(checkout(out, tmp_path), *(f"recipe/egrsd/tests/{name}" for name in FEW))
     assert int(re.search(r"(\d+) passed", said)[1]) > 50
