@@ -176,7 +176,28 @@ def run(
     **env: str,
 ) -> Run:
     """Runs it to its end; ``watch(process, log_path)`` is called once a second meanwhile. Kills it after ``timeout``
-    seconds."""
+    seconds.
+
+    verl looks for free ports and opens them later: one that another run took meanwhile ends it before its first step,
+    and it is started once more.
+    """
+    again = {"algorithm": algorithm, "timeout": timeout, "watch": watch, "cwd": cwd, **env}
+    result = _run(inputs, folder, overrides, **again)
+    taken = result.returncode and "EADDRINUSE" in result.log and not (folder / "metrics.jsonl").exists()
+    return _run(inputs, folder, overrides, **again) if taken else result
+
+
+def _run(
+    inputs: Path,
+    folder: Path,
+    overrides: Sequence[str],
+    *,
+    algorithm: str,
+    timeout: float,
+    watch: Any,
+    cwd: Path,
+    **env,
+) -> Run:
     folder.mkdir(parents=True, exist_ok=True)
     log_path, started = folder / "log", time.monotonic()
     with log_path.open("w") as log:
