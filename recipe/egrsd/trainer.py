@@ -21,7 +21,7 @@ from recipe.egrsd.loss import ROLLOUT_DISTANCE_MAX, ROLLOUT_DISTANCE_MEAN, SUM_P
 from recipe.egrsd.machines import attention, models, nodes
 from recipe.egrsd.method.advantage import RunningBaseline, shaped_reward
 from recipe.egrsd.privilege import dataset
-from recipe.egrsd.privilege.rows import last_rows
+from recipe.egrsd.privilege.rows import last_rows, rollout_of
 from recipe.egrsd.rollout.watchdog import Watchdog
 from recipe.egrsd.teacher.kinds import Teacher
 from recipe.egrsd.teacher.worker import EgrsdWorker
@@ -147,7 +147,8 @@ class EgrsdMixin(PPOTrainer):
         truncated = data["response_mask"].offsets().diff() >= max_length
         self.step_rewards = rewards[counted]
         statistics = {"baseline_mean": self.baseline.mean, "baseline_std": self.baseline.std}
-        metrics.update(reward_metrics(self.step_rewards, truncated[counted], **statistics))
+        problems = [rollout_of(key)[0] for key, counts in zip(batch.keys, counted.tolist(), strict=True) if counts]
+        metrics.update(reward_metrics(self.step_rewards, truncated[counted], problems, **statistics))
 
     def _running_advantage(self, token_level_rewards, response_mask, **_):
         """The paper's baseline as an estimator of verl's: (B, T) rewards and mask -> (B, T) advantages and returns."""

@@ -19,7 +19,8 @@ from recipe.egrsd.config.validation import validate
 from recipe.egrsd.evaluate import __main__ as evaluate
 from recipe.egrsd.prepare_data import __main__ as prepare_data
 from recipe.egrsd.prepare_data.sources import BENCHMARKS
-from recipe.egrsd.watch.metrics import ALARM_STEPS, ALARMS, METRICS
+from recipe.egrsd.watch.metrics import METRICS
+from recipe.egrsd.watch.thresholds import ALARM_STEPS, ALARMS
 
 RECIPE = ROOT / "recipe" / "egrsd"
 FILES = sorted(RECIPE.rglob("*.py"))
@@ -42,7 +43,7 @@ WITHOUT_VERL = {
     "config", "method", "reward", "checkpoint", "prepare_data", "engine/head", "engine/shared_prompt",
     "report/__main__", "report/figures", "report/leakage", "report/mechanism", "report/page", "report/runs",
     "privilege/prompts", "privilege/texts", "privilege/rows", "privilege/peers", "watch/metrics", "watch/sums",
-    "watch/alarms", "machines/attention", "machines/models", "rollout/receiver",
+    "watch/alarms", "watch/thresholds", "machines/attention", "machines/models", "rollout/receiver",
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from micro_batches import jagged, settings
 from tensordict import NonTensorStack, TensorDict
 
 from recipe.egrsd.watch import tokens
-from recipe.egrsd.watch.metrics import METRICS, OF_DIVERGENCE, OF_PRIVILEGE
+from recipe.egrsd.watch.metrics import METRICS, OF_DIVERGENCE, OF_GROUPS, OF_PRIVILEGE
 
 HOSTILE = [
     "</script><script>document.title='broken'</script>", "<img src=x onerror=\"document.title='broken'\">", "<!--",
@@ -96,7 +96,7 @@ def write_metrics(folder: Path, steps: int = 30, *, shift: float = 0.0) -> None:
         data = {
             name: _middle(meaning) + 0.05 * math.sin(step / 3 + len(name)) + shift
             for name, meaning in METRICS.items()
-            if name not in OF_PRIVILEGE | OF_DIVERGENCE
+            if name not in OF_PRIVILEGE | OF_DIVERGENCE | OF_GROUPS
         }
         data |= {
             "egrsd/truncated_frac": 0.3 + step / 60,

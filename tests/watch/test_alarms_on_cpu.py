@@ -5,12 +5,14 @@ import json
 import math
 
 import pytest
+import torch
 from composing import PRESETS, settings
 
 from recipe.egrsd.watch import metrics
 from recipe.egrsd.watch.alarms import Alarms, switched_off
-from recipe.egrsd.watch.metrics import ALARM_STEPS, ALARMS, Alarm
+from recipe.egrsd.watch.thresholds import ALARM_STEPS, ALARMS, Alarm
 
+GROUPS = {"advantage": "grpo"}  # a key with which every alarm is on
 START = 2.0  # of a metric that is compared with its own beginning
 
 
@@ -21,7 +23,7 @@ def step(alarm: Alarm, value: float) -> dict[str, float]:
 
 def series(name: str, value: float, *, steps: int, alarms: Alarms | None = None) -> list[list[str]]:
     """What is said in each of the steps with that value, after the first one where the alarm compares with it."""
-    alarms, alarm = alarms or Alarms(settings()), ALARMS[name]
+    alarms, alarm = alarms or Alarms(settings(**GROUPS)), ALARMS[name]
     if alarm.of_start:
         assert alarms.check(step(alarm, START)) == []
     return [alarms.check(step(alarm, value)) for _ in range(steps)]
@@ -53,7 +55,7 @@ def test_it_is_silent_just_below(name):
 
 @pytest.mark.parametrize("name", ALARMS)
 def test_a_healthy_step_between_starts_the_count_again(name):
-    alarms = Alarms(settings())
+    alarms = Alarms(settings(**GROUPS))
     assert not any(series(name, at(name), steps=ALARM_STEPS - 1, alarms=alarms))
     assert alarms.check(step(ALARMS[name], healthy(name))) == []
     assert not any(alarms.check(step(ALARMS[name], at(name))) for _ in range(ALARM_STEPS - 1))
@@ -136,19 +138,20 @@ def test_no_alarm_without_its_numbers(metrics):
     assert not any(alarms.check(metrics) for _ in range(2 * ALARM_STEPS))
 
 
+REWARDS = {"all correct", "all wrong"}
 SILENT = {
-    "egrsd": set(),
-    "cl_egrsd": set(),
-    "egrsd_ungated": {"gate at its floor"},
-    "egrsd_mean_gate": set(),
+    "egrsd": {"no mixed problem"},
+    "cl_egrsd": {"no mixed problem"},
+    "egrsd_ungated": {"gate at its floor", "no mixed problem"},
+    "egrsd_mean_gate": {"no mixed problem"},
     "rlsd": {"gate at its floor"},
     "ssopd": {"gate at its floor", "ratio clip saturated"},
     "oasis": {"gate at its floor", "ratio clip saturated"},  # what is pulled goes by rewards
-    "dash": {"gate at its floor", "ratio clip saturated", "all correct", "all wrong"},
-    "hsd": {"gate at its floor", "ratio clip saturated", "all correct", "all wrong"},
-    "opsd": {"gate at its floor", "ratio clip saturated", "all correct", "all wrong"},
-    "op2sd": {"gate at its floor", "ratio clip saturated", "all correct", "all wrong"},
-    "crisp": {"gate at its floor", "ratio clip saturated", "all correct", "all wrong"},
+    "dash": {"gate at its floor", "ratio clip saturated", "no mixed problem", *REWARDS},
+    "hsd": {"gate at its floor", "ratio clip saturated", "no mixed problem", *REWARDS},
+    "opsd": {"gate at its floor", "ratio clip saturated", "no mixed problem", *REWARDS},
+    "op2sd": {"gate at its floor", "ratio clip saturated", "no mixed problem", *REWARDS},
+    "crisp": {"gate at its floor", "ratio clip saturated", "no mixed problem", *REWARDS},
 }
 
 
@@ -172,9 +175,42 @@ def test_what_a_preset_switches_off_is_not_spoken_of(preset):
     ],
 )
 def test_what_a_key_switches_off_is_not_spoken_of(key, value, name):
-    assert switched_off(settings(**{key: value})) == {name}
+    assert switched_off(settings(**GROUPS, **{key: value})) == {name}
 
 
 def test_every_watched_metric_of_ours_exists():
     ours = {metric for alarm in ALARMS.values() for metric in alarm.metrics if metric.startswith("egrsd/")}
     assert ours <= set(metrics.METRICS)
+
+
+def mixed(rewards: list[float], problems: str) -> float | None:
+    found = metrics.reward_metrics(
+        torch.tensor(rewards).float(),
+        torch.zeros(len(rewards), dtype=torch.bool),
+        problems,
+        baseline_mean=0,
+        baseline_std=0,
+    )
+    return found.get("egrsd/mixed_problems_frac")
+
+
+def test_mixed_problems_by_hand():
+    """a is mixed, b all right at different lengths, c all wrong, d has one response and is no group."""
+    assert mixed([0, 1.2, 1, 1.4, 0, 0, 1], "aabbccd") == 1 / 3
+    assert mixed([1, 0, 0, 1], "abab") == 1  # rows of a problem need not stand together
+    assert mixed([1, 0], "ab") is None
+
+
+@pytest.mark.parametrize(
+    ("keys", "compares"),
+    [
+        ({"advantage": "grpo"}, True),
+        ({"advantage": "rloo"}, True),
+        ({"preset": "opsd", "advantage": "grpo"}, False),  # no reward is used
+        ({"preset": "oasis"}, True),
+        ({"preset": "oasis", "privilege": "peer_correct"}, False),  # right responses may show one another
+        ({"preset": "ssopd", "advantage": "running"}, True),
+    ],
+)
+def test_who_needs_mixed_problems(keys, compares):
+    assert settings(**keys).compares_within_groups == compares

@@ -158,6 +158,14 @@ class EgrsdConfig:
         return self.rewards_count and (own or self.token_weight != TOKEN_WEIGHT)
 
     @property
+    def compares_within_groups(self) -> bool:
+        """True if a part of the loss learns only from a problem of which one response is right and another wrong."""
+        other = {"peer_correct": "wrong", "peer_wrong": "correct"}.get(self.privilege)
+        pulled_to_other = other is not None and self.pull.rows.endswith(other)
+        of_pull = self.pulls and (pulled_to_other or self.pull.weighting == "frontier")
+        return of_pull or (self.rewards_count and self.advantage != "running")
+
+    @property
     def clips(self) -> bool:
         """True if an entry's share of the divergence has a bound."""
         return self.divergence_clip is not None or self.divergence_clip_low is not None

@@ -1,13 +1,13 @@
 """Says once, in the log of the run, that training has gone wrong: what is seen, with numbers, and what to do about it.
 
-The thresholds are metrics.ALARMS. Nothing here stops a run or changes it.
+The thresholds are thresholds.ALARMS. Nothing here stops a run or changes it.
 """
 
 from collections.abc import Mapping
 
 from recipe.egrsd.config.schema import EgrsdConfig
 from recipe.egrsd.method.advantage import WARMUP_MEAN
-from recipe.egrsd.watch.metrics import ALARM_STEPS, ALARMS, Alarm
+from recipe.egrsd.watch.thresholds import ALARM_STEPS, ALARMS, Alarm
 
 
 def switched_off(egrsd: EgrsdConfig) -> set[str]:
@@ -19,6 +19,8 @@ def switched_off(egrsd: EgrsdConfig) -> set[str]:
         off |= {"ratio clip saturated"}
     if egrsd.privilege == "none":
         off |= {"privilege inert"}
+    if not egrsd.compares_within_groups:
+        off |= {"no mixed problem"}
     if not egrsd.rewards_count and egrsd.pull.rows == "all":  # rewards are only watched
         off |= {"all correct", "all wrong"}
     return off

@@ -1,9 +1,11 @@
-"""Every ``egrsd/...`` metric: its meaning, unit and healthy range, and the code that computes it; the thresholds of
-alarms.py. docs/metrics.md shows METRICS and ALARMS.
+"""Every ``egrsd/...`` metric: its meaning, unit and healthy range, and the code that computes it. docs/metrics.md shows
+METRICS.
 
 B  responses      T  response positions. Padding samples carry an empty mask and never count.
 """
 
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -84,6 +86,9 @@ METRICS: dict[str, Meaning] = {
     "egrsd/baseline_mean": Meaning("running mean of all shaped rewards seen before this step", "reward"),
     "egrsd/baseline_std": Meaning("running population std of all shaped rewards seen before this step", "reward", 0.05),
     "egrsd/correct_frac": Meaning("share of responses with a reward above 0", "share", 0.05, 0.95),
+    "egrsd/mixed_problems_frac": Meaning(
+        "share of problems of which one response is right and another wrong; logged with groups only", "share", 0.1, 1.0
+    ),
     "egrsd/truncated_frac": Meaning("share of responses as long as data.max_response_length", "share", 0.0, 0.5),
     "egrsd/no_peer_frac": Meaning(
         "share of responses without a peer that their teacher could be shown; privileges with peers only",
@@ -108,6 +113,8 @@ METRICS: dict[str, Meaning] = {
 }
 
 
+OF_GROUPS = {"egrsd/mixed_problems_frac"}
+"""Logged where a problem has several responses."""
 OF_PRIVILEGE = {"egrsd/no_peer_frac", "egrsd/no_feedback_frac", "egrsd/unusable_feedback_frac"}
 """Logged where the step makes what the teacher is shown: peers, feedback."""
 OF_DIVERGENCE = {
@@ -116,100 +123,6 @@ OF_DIVERGENCE = {
     "egrsd/propagation_mean",
 }
 """Logged with a divergence alone."""
-
-
-class Alarm(NamedTuple):
-    metrics: tuple[str, ...]
-    """Their sum is watched."""
-    rises: bool
-    """Whether high values are the bad ones. The threshold itself counts as bad."""
-    threshold: float
-    advice: str
-    of_start: bool = False
-    """Whether the threshold is a multiple of what the first step showed."""
-
-
-ALARM_STEPS = 3
-"""Steps in a row before an alarm is given: one batch of 32 may be all wrong by chance."""
-
-ALARMS: dict[str, Alarm] = {
-    "entropy explosion": Alarm(
-        ("egrsd/student_surprise_mean",),
-        True,
-        3.0,
-        "The student is turning random: lower actor_rollout_ref.actor.optim.lr and go back to an earlier checkpoint. "
-        "If its prompt and the teacher's differ in their thinking switch, compare them with python -m "
-        "recipe.egrsd.doctor.",
-        of_start=True,
-    ),
-    "length collapse": Alarm(
-        ("response_length/mean",),
-        False,
-        0.5,
-        "Responses lose their reasoning: compare accuracy on held-out problems before and after, set "
-        "algorithm.egrsd.length_bonus=0, and look at the thinking switches (docs/caveats.md).",
-        of_start=True,
-    ),
-    "gate at its floor": Alarm(
-        ("egrsd/gate_floor_frac",),
-        True,
-        0.5,
-        "Most tokens have the same, smallest gate, so the teacher's entropy tells nothing apart: "
-        "lower algorithm.egrsd.gamma.",
-    ),
-    "ratio clip saturated": Alarm(
-        ("egrsd/ratio_clip_low_frac", "egrsd/ratio_clip_high_frac"),
-        True,
-        0.5,
-        "Most ratio weights are a bound, so only the sign of log p_T - log p_S is left: look whether both prompts end "
-        "alike (python -m recipe.egrsd.doctor), whether the student has drifted far from its teacher, or raise "
-        "algorithm.egrsd.clip_range.",
-    ),
-    "privilege inert": Alarm(
-        ("egrsd/log_ratio_abs_mean",),
-        False,
-        INERT_NATS,
-        "The teacher says what the student says, so the solution changes nothing: look at the teacher's prompt "
-        "(python -m recipe.egrsd.doctor), algorithm.egrsd.teacher.template and solution_key.",
-    ),
-    "all correct": Alarm(
-        ("egrsd/correct_frac",),
-        True,
-        1.0,
-        "The problems are too easy to learn from: take harder ones.",
-    ),
-    "all wrong": Alarm(
-        ("egrsd/correct_frac",),
-        False,
-        0.0,
-        "Nothing is rewarded: look whether responses are cut before the answer (egrsd/truncated_frac), whether the "
-        "prompts ask for \\boxed{}, whether the ground truths are readable (python -m recipe.egrsd.doctor), or take "
-        "easier problems.",
-    ),
-    "no peers": Alarm(
-        ("egrsd/no_peer_frac",),
-        True,
-        0.5,
-        "Most responses have no teacher (answer_and_peer: one that sees the answer alone), because no other response "
-        "to their problem is right (or wrong, for peer_wrong): raise actor_rollout_ref.rollout.n, or take problems of "
-        "middling difficulty.",
-    ),
-    "no feedback": Alarm(
-        ("egrsd/no_feedback_frac",),
-        True,
-        0.5,
-        "Most responses have no teacher, because the reward function said nothing of them that could be shown: return "
-        "a text as 'feedback', and look at egrsd/unusable_feedback_frac; of right responses there may be nothing to "
-        "say.",
-    ),
-    "truncation": Alarm(
-        ("egrsd/truncated_frac",),
-        True,
-        0.5,
-        "Cut responses earn nothing, however good: raise data.max_response_length, or switch the student's thinking "
-        "off (+data.apply_chat_template_kwargs.enable_thinking=false).",
-    ),
-}
 
 
 def teacher_metrics(entropy: Tensor, mask: Tensor, scale: float, prompt_lengths: Tensor) -> dict[str, float]:
@@ -228,10 +141,15 @@ def teacher_metrics(entropy: Tensor, mask: Tensor, scale: float, prompt_lengths:
 
 
 def reward_metrics(
-    rewards: Tensor, truncated: Tensor, *, baseline_mean: float, baseline_std: float
+    rewards: Tensor, truncated: Tensor, problems: Sequence[str], *, baseline_mean: float, baseline_std: float
 ) -> dict[str, float]:
-    """rewards: (real rows,) after shaping; truncated: (real rows,) bool."""
-    return {
+    """rewards: (real rows,) after shaping; truncated: (real rows,) bool; problems: the name of each row's."""
+    found = defaultdict(list)
+    for problem, right in zip(problems, (rewards > 0).tolist(), strict=True):
+        found[problem].append(right)
+    groups = [set(right) for right in found.values() if len(right) > 1]
+    mixed = {"egrsd/mixed_problems_frac": sum(len(group) > 1 for group in groups) / len(groups)} if groups else {}
+    return mixed | {
         "egrsd/reward_mean": rewards.mean().item(),
         "egrsd/reward_std": rewards.std(correction=0).item(),
         "egrsd/baseline_mean": baseline_mean,
