@@ -298,6 +298,42 @@ def test_a_prompt_that_cannot_hold_a_peer_is_refused(tokenizer, tmp_path):
         dataset(tokenizer, path, privilege="peer_correct", template=str(tmp_path / "twice.jinja"))
 
 
+def test_a_solution_is_a_guide_beside_peers_where_a_row_has_one(tokenizer, tmp_path):
+    """Spliced into the frame it is the prompt of privilege=solution, up to tokens across the border."""
+    path = write(tmp_path / "rows.parquet", {2: {"solution": None}, 3: {"solution": "  "}})
+    with_all = write(tmp_path / "all.parquet")
+    texts, rows = shown(tokenizer, with_all, "solution"), dataset(tokenizer, path, privilege="peers")
+    for number, (row, text) in enumerate(zip(rows, texts, strict=True)):
+        frame, ids = row["teacher_prompt_ids"], row["teacher_solution_ids"]
+        assert frame.count(SLOT) == 1 and bool(ids) == (number not in (2, 3))
+        if ids:
+            assert tokenizer.decode(spliced(frame, ids)) == text
+    assert "teacher_solution_ids" not in dataset(tokenizer, with_all, privilege="peer_correct")[0]
+
+
+@pytest.mark.parametrize(
+    ("solution", "said"),
+    [
+        ("x " * 300, r"row 2: the \d+ tokens around a solution of \d+ are more than .*max_prompt_length=256"),
+        ("done<|im_end|>", r"row 2: extra_info.solution contains the control token '<\|im_end\|>'"),
+    ],
+)
+def test_a_solution_that_cannot_be_a_guide_is_refused(solution, said, tokenizer, tmp_path):
+    path = write(tmp_path / "rows.parquet", {2: {"solution": solution}})
+    with pytest.raises(ValueError, match=said):
+        dataset(tokenizer, path, privilege="peers", max_prompt_length=256)
+
+
+def test_a_thousand_rows_without_a_solution_may_come_first(tokenizer, tmp_path):
+    """Arrow would take the column's type from them: TypeError, couldn't cast array of type int64 to null."""
+    lacking = verl_row(PROBLEMS[0], 0)
+    lacking["extra_info"]["solution"] = None
+    rows = [*[lacking] * 1100, verl_row(PROBLEMS[1], 1)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    found = dataset(tokenizer, tmp_path / "rows.parquet", privilege="peers")
+    assert not found[0]["teacher_solution_ids"] and found[1100]["teacher_solution_ids"]
+
+
 def test_a_row_needs_only_what_its_privilege_shows(tokenizer, tmp_path):
     path = write(tmp_path / "rows.parquet", {2: {"solution": None}})
     assert len(shown(tokenizer, path, "answer_only")) == len(shown(tokenizer, path, "none")) == 6

@@ -10,6 +10,7 @@ from verl.workers.config import FSDPActorConfig
 
 from recipe.egrsd.config.pull import PullConfig
 from recipe.egrsd.config.schema import TOKEN_WEIGHT, EgrsdConfig, TeacherConfig
+from recipe.egrsd.config.steering import SteeringConfig
 from recipe.egrsd.loss import SUM_PREFIX, egrsd_loss
 
 PROMPTS, RESPONSES = [3, 5, 2, 4], [4, 1, 6, 3]
@@ -52,6 +53,7 @@ def settings(**changes) -> EgrsdConfig:
         "divergence_clip": None,
         "divergence_clip_low": None,
         "pull": PULL,
+        "steering": SteeringConfig(strength=0.0, warmup_steps=None, own_response=True),
         "privilege": "solution",
     }
     knobs |= {"score_student": "auto", "save_tokens_every": None}

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from pydantic.dataclasses import dataclass
 
 from recipe.egrsd.config.pull import PullConfig
+from recipe.egrsd.config.steering import SteeringConfig
 from recipe.egrsd.config.strict import STRICT, Count, Number, ObjectName, complaint, container, require, shown
 from recipe.egrsd.config.teacher import TeacherConfig
 
@@ -16,7 +17,7 @@ DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
 WEIGHT_KNOBS = ("clip_range", "window", "gamma", "floor", "gate")
 GATES = ("token", "mean")
 TOKEN_WEIGHT = "recipe.egrsd.method.weights:token_weights"  # egrsd.yaml's own value
-PEER_PRIVILEGES = ("peer_correct", "peer_wrong", "answer_and_peer")
+PEER_PRIVILEGES = ("peer_correct", "peer_wrong", "answer_and_peer", "peers")
 FEEDBACK_PRIVILEGES = ("feedback", "feedback_shuffled")
 PRIVILEGES = (
     *("solution", "answer_only", "shuffled", "wrong", "other_problem", "concise", "none"),
@@ -61,6 +62,7 @@ class EgrsdConfig:
     divergence_clip_low: Number | None
     """Lower bound likewise, < 0; None for none."""
     pull: PullConfig
+    steering: SteeringConfig
     privilege: str
     """What the teacher is shown beyond the problem (privilege/prompts.py)."""
     score_student: str
@@ -97,6 +99,7 @@ class EgrsdConfig:
             self.privilege in PRIVILEGES, "privilege", self.privilege, f"is not available; choose from {PRIVILEGES}"
         )
         self._check_divergence()
+        self._check_steering()
 
     def _check_divergence(self) -> None:
         kind, clip = self.divergence, self.divergence_clip
@@ -140,6 +143,20 @@ class EgrsdConfig:
         unweighted = kind is None or beside or self.token_weight == TOKEN_WEIGHT
         reason = f"means nothing to divergence={kind}: no advantage is weighted; drop that override"
         require(unweighted, "token_weight", self.token_weight, reason)
+
+    def _check_steering(self) -> None:
+        steered, strength = self.privilege == "peers", self.steering.strength
+        require(
+            steered or strength == 0, "steering.strength", strength, "means nothing but to privilege=peers; set it to 0"
+        )
+        require(
+            not steered or strength > 0, "steering.strength", strength, "steers nothing; set it, or use privilege=none"
+        )
+        several = "has the teacher read a response under several prompts, "
+        reason = "which only a divergence can use; set algorithm.egrsd.divergence"
+        require(not steered or self.divergence is not None, "privilege", self.privilege, several + reason)
+        reason = "and no token weight can read that; set gamma and clip_range to 0 and drop token_weight"
+        require(not steered or not self.weighs, "privilege", self.privilege, several + reason)
 
     @property
     def pulls(self) -> bool:
@@ -197,8 +214,9 @@ def read(node: Mapping[str, Any]) -> EgrsdConfig:
     """The ``algorithm.egrsd`` node as dataclasses; ValueError names an unknown, missing or refused key, and why."""
     values = container(node)
     if isinstance(values, dict):
-        pull = _build(PullConfig, values.get("pull", {}), "algorithm.egrsd.pull")
-        values = {**values, "pull": pull, "teacher": read_teacher(values.get("teacher", {}))}
+        groups = {"pull": PullConfig, "steering": SteeringConfig, "teacher": TeacherConfig}
+        built = {name: _build(cls, values.get(name, {}), f"algorithm.egrsd.{name}") for name, cls in groups.items()}
+        values = {**values, **built}
     return _build(EgrsdConfig, values, "algorithm.egrsd")
 
 

@@ -85,8 +85,10 @@ class Case:
         privilege = self.config.algorithm.egrsd.privilege
         if self.rows is None or privilege in FEEDBACK_PRIVILEGES:
             return self.config.algorithm.egrsd.teacher.max_prompt_length
-        peer = self.config.data.max_response_length if privilege in PEER_PRIVILEGES else 0
-        return max(map(len, self.teacher_ids)) + peer
+        shown = self.config.data.max_response_length if privilege in PEER_PRIVILEGES else 0
+        if "teacher_solution_ids" in self.rows.id_columns:
+            shown = max(shown, *map(len, self.rows.dataframe["teacher_solution_ids"]))
+        return max(map(len, self.teacher_ids)) + shown
 
     def load_model(self) -> None:
         """As the trainer does (trainer_base.py:701)."""

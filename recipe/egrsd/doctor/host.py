@@ -16,7 +16,7 @@ from recipe.egrsd import cpu
 from recipe.egrsd.config import derived
 from recipe.egrsd.config.teacher import MOVING_KINDS
 from recipe.egrsd.doctor.case import Case, Finding, Level, graded
-from recipe.egrsd.doctor.memory import GIB, Term, held, phases, shards, width_of
+from recipe.egrsd.doctor.memory import GIB, Term, compute_width, held, phases, shards, width_of
 from recipe.egrsd.doctor.shapes import Shapes, shapes
 from recipe.egrsd.machines import slots
 
@@ -95,11 +95,24 @@ def _training(case: Case, size: Shapes) -> list[Term]:
         found.append(Term("reference model", width, f"P·{ranks}", size.parameters, ranks, shards=over))
     elif config.algorithm.egrsd.teacher.kind in MOVING_KINDS:
         found.append(Term("teacher's adapter", 4, f"A·{ranks}", size.trained, ranks, shards=over))
+    found += _hidden_states(config, size)
     if "hf_model" in parts.actor.checkpoint.save_contents:
         found.append(
             Term("whole model while saving", width_of(parts.actor.fsdp_config.model_dtype), "P", size.parameters)
         )
     return found
+
+
+def _hidden_states(config: Any, size: Shapes) -> list[Term]:
+    """What the teacher's head was given at every token that a step may pull, in the trainer's process; where several
+    readings are summed, one pass's and the sum."""
+    egrsd, length = config.algorithm.egrsd, config.data.max_response_length
+    if egrsd.divergence is None or egrsd.pull.coefficient == 0:
+        return []
+    one_a_problem = egrsd.pull.rows in ("shortest_correct", "longest_wrong")
+    rows = config.data.train_batch_size * (1 if one_a_problem else config.actor_rollout_ref.rollout.n)
+    width = compute_width(config) + 4 * (egrsd.privilege == "peers")
+    return [Term("teacher's hidden states", width, "T·H", rows * min(egrsd.pull.tokens or length, length), size.hidden)]
 
 
 def _offloaded(case: Case, size: Shapes) -> list[Term]:

@@ -9,5 +9,6 @@ prompts.py                    texts -> teacher messages -> token ids
 dataset.py                    verl's data set plus teacher_prompt_ids; refuses bad rows at start-up
 peers.py                      which other response to the same problem it is shown (peer_correct, ...)
 feedback.py                   what the reward function said, as tokens to be shown (feedback, feedback_shuffled)
+guides.py                     all of them and the solution, one a pass, with their coefficients (peers)
 rows.py                       which rows of a batch are one rollout: its reward, and its teacher prompts
 """

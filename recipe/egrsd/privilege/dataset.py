@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+import datasets
 from omegaconf import ListConfig
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
@@ -21,7 +22,8 @@ SHOWN_ROWS = 5
 
 class EgrsdDataset(RLHFDataset):
     """Adds ``teacher_prompt_ids`` (list of int) to every training row; with a peer's response to be shown, SLOT of
-    peers.py stands in its place.
+    prompts.py stands in its place, and where the reference solution is a guide beside peers, ``teacher_solution_ids``
+    (list of int) holds it, empty without one.
 
     Raises:
         ValueError: at construction, naming row numbers and reasons, if a row has no usable solution or its teacher
@@ -40,6 +42,7 @@ class EgrsdDataset(RLHFDataset):
         self.teacher = schema.read_teacher(config.egrsd.teacher)
         self.privilege = config.egrsd.privilege
         self.kind = texts.KINDS[self.privilege]
+        self.id_columns = ("teacher_prompt_ids", *["teacher_solution_ids"] * (self.privilege == "peers"))
         self.is_train = _paths(data_files) == _paths(config.train_files)
         super().__init__(data_files, tokenizer, config, processor=processor, max_samples=max_samples)
 
@@ -54,11 +57,16 @@ class EgrsdDataset(RLHFDataset):
         if self.kind.of_another_row:
             self.all_texts = [self._own_texts(row) for row in dataframe]
             self.told_apart_by = [shown.get(self.kind.variables[0], "") for shown in self.all_texts]
-        # No cache: its fingerprint would not notice an edited template.
+        added = dict.fromkeys(self.id_columns, datasets.Sequence(datasets.Value("int64"))) | {
+            "egrsd_refusal": datasets.Value("string")
+        }
+        # No cache: its fingerprint would not notice an edited template. Types are given: the first thousand rows may
+        # all be empty.
         dataframe = dataframe.map(
             self._teacher_prompt,
             with_indices=True,
             num_proc=self.num_workers,
+            features=datasets.Features({**dataframe.features, **added}),
             load_from_cache_file=False,
             desc="Tokenising teacher prompts",
         )
@@ -77,9 +85,11 @@ class EgrsdDataset(RLHFDataset):
     def _teacher_prompt(self, row: dict, index: int) -> dict:
         """One row -> its teacher prompt, or the reason why it has none."""
         try:
-            return {"teacher_prompt_ids": self._teacher_prompt_ids(row, index), "egrsd_refusal": ""}
+            ids = self._teacher_prompt_ids(row, index)
+            columns = [ids, self._solution_ids(row, frame=ids)] if self.privilege == "peers" else [ids]
+            return dict(zip(self.id_columns, columns, strict=True)) | {"egrsd_refusal": ""}
         except texts.RowError as error:
-            return {"teacher_prompt_ids": [], "egrsd_refusal": str(error)}
+            return {name: [] for name in self.id_columns} | {"egrsd_refusal": str(error)}
 
     def _own_texts(self, row: dict) -> dict[str, str]:
         """What the row has to show, or nothing if it cannot be used: then it is refused in its own turn."""
@@ -131,6 +141,19 @@ class EgrsdDataset(RLHFDataset):
     @property
     def _limit(self) -> str:
         return f"algorithm.egrsd.teacher.max_prompt_length={self.teacher.max_prompt_length}"
+
+    def _solution_ids(self, row: dict, *, frame: list[int]) -> list[int]:
+        key = self.teacher.solution_key
+        if texts.lacks_solution(row.get("extra_info"), solution_key=key):
+            return []
+        text = texts.reference_solution(row["extra_info"], solution_key=key)
+        texts.refuse_control_tokens(self.tokenizer, text, where=f"extra_info.{key}")
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        if len(frame) - 1 + len(ids) > self.teacher.max_prompt_length:
+            raise texts.RowError(
+                f"the {len(frame) - 1} tokens around a solution of {len(ids)} are more than {self._limit}"
+            )
+        return ids
 
 
 def check_rows(rows: Any) -> None:

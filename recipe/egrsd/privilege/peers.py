@@ -47,25 +47,32 @@ def chosen_peers(
         seed: of the run and the step.
 
     Raises:
-        ValueError: if a rollout has several rows, so that no single response is its answer; names the row.
+        ValueError: if a rollout has several rows; names the row.
     """
     groups = defaultdict(list)
     for row, key in enumerate(keys):
-        group, number, index = rollout_of(key)
-        if index:
-            raise ValueError(
-                f"row {key} is a later row of its rollout, and a peer is one response: use an agent loop that returns "
-                "one row a rollout, or an algorithm.egrsd.privilege without peers."
-            )
+        group, number = only_row(key)
         if shown[row] is not None and correct[row] == wanted:
             groups[group].append((number, row))
     found = []
     for row, key in enumerate(keys):
-        group, number, _ = rollout_of(key)
+        group, number = only_row(key)
         peers = [peer for _, peer in sorted(groups[group]) if peer != row]
         chance = f"{seed} {list(problems[row])} {number}"
         found.append(_one_of(peers, [len(shown[peer]) for peer in peers], rule=rule, chance=chance) if peers else None)
     return found
+
+
+def only_row(key: str) -> tuple[str, int]:
+    """The problem and the rollout's number of a row name; ValueError if the rollout has several rows, so that no single
+    response is its answer."""
+    group, number, index = rollout_of(key)
+    if index:
+        raise ValueError(
+            f"row {key} is a later row of its rollout, and a peer is one response: use an agent loop that returns "
+            "one row a rollout, or an algorithm.egrsd.privilege without peers."
+        )
+    return group, number
 
 
 def _one_of(peers: Sequence[int], lengths: Sequence[int], *, rule: str, chance: str) -> int:

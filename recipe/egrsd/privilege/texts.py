@@ -13,6 +13,7 @@
 | answer_and_peer           | the final answer and a correct response; without one it alone (HSD)   |
 | feedback                  | what the reward function said of this response (feedback.py)          |
 | feedback_shuffled         | what it said of a response to another problem                         |
+| peers                     | each response to it and the solution, if any, one a pass (guides.py)  |
 
 A row that cannot be used raises RowError with the reason; the data set adds the row number.
 """
@@ -61,6 +62,7 @@ KINDS = {
     "answer_and_peer": Kind(known_in_step=True),
     "feedback": Kind(("feedback",), "teacher_prompt_feedback.jinja", known_in_step=True),
     "feedback_shuffled": Kind(("feedback",), "teacher_prompt_feedback.jinja", known_in_step=True),
+    "peers": Kind(known_in_step=True),
 }
 
 
@@ -91,6 +93,12 @@ def reference_solution(extra_info: Any, *, solution_key: str) -> str:
     if not solution.strip():
         raise RowError(f"extra_info.{solution_key} is empty")
     return solution.strip()
+
+
+def lacks_solution(extra_info: Any, *, solution_key: str) -> bool:
+    """True for a row that has no solution, where none is needed: no such key, nothing or blanks under it."""
+    value = extra_info.get(solution_key) if isinstance(extra_info, Mapping) else None
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def final_answer(reward_model: Any) -> str:

@@ -1,12 +1,14 @@
 """Which weights teach, and how they follow the student."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from recipe.egrsd.config.schema import TeacherConfig
+from recipe.egrsd.teacher.readings import HiddenSum, Reading
 from recipe.egrsd.teacher.scoring import Scores, score
 
 
@@ -41,7 +43,7 @@ class Teacher:
 
     def score(
         self,
-        prompt_ids: Sequence[Sequence[int] | None],
+        readings: Sequence[Sequence[Reading]],
         responses: Tensor,
         response_mask: Tensor,
         *,
@@ -49,16 +51,34 @@ class Teacher:
         divergence: Mapping[str, Any] | None,
         names: Sequence[str],
     ) -> Scores:
-        """Arguments as of the function ``score``; divergence: its kind and clip, if the update will need the
-        teacher's head."""
-        scores = score(
-            self.engine, prompt_ids, responses, response_mask,
-            num_ranks=self.num_ranks, adapter_off=self.adapter_off, temperature=temperature,
-            keep_hidden=divergence is not None, names=names, **self.limits,
-        )  # fmt: skip
-        if divergence is not None and scores.hidden is not None:
+        """What it says of B responses.
+
+        Args:
+            readings: B, under which prompts it reads a response, one a pass; none: the response has no teacher.
+            divergence: its kind and clip, if the update will need the teacher's head.
+            responses, response_mask, temperature, names: as of the function ``score``.
+
+        Returns:
+            Log-probs and entropy of the first reading; the sum of all readings' hidden states.
+        """
+        hidden = HiddenSum(len(readings))
+
+        def read(at: int) -> Scores:
+            due = [row[at] if len(row) > at and row[at].coefficient else None for row in readings]
+            scores = score(
+                self.engine, [reading and reading.prompt for reading in due], responses, response_mask,
+                num_ranks=self.num_ranks, adapter_off=self.adapter_off, temperature=temperature,
+                keep_hidden=divergence is not None, names=names, **self.limits,
+            )  # fmt: skip
+            if scores.hidden is not None:
+                hidden.add(scores.hidden, [reading and reading.coefficient for reading in due])
+            return replace(scores, hidden=None)
+
+        first, *_ = [read(at) for at in range(max([1, *map(len, readings)]))]
+        total = hidden.rounded()
+        if divergence is not None and total is not None:
             self.workers.hold_teacher_head(**divergence)
-        return scores
+        return replace(first, hidden=total)
 
     def score_student(self, prompt_ids: Sequence[Sequence[int]], *responses_and_mask: Tensor, **knobs: Any) -> Tensor:
         """(B, jagged) float32 log-probs under the student's own prompts, for whoever looks on: nothing trains on

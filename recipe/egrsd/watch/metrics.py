@@ -91,7 +91,8 @@ METRICS: dict[str, Meaning] = {
     ),
     "egrsd/truncated_frac": Meaning("share of responses as long as data.max_response_length", "share", 0.0, 0.5),
     "egrsd/no_peer_frac": Meaning(
-        "share of responses without a peer that their teacher could be shown; privileges with peers only",
+        "share of responses without a peer that their teacher could be shown (peers: without a right or a wrong one); "
+        "privileges with peers only",
         "share",
         0.0,
         0.5,
@@ -108,14 +109,21 @@ METRICS: dict[str, Meaning] = {
         0.0,
         0.0,
     ),
-    "egrsd/teacher_prompt_length_mean": Meaning("privileged prompt, mean over rows", "tokens"),
+    "egrsd/steering_strength": Meaning(
+        "what the difference of right and wrong guides is multiplied by in this step; privilege=peers only", "1", 0.0
+    ),
+    "egrsd/guides_mean": Meaning("guides of a response that has any, mean; privilege=peers only", "guides", 2.0),
+    "egrsd/teacher_prompt_length_mean": Meaning("privileged prompt, mean over the teacher's readings", "tokens"),
     "egrsd/teacher_prompt_length_max": Meaning("longest privileged prompt of the batch", "tokens"),
 }
 
 
 OF_GROUPS = {"egrsd/mixed_problems_frac"}
 """Logged where a problem has several responses."""
-OF_PRIVILEGE = {"egrsd/no_peer_frac", "egrsd/no_feedback_frac", "egrsd/unusable_feedback_frac"}
+OF_PRIVILEGE = {
+    *("egrsd/no_peer_frac", "egrsd/no_feedback_frac", "egrsd/unusable_feedback_frac"),
+    *("egrsd/steering_strength", "egrsd/guides_mean"),
+}
 """Logged where the step makes what the teacher is shown: peers, feedback."""
 OF_DIVERGENCE = {
     *("egrsd/divergence_mean", "egrsd/clipped_entries_frac", "egrsd/clipped_tokens_frac", "egrsd/clip_removed"),
@@ -126,18 +134,19 @@ OF_DIVERGENCE = {
 
 
 def teacher_metrics(entropy: Tensor, mask: Tensor, scale: float, prompt_lengths: Tensor) -> dict[str, float]:
-    """entropy, mask: (B, T), True where there is a teacher; scale: nats; prompt_lengths: (rows that have a
-    teacher,) tokens. Nothing is said of no teacher."""
-    tokens = entropy[mask]
-    if not tokens.numel():
-        return {}
-    return {
-        "egrsd/teacher_entropy_mean": tokens.mean().item(),
-        "egrsd/teacher_entropy_max": tokens.max().item(),
-        "egrsd/entropy_scale": scale,
-        "egrsd/teacher_prompt_length_mean": prompt_lengths.float().mean().item(),
-        "egrsd/teacher_prompt_length_max": prompt_lengths.max().item(),
-    }
+    """entropy, mask: (B, T), True where a teacher has log-probs; scale: nats; prompt_lengths: (readings,) tokens.
+    Nothing is said of no teacher."""
+    tokens, metrics = entropy[mask], {}
+    if tokens.numel():
+        metrics |= {
+            "egrsd/teacher_entropy_mean": tokens.mean().item(),
+            "egrsd/teacher_entropy_max": tokens.max().item(),
+            "egrsd/entropy_scale": scale,
+        }
+    if prompt_lengths.numel():
+        metrics["egrsd/teacher_prompt_length_mean"] = prompt_lengths.float().mean().item()
+        metrics["egrsd/teacher_prompt_length_max"] = prompt_lengths.max().item()
+    return metrics
 
 
 def reward_metrics(

@@ -1,0 +1,371 @@
+"""A teacher that reads a response beside each of its guides: which, with what coefficients, what comes of the sum.
+
+The trainer's own steps run on a real TransferQueue, as in test_peers_on_cpu.py; only the forward pass is a table.
+"""
+
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+import torch
+import transfer_queue as tq
+from composing import refusal
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from micro_batches import EVERYWHERE
+from queues import PromptTable, queue  # noqa: F401  a fixture
+from test_peers_on_cpu import EOS, FRAME, ROLLOUTS, columns, row, trainer
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
+from verl.utils.tensordict_utils import list_of_dict_to_tensordict
+
+from recipe.egrsd.config.pull import PullConfig
+from recipe.egrsd.config.steering import SteeringConfig
+from recipe.egrsd.engine.head import head_scores
+from recipe.egrsd.method.divergence import Divergence
+from recipe.egrsd.method.pull import pull_weights, pulled_rows
+from recipe.egrsd.privilege.guides import BARE, SOLUTION, guides
+from recipe.egrsd.teacher.kinds import Teacher
+from recipe.egrsd.teacher.readings import HiddenSum
+from recipe.egrsd.teacher.scoring import nested
+
+
+def steering(strength: float = 3.0, warmup_steps: int | None = None, own_response: bool = True) -> SteeringConfig:
+    return SteeringConfig(strength=strength, warmup_steps=warmup_steps, own_response=own_response)
+
+
+def of_group(correct, *, solution=True, strength=3.0, own_response=True, keys=None, shown=None):
+    """One group, unless keys say otherwise."""
+    count = len(correct)
+    keys, shown = keys or [f"u_{row}_0" for row in range(count)], shown or [[5]] * count
+    has = solution if isinstance(solution, list) else [solution] * count
+    return guides(keys, [*map(bool, correct)], shown, has, strength=strength, own_response=own_response)
+
+
+def test_a_group_by_hand():
+    """Right: the solution, rows 0 and 3, 3 / 3 each; wrong: rows 1 and 2, -3 / 2 each, one of them being read."""
+    found = of_group([1, 0, 0, 1])
+    assert found[1] == found[2] == [(BARE, 1.0), (SOLUTION, 1.0), (0, 1.0), (1, -1.5), (2, -1.5), (3, 1.0)]
+    assert of_group([1, 0, 0, 1], own_response=False)[1] == [
+        (BARE, 1.0), (SOLUTION, 1.0), (0, 1.0), (1, 0.0), (2, -3.0), (3, 1.0)
+    ]  # fmt: skip
+    assert of_group([0, 0])[0] == [(BARE, 1.0), (SOLUTION, 3.0), (0, -1.5), (1, -1.5)]
+    assert of_group([0, 0], solution=False) == of_group([1, 1]) == [[], []]  # nothing to steer by
+    assert of_group([1, 0], own_response=False) == [[(BARE, 1.0), (SOLUTION, 3.0), (0, 0.0), (1, -3.0)], []]
+    # What cannot be shown is nobody's guide, and has guides of its own.
+    assert of_group([1, 0, 0], shown=[[5], None, [6]])[1] == [(BARE, 1.0), (SOLUTION, 1.5), (0, 1.5), (2, -3.0)]
+
+
+def test_which_responses_are_pulled():
+    """[1, 0, 0, 1]: rows 1 and 2. [0, 0]: both with a solution, none without. [1, 1]: none."""
+    for correct, solution, expected in (
+        ([1, 0, 0, 1], True, [1, 2]), ([0, 0], True, [0, 1]), ([0, 0], False, []), ([1, 1], True, []),
+    ):  # fmt: skip
+        has_teacher = [*map(bool, of_group(correct, solution=solution))]
+        count = len(correct)
+        assert pulled_rows(["u"] * count, range(count), correct, [9] * count, has_teacher, rows="wrong") == expected
+
+
+def test_the_strength_rises_linearly_from_nothing():
+    ramp = steering(warmup_steps=3)
+    assert [ramp.strength_at(step) for step in range(1, 6)] == [0, 1, 2, 3, 3]
+    assert steering().strength_at(1) == 3.0
+
+
+members = st.lists(st.tuples(st.sampled_from("ab"), st.booleans(), st.booleans()), min_size=1, max_size=9)
+
+
+@examples(max_examples=200, deadline=None)
+@given(members, st.sampled_from(["", "a", "ab"]), st.booleans(), st.randoms(use_true_random=False))
+def test_it_is_the_definition_whatever_the_order_of_the_batch(rows, solved, own, shuffled):
+    """By loops: mean over right guides minus mean over wrong ones, in one order for all responses of a problem."""
+    keys = [f"{group}_{sum(g == group for g, _, _ in rows[:i])}_0" for i, (group, _, _) in enumerate(rows)]
+    order = list(range(len(rows)))
+    shuffled.shuffle(order)
+    for batch in (list(range(len(rows))), order):
+        found = of_group(
+            [rows[i][1] for i in batch], keys=[keys[i] for i in batch],
+            shown=[[7] if rows[i][2] else None for i in batch],
+            solution=[rows[i][0] in solved for i in batch], strength=2.0, own_response=own,
+        )  # fmt: skip
+        named = {i: [(g if g < 0 else keys[batch[g]], c) for g, c in found[at]] for at, i in enumerate(batch)}
+        for i, (group, _, _) in enumerate(rows):
+            pool = [j for j, (g, _, shown) in enumerate(rows) if g == group and shown and (own or i != j)]
+            right = [keys[j] for j in pool if rows[j][1]] + [SOLUTION] * (group in solved)
+            wrong = [keys[j] for j in pool if not rows[j][1]]
+            if not right or not wrong:
+                assert named[i] == []
+                continue
+            expected = {BARE: 1.0} | dict.fromkeys(right, 2 / len(right)) | dict.fromkeys(wrong, -2 / len(wrong))
+            assert {g: c for g, c in named[i] if c} == pytest.approx(expected)
+        for group in "ab":
+            orders = [[g for g, _ in named[i]] for i in range(len(rows)) if rows[i][0] == group and named[i]]
+            assert all(guide == orders[0] for guide in orders)
+
+
+# One token, T = 1.1. Bare prompt; correct rollouts 0 and 3; wrong ones 1 and 2, of which 1 is the reader; the solution.
+LOGITS = {
+    BARE: [1, 0.5, 0, -0.5], 0: [1.8, 0.2, 0.1, -0.9], 3: [1.4, 0.4, 0.3, -0.7], SOLUTION: [2, 0, 0.2, -1],
+    1: [0.8, 0.9, 0.2, -0.6], 2: [0.6, 1.1, 0, -0.2],
+}  # fmt: skip
+STUDENT, TEMPERATURE = torch.tensor([[1.1, 0.4, 0.1, -0.4]]), 1.1
+
+
+def steered(of_row, *, dtype=torch.float64):
+    """Row 1's combined logits: hidden states under a head that changes nothing."""
+    total = HiddenSum(2)
+    for guide, coefficient in of_row:
+        if coefficient:
+            states = torch.tensor(LOGITS[guide], dtype=dtype)
+            total.add(nested([states[:0], states]), [None, coefficient])
+    return total.rounded().unbind()[1]
+
+
+def divergence(teacher, *, kind="reverse_kl", clip=None, clip_low=None):
+    hidden = STUDENT.clone().requires_grad_()
+    knobs = {"temperature": TEMPERATURE, "kind": kind, "clip": clip, "clip_low": clip_low}
+    also, label = Divergence(teacher.float()[None], torch.eye(4), **knobs), torch.tensor([0])
+    found = head_scores(hidden, torch.eye(4), None, label, temperature=TEMPERATURE, also=also)[:, 1]
+    found.sum().backward()
+    return found.item(), hidden.grad[0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("strength", "logits", "probabilities", "reverse", "clipped", "forward", "forward_clipped"),
+    [
+        (0, [1, 0.5, 0, -0.5], [0.436042, 0.276772, 0.175677, 0.111509], 0.003125, 0.003125, 0.003217, 0.003217),
+        (1, [2.033333, -0.3, 0.1, -0.966667], [0.736515, 0.088298, 0.127021, 0.048166], 0.197724, 0.1, 0.172520,
+         -0.089877),
+        (3, [4.1, -1.9, 0.3, -1.9], [0.961395, 0.004112, 0.030382, 0.004112], 1.368846, 0.1, 0.629575, -0.030517),
+    ],
+)  # fmt: skip
+def test_the_steered_teacher_by_hand(strength, logits, probabilities, reverse, clipped, forward, forward_clipped):
+    """Mean of right logits [1.733333, .2, .2, -.866667], of wrong ones [.7, 1, .1, -.4]: their difference
+    [1.033333, -.8, .1, -.466667] times strength, added to the bare prompt's."""
+    teacher = steered(of_group([1, 0, 0, 1], strength=strength)[1])
+    assert teacher.tolist() == pytest.approx(logits, abs=1e-6)
+    assert (teacher / TEMPERATURE).softmax(-1).tolist() == pytest.approx(probabilities, abs=1e-6)
+    both = {"clip": 0.05, "clip_low": -0.05}
+    assert divergence(teacher)[0] == pytest.approx(reverse, abs=1e-6)
+    assert divergence(teacher, **both)[0] == pytest.approx(clipped, abs=1e-6)
+    assert divergence(teacher, kind="forward_kl")[0] == pytest.approx(forward, abs=1e-6)
+    assert divergence(teacher, kind="forward_kl", **both)[0] == pytest.approx(forward_clipped, abs=1e-6)
+    if strength == 3:  # every share lies outside of ±.05: as published, the token has no gradient
+        assert divergence(teacher, **both)[1] == [0, 0, 0, 0]
+        assert divergence(teacher)[1] == pytest.approx([-0.877742, 0.595003, 0.072500, 0.210239], abs=1e-6)
+
+
+def test_plausible_other_teachers_are_other_numbers():
+    """Own response excluded [4.4, -2.2, .6, -2.5]: 1.592386; solution left out [3.7, -1.6, .3, -1.7]: 1.103963; right
+    guides alone, z0 + 3 (mean - z0), [3.2, -.4, .6, -1.6]: .608466; a mean of probabilities instead of logits."""
+    without_own = steered(of_group([1, 0, 0, 1], own_response=False)[1])
+    assert without_own.tolist() == pytest.approx([4.4, -2.2, 0.6, -2.5])
+    assert divergence(without_own)[0] == pytest.approx(1.592386, abs=1e-6)
+    unsolved = steered(of_group([1, 0, 0, 1], solution=False)[1])
+    assert unsolved.tolist() == pytest.approx([3.7, -1.6, 0.3, -1.7])
+    assert divergence(unsolved)[0] == pytest.approx(1.103963, abs=1e-6)
+    right_alone = steered([(BARE, -2.0), (SOLUTION, 1.0), (0, 1.0), (3, 1.0)])
+    assert right_alone.tolist() == pytest.approx([3.2, -0.4, 0.6, -1.6])
+    assert divergence(right_alone)[0] == pytest.approx(0.608466, abs=1e-6)
+    of_logits = steered([(SOLUTION, 1 / 3), (0, 1 / 3), (3, 1 / 3)])
+    assert (of_logits / TEMPERATURE).softmax(-1).tolist() == pytest.approx(
+        [0.628824, 0.156009, 0.156009, 0.059158], abs=1e-6
+    )
+    each = torch.tensor([LOGITS[guide] for guide in (SOLUTION, 0, 3)], dtype=torch.float64)
+    assert (each / TEMPERATURE).softmax(-1).mean(0).tolist() == pytest.approx(
+        [0.625540, 0.158808, 0.155898, 0.059754], abs=1e-6
+    )
+
+
+def test_tokens_behind_the_limit_are_not_pulled():
+    masks = [torch.ones(1500, dtype=torch.int64)] * 2
+    found = pull_weights(masks, ["u", "u"], [True, False], [1], tokens=1024, weighting="token_mean")
+    assert [int(weights.count_nonzero()) for weights in found] == [0, 1024] and not found[1][1024:].any()
+
+
+def test_the_sum_of_hidden_states_is_the_sum_of_logits():
+    """To 1e-12 in float64. In bfloat16 rounded once: nearer to it than a sum of rounded logits."""
+    generator = torch.Generator().manual_seed(0)
+    head = torch.randn(500, 64, generator=generator, dtype=torch.float64)
+    passes = [torch.randn(20, 64, generator=generator, dtype=torch.float64) for _ in range(6)]
+    coefficients = [1.0, 1.0, 1.0, -1.5, -1.5, 1.0]
+    logits = sum(c * states @ head.T for c, states in zip(coefficients, passes, strict=True))
+
+    def total(dtype: torch.dtype):
+        found = HiddenSum(1)
+        for c, states in zip(coefficients, passes, strict=True):
+            found.add(nested([states.to(dtype).flatten()]), [c])
+        return found.rounded().values().view(20, 64)
+
+    torch.testing.assert_close(total(torch.float64) @ head.T, logits, atol=1e-12, rtol=0)
+    ours = total(torch.bfloat16)
+    assert ours.dtype == torch.bfloat16
+    passes, head = [states.bfloat16() for states in passes], head.bfloat16()
+    exact = sum(c * states.double() @ head.double().T for c, states in zip(coefficients, passes, strict=True))
+    theirs = sum(c * (states @ head.T) for c, states in zip(coefficients, passes, strict=True)).double()
+    error, of_logits = ((logits - exact).abs().mean() for logits in (ours.double() @ head.double().T, theirs))
+    assert error < 0.6 * of_logits
+
+
+def test_a_response_that_is_read_once_keeps_its_hidden_states():
+    states = torch.randn(12).bfloat16()
+    total = HiddenSum(2)
+    total.add(nested([states, states[:0]]), [1.0, None])
+    kept, nothing = total.rounded().unbind()
+    assert torch.equal(kept, states) and kept.dtype == nothing.dtype == torch.bfloat16 and not len(nothing)
+    assert HiddenSum(2).rounded() is None
+
+
+SOLUTIONS = {"a": [31, 32], "b": [], "c": [33]}
+# Problem a: rows 0 and 2 wrong, row 1 right; b: row 0 right, row 1 wrong, no solution; c: both wrong.
+SHOWN = {
+    "a_0": [11, 11, 11], "a_1": [12, 12], "a_2": [13, 13], "b_0": [14], "b_1": [15, 15, 15], "c_0": [16, 16],
+    "c_1": [17],
+}  # fmt: skip
+
+
+class SteeredTable(PromptTable):
+    """Keeps the rows of every pass."""
+
+    def __init__(self, ranks: int = 1):
+        super().__init__(ranks)
+        self.passes, self.held = [], 0
+
+    def compute_log_prob(self, batch):
+        output = super().compute_log_prob(batch)
+        self.passes.append(self.rows)
+        return output
+
+    def hold_teacher_head(self, **knobs) -> None:
+        super().hold_teacher_head(**knobs)
+        self.held += 1
+
+
+@pytest.fixture
+def batch(queue) -> KVBatchMeta:  # noqa: F811  a fixture
+    """Seven rows and a padding sample, out of order."""
+    torch.manual_seed(0)
+    keys, tags = list(ROLLOUTS), [{"seq_len": 1} for _ in ROLLOUTS]
+    rows = [row(key) | {"teacher_solution_ids": SOLUTIONS[key[0]]} for key in keys]
+    tq.kv_batch_put(keys=keys, partition_id="train", fields=list_of_dict_to_tensordict(rows), tags=tags)
+    padded = upsample_batch_to_divisible_size(KVBatchMeta(keys=keys, tags=tags, partition_id="train"), 8, EOS)
+    padded.reorder([6, 4, 1, 0, 7, 3, 2, 5])
+    yield padded
+    tq.kv_clear(keys=padded.keys, partition_id="train")
+
+
+def ogls(ranks: int = 1, **changes):
+    pull = PullConfig(**(EVERYWHERE | {"rows": "wrong", "tokens": 2}))
+    off = {"gamma": 0.0, "window": 0, "clip_range": 0.0, "length_bonus": 0.0, "divergence": "reverse_kl"}
+    ours = trainer(ranks, **(off | {"privilege": "peers", "steering": steering(), "pull": pull} | changes))
+    ours.teacher = Teacher(SimpleNamespace(kind="live", moves=False), SteeredTable(ranks), uses_lora=False)
+    return ours
+
+
+def reads(key: str, *, own_response: bool = True) -> list[tuple[list[int], float]]:
+    """Prompts of a wrong response with their coefficients."""
+    group, own = key[0], key[:3]
+    (start, _, end), solution = FRAME[group], SOLUTIONS[group]
+    peers = [name for name in SHOWN if name[0] == group and (own_response or name != own)]
+    right = [SHOWN[name] for name in peers if ROLLOUTS[f"{name}_0"][0]] + ([solution] if solution else [])
+    wrong = [SHOWN[name] for name in peers if not ROLLOUTS[f"{name}_0"][0]]
+    beside = [(shown, 3 / len(right)) for shown in right] + [(shown, -3 / len(wrong)) for shown in wrong]
+    if not right or not wrong:
+        return []
+    return [([start], 1.0), *(([start, *shown, end], c) for shown, c in beside)]
+
+
+PULLED = ("a_0_0", "a_2_0", "b_1_0", "c_0_0", "c_1_0")
+
+
+@pytest.mark.parametrize("own_response", [True, False])
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_the_teacher_reads_pulled_tokens_beside_every_guide(ranks, own_response, batch):
+    """Five wrong responses, two tokens each at most; the sum of their hidden states; the head once."""
+    ours, metrics = ogls(ranks, steering=steering(own_response=own_response)), {}
+    ours._compute_advantage(batch, metrics)
+    table, readings = ours.teacher.workers, {key: reads(key, own_response=own_response) for key in ROLLOUTS}
+    pulled = [key for key in PULLED if readings[key]]
+    assert own_response or pulled == [key for key in PULLED if key != "b_1_0"]  # nobody else of its problem is wrong
+    expected = Counter((*ids, *ROLLOUTS[key][1][:2]) for key in pulled for ids, _ in readings[key])
+    filling = {tuple(row) for rows in table.passes for row in rows if len(row) == 2} - set(expected)
+    seen = Counter(tuple(row) for rows in table.passes for row in rows)
+    assert {row: count for row, count in seen.items() if row not in filling and len(row) > 2} == {
+        row: count for row, count in expected.items() if len(row) > 2
+    }
+    assert len(table.passes) == 5 and table.held == 1  # nothing, the solution, three responses of problem a
+    found = columns(batch, "teacher_hidden", "teacher_mask", "teacher_log_probs", "pull_weight", "teacher_prompt_ids")
+    tokens = sum(min(2, len(ROLLOUTS[key][1])) for key in pulled)
+    for key in batch.keys:
+        length = len(ROLLOUTS[key][1]) if key in ROLLOUTS else 1
+        assert found["teacher_mask"][key] == [0] * length  # the sum has no log-probs yet
+        count = min(2, length) if key in pulled else 0
+        assert found["pull_weight"][key] == pytest.approx([1 / tokens] * count + [0.0] * (length - count))
+        total = torch.zeros(count)
+        for ids, coefficient in readings[key] if count else []:
+            total += coefficient * torch.tensor(PromptTable.log_probs(ids, count))
+        assert found["teacher_hidden"][key] == pytest.approx(total.repeat_interleave(2).tolist(), abs=1e-6)
+    assert found["teacher_prompt_ids"]["a_0_0"] == [1, 31, 32, 2]
+    assert found["teacher_prompt_ids"]["b_1_0"] == ([3, 14, 4] if own_response else [])
+    counts = [len(row) - 1 for row in readings.values() if row]
+    assert metrics["egrsd/steering_strength"] == 3.0 and metrics["egrsd/no_peer_frac"] == 1 - len(counts) / 7
+    assert metrics["egrsd/guides_mean"] == pytest.approx(sum(counts) / len(counts))
+    assert metrics["egrsd/pulled_responses_frac"] == pytest.approx(len(pulled) / 7)
+    assert "egrsd/teacher_entropy_mean" not in metrics and metrics["egrsd/teacher_prompt_length_max"] == 5
+
+
+def test_responses_of_one_problem_read_the_same_guide_in_the_same_pass(batch):
+    """So that its prompt is shared (scoring.py)."""
+    ours = ogls()
+    ours._compute_advantage(batch, {})
+    for rows in ours.teacher.workers.passes:
+        for problem in "abc":
+            start, mine = FRAME[problem][0], [ROLLOUTS[key][1][:2] for key in PULLED if key[0] == problem]
+            prompts = {tuple(ids[: -len(r)]) for ids in rows for r in mine if ids[0] == start and ids[-len(r) :] == r}
+            assert len(prompts) <= 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steering": steering(warmup_steps=3)},
+        {"pull": PullConfig(**(EVERYWHERE | {"rows": "wrong", "coefficient": 0.0, "policy_gradient": True}))},
+    ],
+    ids=["first step of a ramp", "coefficient 0"],
+)
+def test_a_strength_of_0_is_no_loss_and_asks_no_teacher(changes, batch):
+    ours, metrics = ogls(**changes), {}
+    ours._compute_advantage(batch, metrics)
+    assert ours.teacher.workers.passes == [] and ours.teacher.workers.held == 0
+    assert metrics.get("egrsd/pull_weight_sum", 0) == 0 and metrics["egrsd/no_peer_frac"] == 0
+    if "pull" not in changes:
+        assert not any(any(weights) for weights in columns(batch, "pull_weight")["pull_weight"].values())
+
+
+def test_from_the_second_step_of_a_ramp_it_is_pulled(batch):
+    ours = ogls(steering=steering(warmup_steps=3))
+    ours.global_steps, metrics = 2, {}
+    ours._compute_advantage(batch, metrics)
+    assert metrics["egrsd/steering_strength"] == 1.0 and metrics["egrsd/pull_weight_sum"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ("actor_rollout_ref.rollout.n=1", "rollout.n=1 samples one; set rollout.n to 2 or more"),
+        ("data.max_response_length=7681", "max_prompt_length=8192 cannot hold a problem and a response of up to 8193"),
+        ("algorithm.egrsd.privilege=solution", "strength=3.0 means nothing but to privilege=peers; set it to 0"),
+        ("algorithm.egrsd.steering.strength=0", "strength=0.0 steers nothing; set it, or use privilege=none"),
+        ("algorithm.egrsd.steering.strength=-1", "strength=-1.0 would steer towards wrong answers; use >= 0"),
+        ("algorithm.egrsd.steering.warmup_steps=0", "steering.warmup_steps=0 must be >= 1, or null"),
+        (" ".join(f"algorithm.egrsd.{key}=null" for key in ("divergence", "divergence_clip", "divergence_clip_low")),
+         "several prompts, which only a divergence can use; set algorithm.egrsd.divergence"),
+        ("algorithm.egrsd.pull.policy_gradient=true algorithm.egrsd.clip_range=0.2",
+         "several prompts, and no token weight can read that; set gamma and clip_range to 0 and drop token_weight"),
+        ("+algorithm.egrsd.steering.power=2", "algorithm.egrsd.steering has unknown key(s) ['power']"),
+    ],
+)  # fmt: skip
+def test_refused_before_ray(overrides, said, monkeypatch, tmp_path):
+    message = refusal(monkeypatch, tmp_path, *overrides.split(" "), algorithm="ogls_sd")
+    assert said in message and message.isprintable()
