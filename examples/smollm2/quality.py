@@ -25,6 +25,7 @@ from recipe.egrsd.reward import compute_score
 
 MAX_TOKENS = 128
 ROWS = 8  # scored at a time
+ANSWERED = 25  # at a time: a batch goes on until its longest answer ends
 
 
 @torch.inference_mode()
@@ -53,7 +54,7 @@ def answers(
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
     prompts = [prompt_of(tokenizer, problem, role) for problem in problems]
-    tokens = respond(model, tokenizer, prompts, max_tokens=MAX_TOKENS, greedy=greedy, seed=seed)
+    tokens = respond(model, tokenizer, prompts, max_tokens=MAX_TOKENS, greedy=greedy, seed=seed, batch_size=ANSWERED)
     texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
     scores = [compute_score("", text, row["answer"])["score"] for text, row in zip(texts, problems, strict=True)]
     return Evaluation(scores, [len(row) for row in tokens], texts, tokens)

@@ -67,6 +67,7 @@ def respond(
     max_tokens: int,
     greedy: bool,
     seed: int,
+    batch_size: int = BATCH,
 ) -> list[list[int]]:
     """Token ids of one response to each prompt, up to and with the end-of-turn token."""
     # top_k and top_p are spelt out: generate would otherwise cut the distribution to its 50 likeliest tokens.
@@ -75,8 +76,8 @@ def respond(
     responses = []
     with torch.random.fork_rng(), torch.inference_mode():
         torch.manual_seed(seed)
-        for start in range(0, len(prompts), BATCH):
-            batch = tokenizer.pad({"input_ids": prompts[start : start + BATCH]}, return_tensors="pt")
+        for start in range(0, len(prompts), batch_size):
+            batch = tokenizer.pad({"input_ids": prompts[start : start + batch_size]}, return_tensors="pt")
             output = model.generate(**batch, **choice, max_new_tokens=max_tokens)
             rows = output[:, batch["input_ids"].size(1) :].tolist()
             responses.extend(row[: row.index(end) + 1] if end in row else row for row in rows)
