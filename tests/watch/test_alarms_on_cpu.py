@@ -149,7 +149,7 @@ SILENT = {
     "oasis": {"gate at its floor", "ratio clip saturated"},  # what is pulled goes by rewards
     "dash": {"gate at its floor", "ratio clip saturated", "no mixed problem", *REWARDS},
     "hsd": {"gate at its floor", "ratio clip saturated", "no mixed problem", *REWARDS},
-    "ogls_sd": {"gate at its floor", "ratio clip saturated"},
+    "ogls_sd": {"gate at its floor", "ratio clip saturated", "no mixed problem"},  # a solution is a right guide, too
     "opsd": {"gate at its floor", "ratio clip saturated", "no mixed problem", *REWARDS},
     "op2sd": {"gate at its floor", "ratio clip saturated", "no mixed problem", *REWARDS},
     "crisp": {"gate at its floor", "ratio clip saturated", "no mixed problem", *REWARDS},
