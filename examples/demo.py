@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from examples.answers import Answers, paired_difference
 from examples.picture import draw
-from examples.training import Training
+from examples.training import NOT_HERE, Training
 from recipe.egrsd.report import __main__ as report
 
 POLL_SECONDS = 0.5
@@ -172,10 +172,16 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _preset(name: str) -> str:
+    if name in NOT_HERE:
+        raise argparse.ArgumentTypeError(NOT_HERE[name])
+    return name
+
+
 def parser(description: str | None, *, folder: str, algorithms: Sequence[str]) -> argparse.ArgumentParser:
     """The options that every demo has. All but folder and resume are settings of the run."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--algorithm", choices=algorithms, default="cl_egrsd")
+    made.add_argument("--algorithm", choices=algorithms, default="cl_egrsd", type=_preset)
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--steps", type=int, default=40)
     made.add_argument("--folder", type=Path, default=Path(folder))

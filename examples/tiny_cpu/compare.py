@@ -26,6 +26,7 @@ from examples.tiny_cpu.positions import profile
 from examples.tiny_cpu.task import TASKS, make_problems
 from examples.tiny_cpu.training import ALGORITHMS, tiny_training, write_data
 from examples.tiny_cpu.warm_start import warm_start_once
+from examples.training import NOT_HERE
 
 PROFILED = 200  # responses whose positions are scored
 
@@ -118,7 +119,7 @@ def parse_method(method: str) -> tuple[str, list[str]]:
     """
     algorithm, *settings = method.split(",")
     if algorithm not in ALGORITHMS:
-        raise ValueError(f"{algorithm} is no preset; choose from {ALGORITHMS}.")
+        raise ValueError(NOT_HERE.get(algorithm, f"{algorithm} is no preset; choose from {ALGORITHMS}."))
     return algorithm, [f"algorithm.egrsd.{setting}" for setting in settings]
 
 

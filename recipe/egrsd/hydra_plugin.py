@@ -155,6 +155,7 @@ class Validation(Callback):
             from recipe.egrsd import checkpoint, parts
             from recipe.egrsd.config import validation, verl_version
             from recipe.egrsd.machines import attention, models, slots
+            from recipe.egrsd.privilege import columns
 
             if verl_version.allows_untested() and (untested := verl_version.untested()):
                 print(f"EGRSD: {untested}. It runs because {verl_version.ALLOW_UNTESTED}=1.", flush=True)
@@ -165,6 +166,7 @@ class Validation(Callback):
             slots.check_before_ray(config)
             validation.check_data_files(config.data)
             models.located(config)  # the trainer looks again, on its own machine
+            columns.check(config.data, egrsd)
             slots.check_when_ray_has_started(config)
         except Exception as problem:  # noqa: BLE001  hydra turns any but SystemExit into a warning, and the run goes on
             kind = "" if type(problem) in (ValueError, RuntimeError) else f"{type(problem).__name__}: "

@@ -20,7 +20,7 @@ from recipe.egrsd.config import derived, schema, validation, verl_version
 from recipe.egrsd.loss import ROLLOUT_DISTANCE_MAX, ROLLOUT_DISTANCE_MEAN, SUM_PREFIX, training_loss
 from recipe.egrsd.machines import attention, models, nodes
 from recipe.egrsd.method.advantage import RunningBaseline, shaped_reward
-from recipe.egrsd.privilege import dataset
+from recipe.egrsd.privilege import dataset, prefix
 from recipe.egrsd.privilege.rows import last_rows, rollout_of
 from recipe.egrsd.rollout.watchdog import Watchdog
 from recipe.egrsd.teacher.kinds import Teacher
@@ -44,6 +44,7 @@ class EgrsdMixin(PPOTrainer):
             models.refuse_other_commits(checkpoint.load(self.resumed_from).get("commits", {}), self.models)
         nodes.check(self.models, self.egrsd.token_weight)
         models.use_folders(config, self.models)
+        prefix.use(config)
         print(*(f"EGRSD reads {model}." for model in self.models), sep="\n")
         print(f"EGRSD {token_weight.said(self.egrsd.token_weight)}.")
         print(attention.settle(config, nodes.ask_gpu_nodes))

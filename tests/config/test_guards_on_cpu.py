@@ -141,6 +141,8 @@ def test_the_presets_are_valid():
     assert opsd.teacher.kind == "frozen"
     op2sd = validation.validate(composed(algorithm="op2sd"))
     assert op2sd == replace(opsd, privilege="other_problem")
+    copsd = validation.validate(composed(algorithm="copsd"))
+    assert copsd == replace(opsd, privilege="crosslingual") and copsd.teacher.problem_key == "problem_en"
     assert (crisp.divergence, crisp.divergence_clip, crisp.privilege) == ("reverse_kl", None, "concise")
     assert (crisp.teacher.kind, crisp.teacher.sync_every) == ("snapshot", 50)
     dash = validation.validate(composed(algorithm="dash"))

@@ -445,6 +445,15 @@ def test_the_token_lists_decide_not_the_words(case, name):
     assert said_of_it in text and not_said not in text
 
 
+def test_the_ends_of_both_prompts_show_the_words_of_the_assistants_turn(case):
+    words = "algorithm.egrsd.assistant_prefix='Fikiri hatua kwa hatua.'"
+    found = list(boundary.check(case(f"{THINKING}=true", words, algorithm="opsd", rows=True)))
+    end = r"assistant\n<think>\nFikiri hatua kwa hatua.'"
+    assert said(found, GREEN).count(end) == 2 and "both begin their response at the same point" in said(found, GREEN)
+    found = examine_only(case(words, algorithm="opsd"), "config")
+    assert "enable_thinking=false closes the thoughts" in said(found, RED)
+
+
 @pytest.mark.parametrize(
     ("end", "state"),
     [
@@ -455,7 +464,7 @@ def test_the_token_lists_decide_not_the_words(case, name):
     ],
 )
 def test_think_states(end, state):
-    assert boundary._think_state(end) == state
+    assert boundary.think_state(end) == state
 
 
 BUDGETS = {

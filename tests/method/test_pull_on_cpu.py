@@ -100,6 +100,10 @@ def test_the_published_numbers_of_opsds_loss():
     assert plain.tolist() == pytest.approx([0.010972, 0.151399, 0, 0.011105], abs=1e-6)
     clipped, hidden, also = scores(STUDENT, TEACHER, temperature=1.1, kind="forward_kl", clip=0.05)
     assert clipped.tolist() == pytest.approx([-0.009603, -0.151985, 0, -0.006805], abs=1e-6)
+    assert clipped.mean().item() == pytest.approx(-0.042098, abs=1e-6)  # opsd's, op2sd's and copsd's token mean
+    for mean, knobs in ((-0.046908, {"temperature": 1.0}), (-0.008075, {"kind": "reverse_kl"})):
+        other, _, _ = scores(STUDENT, TEACHER, **({"temperature": 1.1, "kind": "forward_kl", "clip": 0.05} | knobs))
+        assert other.mean().item() == pytest.approx(mean, abs=1e-6)
     clipped.mean().backward()
     assert hidden.grad[0].tolist() == pytest.approx([0.044559, -0.025350, -0.013692, -0.005516], abs=1e-6)
     assert hidden.grad[1].tolist() == pytest.approx([0.029953, -0.009719, -0.006169, -0.014065], abs=1e-6)

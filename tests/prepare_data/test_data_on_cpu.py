@@ -128,6 +128,64 @@ def test_every_benchmark_is_written_from_its_published_columns(tmp_path, capsys)
     assert not (tmp_path / "out" / "train.parquet").exists()
 
 
+def translated(index: int, language: str = "sw", **changes: Any) -> dict[str, Any]:
+    """A row with the columns of yihongLiu/COPSD-AfriMGSM-TrainDataset, as its card names them."""
+    row = {
+        "source": "amc_aime",
+        "problem": f"Ann has {index} pens and buys seven more. How many pens has she?",
+        "solution": f"{index} + 7 is \\boxed{{{index + 7}}}.",
+        "Answer": str(index + 7),
+        "problem_translated": f"Ann ana kalamu {index} na ananunua saba. Ana kalamu ngapi?",
+        "language": {"sw": "Swahili", "yo": "Yoruba"}[language],
+        "language_short": language,
+    }
+    return row | changes
+
+
+@pytest.mark.parametrize("train", ["copsd_afrimgsm", "copsd_polymath"])
+def test_copsds_rows_hold_the_problem_in_both_languages(train, prepare, tmp_path):
+    rows = [translated(1, "yo"), translated(2), translated(3, problem=None), translated(4, problem_translated=" ")]
+    report = prepare(rows, "--language", "sw", "--instruction", "Jibu ndani ya \\boxed{}.", train=train)
+    assert (report["kept"], dropped(report)) == (1, {"no problem in English": [1], "no problem": [2]})
+    assert rows_of(tmp_path / "out") == [
+        {
+            "data_source": train,
+            "prompt": [{"role": "user", "content": f"{rows[1]['problem_translated']}\n\nJibu ndani ya \\boxed{{}}."}],
+            "ability": "math",
+            "reward_model": {"style": "rule", "ground_truth": "9"},
+            "extra_info": {
+                "index": 0,
+                "split": "train",
+                "solution": "2 + 7 is \\boxed{9}.",
+                "problem_en": rows[1]["problem"],
+                "language": "sw",
+            },
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "copsd_afrimgsm: name one of its languages with --language, one run each: sw, yo."),
+        (["--language", "de"], "copsd_afrimgsm: --language de is none of its languages: sw, yo."),
+    ],
+)
+def test_a_language_has_to_be_named(words, said, prepare):
+    with pytest.raises(SystemExit, match=re.escape(said)):
+        prepare([translated(1, "yo"), translated(2)], *words, train="copsd_afrimgsm")
+    with pytest.raises(SystemExit, match="--language sw needs a source with a column of languages"):
+        prepare([openthoughts(1)], "--language", "sw")
+
+
+def test_one_language_needs_no_name_and_benchmarks_are_sought_in_english(prepare, tmp_path):
+    """A translation of a benchmark's problem is that problem."""
+    path = write(tmp_path / "minerva.parquet", [{"question": translated(2)["problem"], "answer": "9"}])
+    other = translated(1, problem="A boat carries nine crates over the river each day. How many in a week?")
+    report = prepare([other, translated(2)], "--benchmarks", f"minerva={path}", train="copsd_afrimgsm")
+    assert (report["kept"], dropped(report)) == (1, {"the problem is one of a benchmark's": [1]})
+
+
 def test_a_benchmark_is_whole_or_refused(tmp_path):
     rows = [PUBLISHED["minerva"][0], {"question": "P?", "answer": r"\frac{"}]
     path = write(tmp_path / "minerva.parquet", rows)

@@ -72,6 +72,7 @@ def dataset(
         "ema_decay": None,
         "enable_thinking": True,
         "solution_key": "solution",
+        "problem_key": "problem_en",
         "instruction": INSTRUCTION,
         "template": str(tiny.TEACHER_TEMPLATE),
         "max_prompt_length": 256,

@@ -32,8 +32,8 @@ PULL = PullConfig(**EVERYWHERE)
 
 def settings(**changes) -> EgrsdConfig:
     teacher = TeacherConfig(
-        kind="frozen", sync_every=None, ema_decay=None, enable_thinking=True, solution_key="s", instruction="",
-        template=None, max_prompt_length=9, peer="shortest",
+        kind="frozen", sync_every=None, ema_decay=None, enable_thinking=True, solution_key="s", problem_key="p",
+        instruction="", template=None, max_prompt_length=9, peer="shortest",
     )  # fmt: skip
     knobs = {
         "token_weight": TOKEN_WEIGHT,
@@ -56,7 +56,7 @@ def settings(**changes) -> EgrsdConfig:
         "steering": SteeringConfig(strength=0.0, warmup_steps=None, own_response=True),
         "privilege": "solution",
     }
-    knobs |= {"score_student": "auto", "save_tokens_every": None}
+    knobs |= {"score_student": "auto", "save_tokens_every": None, "assistant_prefix": None}
     return EgrsdConfig(**(knobs | {"length_bonus": 0.5, "warmup_steps": 10} | changes), teacher=teacher)
 
 

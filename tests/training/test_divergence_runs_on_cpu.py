@@ -1,11 +1,15 @@
-"""Whole runs of opsd, with its own divergence and a jsd, op2sd and crisp: each step is gradient descent on it."""
+"""Whole runs of opsd (its divergence, a jsd), op2sd, copsd and crisp: each step is gradient descent on it."""
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from plain import assert_close_parameters, descend
 from runs import COIN_REWARD, LORA, MODES, ROOT, TEMPERATURE, good, parameters, run
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from examples.tiny_cpu import model as tiny
 
 BETA = 0.25
 """Of the run with a generalised Jensen-Shannon divergence."""
@@ -68,6 +72,46 @@ def test_a_step_is_gradient_descent_on_the_divergence(algorithm, kind, clip, ove
         moved = descend(model, loss)
         assert_close_parameters(parameters(result, step), model)
         assert moved > 1e-3
+
+
+WORDS = "Nitafikiri hatua kwa hatua."
+ENGLISH = "{{ problem }}\n\n{{ english_problem }}\n\nSolution:\n{{ solution }}\n\n{{ instruction }}"
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("mode", MODES)
+def test_copsds_turns_begin_with_its_words_and_its_teacher_reads_english(mode, inputs, tmp_path):
+    """Descent as above; both prompts end in the words, inside the thoughts; the checkpoint's tokenizer writes them."""
+    rows = pq.read_table(inputs / "train.parquet").to_pylist()
+    for row in rows:
+        question = row["prompt"][0]["content"].split("\n\n")[0]
+        row["extra_info"]["problem_en"] = question.replace("How many", "In English, how many")
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    (tmp_path / "english.jinja").write_text(ENGLISH)
+    overrides = [*COIN_REWARD, *SGD, f"data.train_files={tmp_path}/rows.parquet", "trainer.n_gpus_per_node=2",
+                 f"algorithm.egrsd.teacher.template={tmp_path}/english.jinja", f"trainer.v1.trainer_mode={mode}",
+                 f"algorithm.egrsd.assistant_prefix='{WORDS}'", "trainer.test_freq=2",
+                 "+data.apply_chat_template_kwargs.enable_thinking=True"]  # fmt: skip
+    result = good(run(inputs, tmp_path, overrides, algorithm="copsd"))
+    model, teacher = (AutoModelForCausalLM.from_pretrained(inputs / "model", dtype=torch.float32) for _ in range(2))
+    tokenizer, turn = tiny.build_tokenizer(), f"<|im_start|>assistant\n<think>\n{WORDS}"
+    for step in (1, 2):
+        batch = result.probe(step)
+        for student, privileged in zip(batch["prompts"], batch["teacher_prompt_ids"], strict=True):
+            asked, shown = tokenizer.decode(student), tokenizer.decode(list(privileged))
+            question = asked.removeprefix("<|im_start|>user\n").split("\n\n")[0]
+            assert asked.endswith(turn) and shown.endswith(turn)
+            assert f"{question}\n\n{question.replace('How many', 'In English, how many')}\n\nSolution:\n" in shown
+        loss = whole_batch_loss(model, teacher, batch, kind="forward_kl", clip=0.05)
+        assert result.metrics[step - 1]["egrsd/divergence_mean"] == pytest.approx(loss.item(), abs=1e-5)
+        moved = descend(model, loss)
+        assert_close_parameters(parameters(result, step), model)
+        assert moved > 1e-3
+    saved = AutoTokenizer.from_pretrained(tmp_path / "checkpoints" / "global_step_2" / "actor" / "huggingface")
+    chat = [{"role": "user", "content": "1 + 1?"}]
+    assert saved.apply_chat_template(chat, add_generation_prompt=True, tokenize=False).endswith(turn)
 
 
 @pytest.mark.slow

@@ -152,6 +152,7 @@ SILENT = {
     "ogls_sd": {"gate at its floor", "ratio clip saturated", "no mixed problem"},  # a solution is a right guide, too
     "opsd": {"gate at its floor", "ratio clip saturated", "no mixed problem", *REWARDS},
     "op2sd": {"gate at its floor", "ratio clip saturated", "no mixed problem", *REWARDS},
+    "copsd": {"gate at its floor", "ratio clip saturated", "no mixed problem", *REWARDS},
     "crisp": {"gate at its floor", "ratio clip saturated", "no mixed problem", *REWARDS},
 }
 

@@ -27,6 +27,22 @@ def check_peers(config: Any, egrsd: EgrsdConfig) -> None:
         )
 
 
+def check_prefix(config: Any, egrsd: EgrsdConfig) -> None:
+    """Words at the start of the assistant's turn stand inside its thoughts, which a switch set to false has closed."""
+    switches = {
+        "data.apply_chat_template_kwargs.enable_thinking": config.data.apply_chat_template_kwargs.get(
+            "enable_thinking"
+        ),
+        "algorithm.egrsd.teacher.enable_thinking": egrsd.teacher.enable_thinking,
+    }
+    for key, value in switches.items():
+        if value is False and egrsd.assistant_prefix is not None:
+            raise ValueError(
+                f"{key}=false closes the thoughts that algorithm.egrsd.assistant_prefix={egrsd.assistant_prefix!r} is "
+                "to begin; set it to true, or drop the words."
+            )
+
+
 def check_feedback(config: Any, egrsd: EgrsdConfig) -> None:
     """A reward function of the user's own, called where its feedback is kept: beside the rollout."""
     key, reward = f"algorithm.egrsd.privilege={egrsd.privilege}", config.reward

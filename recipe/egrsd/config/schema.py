@@ -20,7 +20,7 @@ TOKEN_WEIGHT = "recipe.egrsd.method.weights:token_weights"  # egrsd.yaml's own v
 PEER_PRIVILEGES = ("peer_correct", "peer_wrong", "answer_and_peer", "peers")
 FEEDBACK_PRIVILEGES = ("feedback", "feedback_shuffled")
 PRIVILEGES = (
-    *("solution", "answer_only", "shuffled", "wrong", "other_problem", "concise", "none"),
+    *("solution", "answer_only", "shuffled", "wrong", "other_problem", "crosslingual", "concise", "none"),
     *(*PEER_PRIVILEGES, *FEEDBACK_PRIVILEGES),
 )
 
@@ -65,6 +65,8 @@ class EgrsdConfig:
     steering: SteeringConfig
     privilege: str
     """What the teacher is shown beyond the problem (privilege/prompts.py)."""
+    assistant_prefix: str | None
+    """Words with which the assistant's turn begins, for student and teacher (privilege/prefix.py); None for none."""
     score_student: str
     """auto: verl's old_log_prob pass runs only where something needs it; always: it always runs."""
     save_tokens_every: Count | None
@@ -92,6 +94,8 @@ class EgrsdConfig:
         require(steps is None or steps >= 1, "mixing_decay_steps", steps, "must be a number of steps >= 1, or null")
         require(self.length_bonus >= 0, "length_bonus", self.length_bonus, "would punish short answers; use >= 0")
         require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "must be >= 0")
+        words = self.assistant_prefix
+        require(words is None or bool(words.strip()), "assistant_prefix", words, "must be some words, or null")
         require(self.score_student in ("auto", "always"), "score_student", self.score_student, "must be auto or always")
         every = self.save_tokens_every
         require(every is None or every >= 1, "save_tokens_every", every, "must be a number of steps >= 1, or null")

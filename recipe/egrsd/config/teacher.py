@@ -26,6 +26,8 @@ class TeacherConfig:
     """Chat-template switch of the teacher's prompt."""
     solution_key: str
     """Key of extra_info that holds the reference solution, a string."""
+    problem_key: str
+    """Key of extra_info that holds the problem in English, a string; for privilege=crosslingual."""
     instruction: str
     """What every student prompt ends with; empty if they share no ending."""
     template: str | None

@@ -48,6 +48,7 @@ def _validated(config: DictConfig) -> EgrsdConfig:
     _check_teacher_weights(config, egrsd)
     if egrsd.privilege in PEER_PRIVILEGES:
         methods.check_peers(config, egrsd)
+    methods.check_prefix(config, egrsd)
     if egrsd.privilege in FEEDBACK_PRIVILEGES:
         methods.check_feedback(config, egrsd)
     if egrsd.pulls:

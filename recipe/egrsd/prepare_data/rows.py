@@ -13,15 +13,7 @@ from recipe.egrsd.prepare_data.sources import Source, cell
 from recipe.egrsd.privilege.texts import RowError, user_chat
 from recipe.egrsd.reward import compute_score, expected_answer, last_boxed
 
-SCHEMA = pa.schema(
-    {
-        "data_source": pa.string(),
-        "prompt": pa.list_(pa.struct({"role": pa.string(), "content": pa.string()})),
-        "ability": pa.string(),
-        "reward_model": pa.struct({"style": pa.string(), "ground_truth": pa.string()}),
-        "extra_info": pa.struct({"index": pa.int64(), "split": pa.string(), "solution": pa.string()}),
-    }
-)
+EXTRA = {"index": pa.int64(), "split": pa.string(), "solution": pa.string()}
 PATIENCE = 60.0  # seconds for one comparison; a busy machine must not decide which rows are kept
 MISSING = {"", "null", "NULL", "None", "nan", "NaN"}  # how an exported table writes a cell without a value
 NO_ANSWER = {"notfound", "proof"}  # how NuminaMath says that a problem has no answer to check
@@ -29,6 +21,20 @@ GRADERS = {
     "bad_ground_truth": "math-verify cannot read the answer",
     "timed_out": "math-verify needs too long for the answer",
 }
+
+
+def schema_of(source: Source) -> pa.Schema:
+    """Of the rows, as verl, privilege/dataset.py and reward/ read them."""
+    extra = EXTRA | ({"problem_en": pa.string(), "language": pa.string()} if source.english else {})
+    return pa.schema(
+        {
+            "data_source": pa.string(),
+            "prompt": pa.list_(pa.struct({"role": pa.string(), "content": pa.string()})),
+            "ability": pa.string(),
+            "reward_model": pa.struct({"style": pa.string(), "ground_truth": pa.string()}),
+            "extra_info": pa.struct(extra),
+        }
+    )
 
 
 class Refused(ValueError):
@@ -45,17 +51,23 @@ class Problem:
     answer: str
     from_box: bool
     """The answer was taken from the solution."""
+    english: str | None = None
+    """The problem in English, where it is in another language."""
+    language: str | None = None
     earlier: tuple[Mapping[str, str], ...] = ()
     """The turns of a chat before the problem's."""
 
     def row(self, source: Source, *, split: str, instruction: str) -> dict[str, Any]:
         """As verl, privilege/dataset.py and reward/ read it."""
+        extra_info = {"index": self.index, "split": split, "solution": self.solution}
+        if source.english:
+            extra_info |= {"problem_en": self.english, "language": self.language}
         return {
             "data_source": source.name,
             "prompt": [*self.earlier, {"role": "user", "content": f"{self.text}\n\n{instruction}"}],
             "ability": "math",
             "reward_model": {"style": "rule", "ground_truth": self.answer},
-            "extra_info": {"index": self.index, "split": split, "solution": self.solution},
+            "extra_info": extra_info,
         }
 
     def verdict(self) -> str | None:
@@ -84,7 +96,19 @@ def read(source: Source, index: int, row: dict[str, Any], *, instruction: str) -
     if source.solution and not (solution or "").strip():
         raise Refused("no solution")
     answer, expected = _answer(answer, solution or "")
-    return Problem(index, text, solution.strip() if solution else None, expected, answer is None, earlier)
+    english = _value(row, source.english, "problem in English")
+    if source.english and not (isinstance(english, str) and english.strip()):
+        raise Refused("no problem in English")
+    return Problem(
+        index,
+        text,
+        solution.strip() if solution else None,
+        expected,
+        answer is None,
+        english=english.strip() if english else None,
+        language=cell(row, source.language),
+        earlier=earlier,
+    )
 
 
 def _answer(answer: Any, solution: str) -> tuple[Any, str]:

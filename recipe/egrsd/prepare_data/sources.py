@@ -35,6 +35,10 @@ class Source:
     """Column of the reference solution."""
     answer: str | None = None
     """Column of the final answer; where it is None or a cell is empty, the last box of the solution."""
+    english: str | None = None
+    """Column of the problem in English, where ``problem`` is in another language."""
+    language: str | None = None
+    """Column of the language of ``problem``."""
     wrapping: tuple[str, str] = ("", "")
     """What the source writes before and behind each problem."""
     mark: str = ""
@@ -57,6 +61,18 @@ TRAINING = (
             ),
             'Remember to put your answer on its own line after "Answer:".',
         ),
+    ),
+    *(  # OpenThoughts problems, the problem alone translated; 17 and 10 languages
+        Source(
+            name=f"copsd_{name.lower()}",
+            path=f"yihongLiu/COPSD-{name}-TrainDataset",
+            problem="problem_translated",
+            solution="solution",
+            answer="Answer",
+            english="problem",
+            language="language_short",
+        )
+        for name in ("AfriMGSM", "PolyMath")
     ),
 )
 BENCHMARKS = (
@@ -104,7 +120,8 @@ def load(source: Source) -> datasets.Dataset:
         way_out = "" if is_file else out_of_reach
         said = f"{type(error).__name__}: {error}"
         raise SourceError(f"{source.name}: {source.path} cannot be read: {said}{way_out}") from error
-    columns = dict.fromkeys(name.split(".")[0] for name in (source.problem, source.solution, source.answer) if name)
+    named = (source.problem, source.solution, source.answer, source.english, source.language)
+    columns = dict.fromkeys(name.split(".")[0] for name in named if name)
     if missing := [name for name in columns if name not in data.column_names]:
         raise SourceError(
             f"{source.name}: {source.path} has no column {missing}, only {data.column_names}; "
@@ -117,6 +134,22 @@ def load(source: Source) -> datasets.Dataset:
     if len(data) == 0:
         raise SourceError(f"{source.name}: {source.path} has no rows.")
     return data.select_columns(list(columns))
+
+
+def in_language(source: Source, data: datasets.Dataset, language: str | None) -> datasets.Dataset:
+    """The rows of one language, of a source that says which it is; SourceError if it is not named, or not there."""
+    if source.language is None and language is None:
+        return data
+    if source.language is None:
+        raise SourceError(f"{source.name}: --language {language} needs a source with a column of languages.")
+    there = sorted(map(str, data.unique(source.language)))
+    if language is None and len(there) > 1:
+        raise SourceError(
+            f"{source.name}: name one of its languages with --language, one run each: {', '.join(there)}."
+        )
+    if language not in (None, *there):
+        raise SourceError(f"{source.name}: --language {language} is none of its languages: {', '.join(there)}.")
+    return data.filter(lambda value: language in (None, value), input_columns=source.language)
 
 
 def cell(row: dict[str, Any], name: str | None) -> Any:

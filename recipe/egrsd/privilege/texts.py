@@ -6,6 +6,7 @@
 | shuffled                  | another row's solution: does the gain come from any text at all?      |
 | wrong                     | another row's final answer                                            |
 | other_problem             | another row's problem and solution, said to be no hint (OP²SD)        |
+| crosslingual              | the problem and its reference solution in English (COPSD)             |
 | concise                   | no solution, but the wish for a short one (CRISP)                     |
 | none                      | nothing: the teacher is the student, but for the thinking switch      |
 | peer_correct              | a correct response to the same problem, of the same step (peers.py)   |
@@ -55,6 +56,7 @@ KINDS = {
     "shuffled": Kind(of_another_row=True),
     "wrong": Kind(of_another_row=True),
     "other_problem": Kind(("other_problem", "solution"), "teacher_prompt_other_problem.jinja", of_another_row=True),
+    "crosslingual": Kind(("english_problem", "solution"), "teacher_prompt_crosslingual.jinja"),
     "concise": Kind((), "teacher_prompt_concise.jinja"),
     "none": Kind(()),
     "peer_correct": Kind(known_in_step=True),
@@ -78,21 +80,38 @@ def shown_texts(row: Mapping[str, Any], *, privilege: str, teacher: TeacherConfi
     texts = {}
     if "solution" in KINDS[privilege].variables:
         texts["solution"] = reference_solution(row.get("extra_info"), solution_key=teacher.solution_key)
+    if privilege == "crosslingual":
+        texts["english_problem"] = _text(
+            row.get("extra_info"), teacher.problem_key, "problem_key", "problem in English"
+        )
     if privilege == "other_problem":
         texts["other_problem"] = problem_of(user_chat(row.get(prompt_key)), instruction=teacher.instruction)
     return texts
 
 
+def columns(privilege: str, teacher: TeacherConfig) -> dict[str, str]:
+    """The keys of extra_info that every row needs, by the setting that names them."""
+    kind, keys = KINDS[privilege], {"solution": "solution_key", "english_problem": "problem_key"}
+    if kind.known_in_step or privilege in ("answer_only", "wrong"):
+        return {}
+    shown = [key for variable, key in keys.items() if variable in kind.variables]
+    return {f"algorithm.egrsd.teacher.{key}": getattr(teacher, key) for key in shown}
+
+
 def reference_solution(extra_info: Any, *, solution_key: str) -> str:
     """The solution text of a row; RowError when it is missing, not a string, or blank."""
-    if not isinstance(extra_info, Mapping) or solution_key not in extra_info:
-        raise RowError(f"extra_info has no '{solution_key}' (algorithm.egrsd.teacher.solution_key names the column)")
-    solution = extra_info[solution_key]
-    if not isinstance(solution, str):
-        raise RowError(f"extra_info.{solution_key} is {type(solution).__name__}, expected the solution as a string")
-    if not solution.strip():
-        raise RowError(f"extra_info.{solution_key} is empty")
-    return solution.strip()
+    return _text(extra_info, solution_key, "solution_key", "solution")
+
+
+def _text(extra_info: Any, key: str, named_by: str, what: str) -> str:
+    if not isinstance(extra_info, Mapping) or key not in extra_info:
+        raise RowError(f"extra_info has no '{key}' (algorithm.egrsd.teacher.{named_by} names the column)")
+    text = extra_info[key]
+    if not isinstance(text, str):
+        raise RowError(f"extra_info.{key} is {type(text).__name__}, expected the {what} as a string")
+    if not text.strip():
+        raise RowError(f"extra_info.{key} is empty")
+    return text.strip()
 
 
 def lacks_solution(extra_info: Any, *, solution_key: str) -> bool:
