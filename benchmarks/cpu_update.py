@@ -80,7 +80,8 @@ def make_batch(rows: int) -> TensorDict:
     batch["advantages"] = nested([(each[:1] * 4 - 2).expand(len(each)).clone() for each in random])
     tu.assign_non_tensor(
         batch, calculate_entropy=False, use_remove_padding=True, use_dynamic_bsz=True, use_fused_kernels=False,
-        global_batch_size=rows, egrsd_entropy_scale=2.5, egrsd_mixing=1.0, egrsd_in_chunks=True,
+        global_batch_size=rows, egrsd_entropy_scale=2.5, egrsd_gate_mean=0.8, egrsd_mixing=1.0,
+        egrsd_in_chunks=True,
     )  # fmt: skip
     return batch
 
