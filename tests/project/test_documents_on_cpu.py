@@ -182,6 +182,7 @@ def test_the_readme_command_is_a_config_that_we_accept(page):
 
 def test_the_readme_is_short_and_has_every_method():
     text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 120
     presets = {path.stem for path in (RECIPE / "config" / "algorithm").glob("*.yaml")}
     rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", text, re.M)
     assert {name for row in rows for name in re.findall(r"\w+", row)} == presets
