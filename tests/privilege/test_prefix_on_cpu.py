@@ -26,6 +26,7 @@ QWEN3 = (ROOT / "examples/rehearsal/qwen3_chat_template.jinja").read_text()
 TURN = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 OPENS = TURN + "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}\n"  # as Qwen3-Thinking-2507's
 PLAIN = TURN + "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}\n"
+PRINTS = TURN + "{{ '<|im_start|>assistant\\n' if add_generation_prompt else '' }}\n"  # no block before its last line
 CHAT = [{"role": "user", "content": "1 + 1?"}]
 
 
@@ -41,8 +42,8 @@ def text(tokenizer, **switches) -> str:
 
 @pytest.mark.parametrize(
     ("template", "begun"),
-    [(QWEN3, f"<think>\n{WORDS}"), (OPENS, WORDS), (PLAIN, WORDS)],
-    ids=["qwen3", "opens", "plain"],
+    [(QWEN3, f"<think>\n{WORDS}"), (OPENS, WORDS), (PLAIN, WORDS), (PRINTS, WORDS)],
+    ids=["qwen3", "opens", "plain", "prints"],
 )
 def test_the_words_follow_the_generation_prompt_inside_the_thoughts(template, begun, tokenizer):
     tokenizer.chat_template = template
