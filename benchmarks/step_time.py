@@ -25,7 +25,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from examples.tiny_cpu import model as tiny
 from examples.tiny_cpu.task import INSTRUCTION
 from recipe.egrsd.privilege.prompts import prompt_ids, teacher_messages
-from recipe.egrsd.teacher.scoring import scoring_order
+from recipe.egrsd.teacher.rows import scoring_order
 
 VOCABULARY = 32_000
 PROMPT, PRIVILEGED, ROWS = 64, 256, 8

@@ -8,11 +8,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from queues import PromptTable
 from runs import ROOT, write_inputs
 from transformers import MambaConfig, Qwen3Config
+from verl.utils import tensordict_utils as tu
 
 from recipe.egrsd.engine.shared_prompt import require_attention_only
-from recipe.egrsd.teacher.scoring import Sharing, scoring_order
+from recipe.egrsd.teacher.rows import Sharing, scoring_order
+from recipe.egrsd.teacher.scoring import nested, score
 
 
 @pytest.mark.parametrize("window", [None, pytest.param(16, marks=pytest.mark.long)])
@@ -84,6 +87,46 @@ def test_a_micro_batch_holds_as_many_groups_as_fit_and_divide_a_ranks_share():
 def test_no_sharing_else(prompts, ranks):
     order, sharing = order_of(prompts, [1] * len(prompts), num_ranks=ranks)
     assert sharing is None and sorted(order) == list(range(len(prompts)))
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_groups_of_different_size_share_their_prompts_too(ranks):
+    """Three problems with four, two and three responses, as wrong ones come: responses of one token make them even, and
+    for ranks a fourth problem; they cost their tokens alone."""
+    seen = {}
+
+    class Table(PromptTable):
+        def compute_log_prob(self, batch):
+            seen["shared_by"] = tu.get_non_tensor_data(batch, "egrsd_shared_by", None)
+            seen["tokens"] = sum(map(len, batch["responses"].unbind()))
+            seen["prompts"] = len({tuple(ids.tolist()) for ids in batch["prompts"].unbind()})
+            return super().compute_log_prob(batch)
+
+    prompts = [[7] * length for length in (300, 300, 301, 302, 300, 302, 301, 302, 300)]
+    lengths = [3, 1, 4, 1, 5, 9, 2, 6, 5]
+    rows = nested([torch.ones(length, dtype=torch.int64) for length in lengths])
+    knobs = {"num_ranks": ranks, "temperature": 1.0, "names": [*map(str, lengths)], "max_shared_tokens": 10**5}
+    found = score(Table(ranks).compute_log_prob, prompts, rows, rows, **knobs)
+    for ids, length, values in zip(prompts, lengths, found.log_probs.unbind(), strict=True):
+        assert values.tolist() == pytest.approx(PromptTable.log_probs(ids, length))
+    groups = -(-3 // ranks) * ranks
+    assert seen == {"shared_by": 4, "tokens": sum(lengths) + 4 * groups - 9, "prompts": groups}
+
+
+def test_what_makes_groups_even_does_not_speak_for_sharing():
+    """One problem with eight responses, eight with one: evened 1,008 tokens, alone 1,652."""
+    seen = {}
+
+    class Table(PromptTable):
+        def compute_log_prob(self, batch):
+            seen["shared_by"] = tu.get_non_tensor_data(batch, "egrsd_shared_by", None)
+            return super().compute_log_prob(batch)
+
+    prompts = [[7] * length for length in (100, *[100] * 7, *range(101, 109))]
+    rows = nested([torch.ones(1, dtype=torch.int64) for _ in prompts])
+    knobs = {"num_ranks": 1, "temperature": 1.0, "names": [""] * 16, "max_shared_tokens": 10**5}
+    score(Table().compute_log_prob, prompts, rows, rows, **knobs)
+    assert seen["shared_by"] is None
 
 
 def test_longest_first_and_ranks_alike():

@@ -14,7 +14,8 @@ import engine_outputs  # first: it loads register
 import torch
 from verl.utils import tensordict_utils as tu
 
-from recipe.egrsd.teacher.scoring import checked, scoring_batch, scoring_order
+from recipe.egrsd.teacher.rows import scoring_order
+from recipe.egrsd.teacher.scoring import checked, scoring_batch
 
 GROUP = 4
 PROMPTS, RESPONSES = (50, 33, 61), (5, 9, 1, 12, 7, 8, 3, 4, 11, 2, 6, 10)

@@ -2,6 +2,7 @@
 
 kinds.py    which weights teach, and how they follow the student
 readings.py several passes over one response, and their sum
-scoring.py  a pass that scores responses: rows, who takes which, the checks on what comes back
+rows.py     which rows a pass takes, in which order, and how they share their prompts
+scoring.py  a pass that scores responses, the checks on what comes back
 worker.py   verl's worker plus a teacher that moves: copy, moving average, save, load, shard by shard
 """

@@ -4,7 +4,6 @@ Rows are ``prompt + response``. verl's engines return per-token outputs aligned 
 front of the same response needs no other alignment (workers/utils/padding.py:194).
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +12,9 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 from verl.utils import tensordict_utils as tu
-from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions
 from verl.workers.utils.padding import response_from_nested
+
+from recipe.egrsd.teacher.rows import Sharing, planned
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,6 @@ class Scores:
     """float32, nats, over the whole vocabulary."""
     hidden: Tensor | None
     """What the head was given, flattened to T * H for each response; for a divergence only."""
-
-
-@dataclass(frozen=True)
-class Sharing:
-    """Every ``group_size`` consecutive rows have one prompt; a micro-batch holds whole groups."""
-
-    group_size: int
-    rows_of_micro_batch: int
 
 
 def scoring_batch(
@@ -81,44 +73,6 @@ def scoring_batch(
     return batch
 
 
-def scoring_order(
-    prompt_ids: Sequence[Sequence[int]], response_lengths: Sequence[int], *, num_ranks: int, max_tokens: int = 0
-) -> tuple[list[int], Sharing | None]:
-    """Which rows the ranks take, one rank's equal share after the other, so that all have about as much to compute.
-
-    verl has balanced the batch by the student's rows; privileged prompts differ much more in length. The rows of a rank
-    come longest first, so that micro-batches of a fixed number of padded rows hold rows of about one length.
-
-    Args:
-        prompt_ids: B privileged prompts.
-        response_lengths: B numbers of tokens.
-        num_ranks: divides B.
-        max_tokens: of a micro-batch whose rows share prompts; 0 for no sharing.
-
-    Returns:
-        The numbers of the rows in their new order; and how they share their prompts, where that pays: it takes two
-        passes through the weights instead of one, so it must save half of the tokens.
-    """
-    by_prompt = defaultdict(list)
-    for row, ids in enumerate(prompt_ids):
-        by_prompt[tuple(ids)].append(row)
-    alone = [len(ids) + length for ids, length in zip(prompt_ids, response_lengths, strict=True)]
-    shared = [len(ids) + sum(response_lengths[row] for row in rows) for ids, rows in by_prompt.items()]
-    groups, work, sharing = [[row] for row in range(len(alone))], alone, None
-    sizes = {len(rows) for rows in by_prompt.values()}
-    if 2 * sum(shared) <= sum(alone) and len(sizes) == 1 and len(shared) % num_ranks == 0 and max(shared) <= max_tokens:
-        groups, work, (group_size,) = list(by_prompt.values()), shared, sizes
-        per_rank = len(shared) // num_ranks
-        fitting = max(n for n in range(1, per_rank + 1) if per_rank % n == 0 and n * max(shared) <= max_tokens)
-        sharing = Sharing(group_size=group_size, rows_of_micro_batch=fitting * group_size)
-    work = calculate_workload(torch.tensor(work)).tolist()
-    order = []
-    shares: Any = get_seqlen_balanced_partitions(work, k_partitions=num_ranks, equal_size=True)
-    for share in shares:
-        order += [row for group in sorted(share, key=work.__getitem__, reverse=True) for row in groups[group]]
-    return order, sharing
-
-
 def score(
     engine: Callable[[TensorDict], TensorDict],
     prompt_ids: Sequence[Sequence[int] | None],
@@ -152,9 +106,9 @@ def score(
         nothing = torch.zeros_like(responses, dtype=torch.float32)
         return Scores(nothing, nothing, None)
     columns = (prompt_ids, responses.unbind(), response_mask.unbind(), names)
-    columns = ([column[row] for row in chosen] for column in columns)
-    prompts, rows, masks, labels = _filled(*columns, multiple=num_ranks * rows_of_micro_batch)
-    order, sharing = scoring_order(prompts, [*map(len, rows)], num_ranks=num_ranks, max_tokens=max_shared_tokens)
+    columns = [[column[row] for row in chosen] for column in columns]
+    limits = {"rows_of_micro_batch": rows_of_micro_batch, "max_tokens": max_shared_tokens}
+    (prompts, rows, masks, labels), order, sharing = planned(columns, num_ranks=num_ranks, **limits)
     columns = ([column[row] for row in order] for column in (prompts, rows, masks))
     batch = scoring_batch(*columns, temperature=temperature, sharing=sharing, keep_hidden=keep_hidden)
     if adapter_off:
@@ -169,17 +123,6 @@ def score(
     hidden = None if hidden is None else _spread(hidden, back, [0] * len(back))
     log_probs, entropy = (_spread(column, back, counts) for column in found)
     return Scores(log_probs, entropy, hidden)
-
-
-def _filled(prompts: list, rows: list, masks: list, names: list, *, multiple: int) -> tuple[list, list, list, list]:
-    """Rows of two tokens added, so that ranks take equal shares of whole micro-batches."""
-    missing = -len(rows) % multiple
-    return (
-        prompts + missing * [prompts[0][:1]],
-        rows + missing * [rows[0][:1]],
-        masks + missing * [torch.zeros_like(masks[0][:1])],
-        names + missing * ["(filling)"],
-    )
 
 
 def checked(output: TensorDict, response_mask: Tensor, *, names: Sequence[str]) -> tuple[Tensor, Tensor]:
