@@ -221,6 +221,24 @@ def test_host_memory_by_hand(qwen3_8b):
     )
 
 
+def test_hidden_states_of_the_teacher_by_hand(qwen3_8b):
+    """32 problems, 8 responses, 1,024 of at most 16,384 tokens, hidden size 4,096. OGLS-SD: a pass in bfloat16 and the
+    sum in float32; SSOPD: one response a problem; EGRSD: none."""
+    batch = ["data.train_batch_size=32", "actor_rollout_ref.rollout.n=8", "data.max_response_length=16384"]
+    room = ["algorithm.egrsd.teacher.max_prompt_length=20000"]
+    divergence = [*batch, *room, "algorithm.egrsd.divergence=reverse_kl", "algorithm.egrsd.pull.tokens=1024"]
+    name, tokens = "teacher's hidden states", 32 * 8 * 1024
+    steered = ["algorithm.egrsd.privilege=peers", "algorithm.egrsd.pull.rows=wrong"]
+    for overrides, expected in (
+        ([*divergence, *steered], 6 * tokens * 4096),
+        ([*divergence, "algorithm.egrsd.pull.rows=longest_wrong"], 2 * tokens / 8 * 4096),
+        ([*divergence, "algorithm.egrsd.pull.tokens=null"], 2 * tokens * 16 * 4096),
+        ([*batch, *room], None),
+    ):
+        found = estimates(qwen3_8b(*overrides))["host, training"].get(name)
+        assert found == (None if expected is None else pytest.approx(expected / GIB))
+
+
 @pytest.mark.parametrize("level", Level)
 def test_a_node_of_that_size(case, level):  # noqa: F811  a fixture
     built = case(rows=True)
