@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from queues import PromptTable
 from runs import ROOT, write_inputs
-from transformers import MambaConfig, Qwen3Config
+from transformers import DynamicCache, MambaConfig, Qwen3Config, Qwen3ForCausalLM
 from verl.utils import tensordict_utils as tu
 
-from recipe.egrsd.engine.shared_prompt import require_attention_only
-from recipe.egrsd.teacher.rows import Sharing, scoring_order
+from recipe.egrsd.engine.shared_prompt import prompt_inputs, require_attention_only, response_inputs
+from recipe.egrsd.teacher.rows import Sharing, planned, scoring_order
 from recipe.egrsd.teacher.scoring import nested, score
 
 
@@ -111,6 +111,29 @@ def test_groups_of_different_size_share_their_prompts_too(ranks):
         assert values.tolist() == pytest.approx(PromptTable.log_probs(ids, length))
     groups = -(-3 // ranks) * ranks
     assert seen == {"shared_by": 4, "tokens": sum(lengths) + 4 * groups - 9, "prompts": groups}
+
+
+def test_what_makes_groups_even_changes_no_score():
+    """Plain transformers: three problems with four, two and one response on two ranks, hence a fourth problem of two
+    tokens; logits as of each row by itself."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+    model = Qwen3ForCausalLM(Qwen3Config(vocab_size=50, num_hidden_layers=2, head_dim=8, **sizes)).eval()
+    first, second, third = (torch.randint(50, (length,)).tolist() for length in (300, 310, 290))
+    rows = [torch.randint(50, (length,)) for length in (3, 7, 2, 9, 4, 1, 6)]
+    columns = [[*[first] * 4, *[second] * 2, third], rows, [torch.ones_like(row) for row in rows], [*"abcdefg"]]
+    (prompts, rows, *_), order, sharing = planned(columns, num_ranks=2, rows_of_micro_batch=1, max_tokens=10**5)
+    assert sharing == Sharing(group_size=4, rows_of_micro_batch=8) and len(order) == 16
+    for at in (0, 8):  # a rank's only micro-batch
+        chosen, cache = order[at : at + 8], DynamicCache()
+        groups = [torch.tensor(prompts[row]) for row in chosen[::4]]
+        with torch.no_grad():
+            model(**prompt_inputs(groups), past_key_values=cache, use_cache=True)
+            found = model(**response_inputs(groups, [rows[row] for row in chosen], cache)).logits
+            for ours, row in zip(found, chosen, strict=True):
+                alone = model(torch.cat([torch.tensor(prompts[row]), rows[row]])[None]).logits
+                expected = alone[0, len(prompts[row]) - 1 : -1]
+                torch.testing.assert_close(ours[: len(rows[row])], expected, atol=2e-6, rtol=0)
 
 
 def test_what_makes_groups_even_does_not_speak_for_sharing():
