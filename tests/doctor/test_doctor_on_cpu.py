@@ -450,8 +450,20 @@ def test_the_ends_of_both_prompts_show_the_words_of_the_assistants_turn(case):
     found = list(boundary.check(case(f"{THINKING}=true", words, algorithm="opsd", rows=True)))
     end = r"assistant\n<think>\nFikiri hatua kwa hatua.'"
     assert said(found, GREEN).count(end) == 2 and "both begin their response at the same point" in said(found, GREEN)
+    assert "few such responses reach an answer; a longer response, or without" in said(found, YELLOW)
+    assert "enable_thinking=false" not in said(found, YELLOW)
     found = examine_only(case(words, algorithm="opsd"), "config")
     assert "enable_thinking=false closes the thoughts" in said(found, RED)
+
+
+def test_copsd_without_words_is_looked_at(case, tmp_path):
+    path = write_rows(tmp_path / "rows.parquet", change=lambda _, row: row["extra_info"].update(problem_en="Add."))
+    template = ["algorithm.egrsd.teacher.template=null", "algorithm.egrsd.teacher.max_prompt_length=460"]
+    knobs = [f"data.train_files={path}", f"{THINKING}=true", *template]
+    found = list(boundary.check(case(*knobs, algorithm="copsd", rows=True)))
+    assert "COPSD begins both turns with a sentence in the student's language" in said(found, YELLOW)
+    words = "algorithm.egrsd.assistant_prefix='Fikiri.'"
+    assert "COPSD" not in said(list(boundary.check(case(*knobs, words, algorithm="copsd", rows=True))), YELLOW)
 
 
 @pytest.mark.parametrize(

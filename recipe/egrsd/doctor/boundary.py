@@ -38,8 +38,16 @@ def check(case: Case) -> Iterator[Finding]:
         way_out = (
             f"+{key}=false" if heard else f"{key} does nothing to this template: a longer response, or another model"
         )
+        if words:  # which that switch would shut out
+            way_out = "a longer response, or without algorithm.egrsd.assistant_prefix"
         yield Finding(
             Level.YELLOW, f"the student may think: within {limit} few such responses reach an answer; {way_out}"
+        )
+    if config.algorithm.egrsd.privilege == "crosslingual" and not words:
+        yield Finding(
+            Level.YELLOW,
+            "nothing says in which language the student thinks: COPSD begins both turns with a sentence in the "
+            "student's language, algorithm.egrsd.assistant_prefix",
         )
     if "strftime_now" in template:
         yield Finding(
