@@ -156,15 +156,11 @@ def test_the_presets_are_valid():
     assert ssopd.rewards_count and ssopd.pulls and not ssopd.weighs and ssopd.privilege == "peer_correct"
     assert (oasis.pull.rows, oasis.privilege, oasis.rewards_count) == ("shortest_correct", "peer_wrong", False)
     ogls = validation.validate(composed(algorithm="ogls_sd"))
-    assert ogls.divergence_knobs == {"kind": "reverse_kl", "clip": 0.05, "clip_low": -0.05}
+    assert (ogls.divergence, ogls.divergence_clip, ogls.divergence_clip_low) == ("reverse_kl", 0.05, -0.05)
     assert (ogls.pull.rows, ogls.pull.tokens, ogls.pull.weighting) == ("wrong", 1024, "token_mean")
     assert (ogls.privilege, ogls.teacher.kind, ogls.rewards_count) == ("peers", "frozen", False)
-    assert [ogls.steering.strength_at(step) for step in (1, 26, 51, 100)] == [
-        0,
-        1.5,
-        3,
-        3,
-    ] and ogls.steering.own_response
+    strengths = [ogls.steering.strength_at(step) for step in (1, 26, 51, 100)]
+    assert strengths == [0, 1.5, 3, 3] and ogls.steering.own_response
 
 
 @pytest.mark.parametrize("overrides", REFUSED)
