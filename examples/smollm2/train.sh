@@ -29,7 +29,7 @@ DATA_ARGS=(
 )
 MODEL_ARGS=(
   actor_rollout_ref.model.path="$MODEL"
-  actor_rollout_ref.model.enable_gradient_checkpointing=false   # a pack of 1,024 tokens is small; a third of the time
+  actor_rollout_ref.model.enable_gradient_checkpointing=false   # packs of 1,024 tokens are small
   actor_rollout_ref.actor.ppo_mini_batch_size="$BATCH"
   actor_rollout_ref.actor.optim.lr="$LR"
   actor_rollout_ref.actor.optim.weight_decay=0.0
