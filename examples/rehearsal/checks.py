@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from recipe.egrsd.watch.metrics import INERT_NATS, METRICS, OF_DIVERGENCE, OF_PRIVILEGE
+from recipe.egrsd.watch.metrics import INERT_NATS, METRICS, OF_DIVERGENCE, OF_GROUPS, OF_PRIVILEGE
 
 Metrics = Mapping[int, Mapping[str, float]]
 
@@ -22,7 +22,7 @@ OF_WEIGHTS = {
 """Not logged by opsd and crisp, which have no weights."""
 NOT_JUDGED = {
     *("egrsd/reward_mean", "egrsd/reward_std", "egrsd/baseline_mean", "egrsd/baseline_std", "egrsd/correct_frac"),
-    *("egrsd/truncated_frac", "egrsd/first_token_log_ratio"),
+    *("egrsd/truncated_frac", "egrsd/first_token_log_ratio", "egrsd/mixed_problems_frac"),
 }
 """How well a model does on a few problems, and how much it wants to think first, says nothing about the machine."""
 TIMES = ("gen", "teacher", "update_actor", "update_weights", "step")
@@ -49,7 +49,7 @@ def steps_logged(metrics: Metrics, *, first: int, last: int) -> Finding:
 
 def complete(metrics: Metrics, *, divergence: bool) -> Finding:
     """Every metric of recipe/egrsd/watch/metrics.py in every step, and finite."""
-    names = set(METRICS) - OF_PRIVILEGE - (OF_WEIGHTS if divergence else OF_DIVERGENCE)
+    names = set(METRICS) - OF_PRIVILEGE - OF_GROUPS - (OF_WEIGHTS if divergence else OF_DIVERGENCE)
     wrong = [
         f"{name} is {data.get(name, 'missing')} in step {step}"
         for step, data in _steps(metrics)
