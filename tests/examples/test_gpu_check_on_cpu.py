@@ -20,7 +20,7 @@ from examples.rehearsal.table import machine, table
 from recipe.egrsd.watch.metrics import METRICS
 
 GOOD = {
-    **{name: 0.3 for name in METRICS.keys() - checks.OF_DIVERGENCE - checks.OF_PRIVILEGE - checks.OF_GROUPS},
+    **dict.fromkeys(METRICS.keys() - checks.OF_DIVERGENCE - checks.OF_PRIVILEGE - checks.OF_GROUPS, 0.3),
     "egrsd/teacher_entropy_mean": 0.3, "egrsd/teacher_entropy_max": 2.7, "egrsd/entropy_scale": 2.7,
     "egrsd/gate_mean": 0.97, "egrsd/gate_floor_frac": 0.0, "egrsd/ratio_weight_mean": 1.01,
     "egrsd/token_weight_mean": 0.98,
