@@ -16,6 +16,7 @@ from recipe.egrsd import checkpoint
 from recipe.egrsd.config import validation
 from recipe.egrsd.config.pull import PullConfig
 from recipe.egrsd.config.schema import EgrsdConfig, TeacherConfig
+from recipe.egrsd.config.steering import SteeringConfig
 from recipe.egrsd.config.verl_keys import KEYS
 from recipe.egrsd.hydra_plugin import Validation
 
@@ -94,7 +95,7 @@ def outcome(base: bytes, *overrides: str) -> str:
         return f"EGRSD: {refusal}"
     for field in (*fields(EgrsdConfig), *fields(TeacherConfig)):
         value = getattr(egrsd.teacher if field in fields(TeacherConfig) else egrsd, field.name)
-        assert type(value) in (int, float, str, bool, type(None), TeacherConfig, PullConfig)
+        assert type(value) in (int, float, str, bool, type(None), TeacherConfig, PullConfig, SteeringConfig)
     return ""
 
 

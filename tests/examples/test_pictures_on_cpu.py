@@ -36,7 +36,7 @@ def test_the_pictures_of_a_run(tmp_path):
     out.mkdir()
     (run / "metrics").mkdir()
     (run / "metrics.jsonl").rename(run / "metrics" / "000.jsonl")
-    summary = {"accuracy_before": 0.5, "accuracy_after": 0.8, "algorithm": "cl_egrsd", "task": "addition", "seed": 0}
+    summary = {"accuracy_before": 0.5, "accuracy_after": 0.8, "title": "cl_egrsd, seed 0"}
     (run / "summary.json").write_text(json.dumps(summary))
     report([str(run), "--out", str(run / "report.html")])
     pictures.main(run, out)

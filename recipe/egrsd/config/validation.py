@@ -164,7 +164,8 @@ def _check_teacher_rows(config: Any, egrsd: EgrsdConfig) -> None:
     if not engine.log_prob_use_dynamic_bsz:
         if engine.log_prob_micro_batch_size_per_gpu is None and engine.log_prob_micro_batch_size is None:
             raise ValueError(
-                f"{prefix}_micro_batch_size_per_gpu is not set, but the teacher is scored in such batches; set it."
+                f"{prefix}_micro_batch_size_per_gpu is not set, and with {prefix}_use_dynamic_bsz=false the teacher is "
+                "scored in such batches; set it."
             )
         return
     longest = egrsd.teacher.max_prompt_length + config.data.max_response_length

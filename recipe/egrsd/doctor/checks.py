@@ -83,7 +83,7 @@ def batches(case: Case) -> Iterator[Finding]:
         )
     updates = batch // mini * actor.ppo_epochs
     said = f"{named}, ppo_epochs={actor.ppo_epochs}: {updates} update(s) a batch"
-    return Finding(
+    yield Finding(
         graded(yellow=updates > 1), said + "; the paper makes one, on the policy that sampled" * (updates > 1)
     )
 
