@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from runs import INSTRUCTION, ROOT, TEMPERATURE, tiny, write_inputs
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
 
 from recipe.egrsd.report import sampling
 
@@ -41,6 +41,16 @@ def test_scores_are_those_of_a_plain_model(inputs, monkeypatch):
         torch.testing.assert_close(entropy.double(), -(exact.exp() * exact).sum(-1), atol=1e-5, rtol=0)
 
 
+def test_a_model_that_changes_its_logits_behind_the_head_is_refused(tmp_path, monkeypatch):
+    """A softcap, as Gemma 2 has it: scores made in the head would be another distribution's."""
+    monkeypatch.setattr(sampling, "get_device_name", lambda: "cpu")
+    shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "head_dim": 16}
+    config = Gemma2Config(vocab_size=40, num_attention_heads=2, num_key_value_heads=1, **shape)
+    Gemma2ForCausalLM(config).save_pretrained(tmp_path)
+    with pytest.raises(TypeError, match=r"Gemma2ForCausalLM changes the logits of its head \(a softcap"):
+        sampling.score(str(tmp_path), [[3, 4]], [[5, 6]], temperature=1.0, dtype="float32")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -49,6 +59,7 @@ def test_scores_are_those_of_a_plain_model(inputs, monkeypatch):
             "shows what a training step knows",
         ),
         (["algorithm.egrsd.gamma=-1"], "algorithm.egrsd.gamma=-1"),
+        (["reward.custom_reward_function.path=mine.py"], "reward.custom_reward_function.path=mine.py is not asked"),
     ],
 )
 def test_what_cannot_be_asked_is_named(words, said, inputs):

@@ -92,9 +92,10 @@ def test_no_number_was_rounded_to_bfloat16(name, request):
 
 
 def test_the_weights_reach_vllm(packed, padded):
-    """Both round to bfloat16: 0.02 of a probability, seen once; after a sync that lost a tensor it is 0.5 and more."""
+    """Both round to bfloat16: 0.0006 of a probability, seen. A vLLM with its first weights is 0.0125 off in step 3; one
+    tensor that was lost, 0.001, is for the float32 run of test_weight_sync_on_cpu.py to see."""
     for result in (packed, padded):
-        assert max(step["training/rollout_probs_diff_max"] for step in result.metrics) <= 0.05
+        assert max(step["training/rollout_probs_diff_max"] for step in result.metrics) <= 0.003
 
 
 def test_ranks_packing_and_micro_batches_change_no_more_than_bfloat16_rounds(packed, padded):

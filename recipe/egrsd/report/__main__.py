@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         try:
             folder = sampling.sample(argv[1:])
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             sys.exit(f"report mechanism: {error}")
         argv = [str(folder), "--out", str(folder / "report.html")]
     parser = argparse.ArgumentParser(

@@ -24,8 +24,10 @@ from transformers import AutoModelForCausalLM
 from verl.utils.device import get_device_name
 
 from recipe.egrsd.config import validation
+from recipe.egrsd.config.methods import OUR_REWARD
 from recipe.egrsd.doctor.case import Case, composed
-from recipe.egrsd.engine.head import head_scores
+from recipe.egrsd.engine.fsdp import PROBED_TOKENS
+from recipe.egrsd.engine.head import head_scores, require_plain_head, scoring_head
 from recipe.egrsd.evaluate.engine import Loading, Request, Sampling, generate
 from recipe.egrsd.method.advantage import WARMUP_MEAN
 from recipe.egrsd.method.vocabulary import Entropy
@@ -44,6 +46,9 @@ def sample(argv: Sequence[str]) -> Path:
     words = [f"actor_rollout_ref.model.path={args.model}", *(f"data.{f}_files={args.data}" for f in ("train", "val"))]
     case = Case(composed(["algorithm=cl_egrsd", *words, *args.overrides]), gpu_gib=0.0)
     egrsd = validation.validate(case.config)
+    reward = case.config.reward.custom_reward_function.path
+    if reward != OUR_REWARD:
+        raise ValueError(f"reward.custom_reward_function.path={reward} is not asked here; drop it, for our checker.")
     case.load_model()
     case.load_rows()
     if case.rows.kind.known_in_step:
@@ -74,16 +79,25 @@ def sample(argv: Sequence[str]) -> Path:
 def score(
     model: str, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], *, temperature: float, dtype: str
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Log-prob and entropy of every response token under that model, nats, float32: B of (T,) each, row by row."""
+    """Log-prob and entropy of every response token under that model, nats, float32: B of (T,) each, row by row.
+
+    Raises:
+        TypeError: if the model's logits are more than its head's product.
+    """
     device = get_device_name()
     network: Any = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
     network.to(device).eval()
+    require_plain_head(network, torch.arange(PROBED_TOKENS, device=device)[None])
     head, log_probs, entropies = network.get_output_embeddings(), [], []
     for prompt, response in tqdm(zip(prompts, responses, strict=True), total=len(prompts), desc="scoring"):
         ids = torch.tensor([[*prompt, *response]], device=device)
-        hidden = network.base_model(input_ids=ids).last_hidden_state[0, len(prompt) - 1 : -1]
-        labels, knobs = ids[0, len(prompt) :], {"temperature": temperature, "also": Entropy()}
-        scores = head_scores(hidden, head.weight, head.bias, labels, **knobs).cpu()
+
+        def in_the_head(hidden: Tensor, first: int = len(prompt), ids: Tensor = ids) -> Tensor:
+            labels, knobs = ids[0, first:], {"temperature": temperature, "also": Entropy()}
+            return head_scores(hidden[0, first - 1 : -1], head.weight, head.bias, labels, **knobs)[None]
+
+        with scoring_head(head, in_the_head):
+            scores = network(input_ids=ids).logits[0].cpu()
         log_probs.append(scores[:, 0])
         entropies.append(scores[:, 1])
     return log_probs, entropies
