@@ -37,16 +37,10 @@ unexport PYTHONDONTWRITEBYTECODE
 CHECKS = $(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/deptry . \
     && $(VENV)/bin/basedpyright --pythonpath $(VENV)/bin/python
 
-# A run waits as often as it computes, so two at a time, and the tests without one beside them, save a quarter of the time. Runs that
-# several tests look at are made once (tests/conftest.py). pytest's 5 means that no test was selected. Three processes share two cores:
-# a thread each.
+# A run waits as often as it computes, so two at a time, and the tests without one beside them, save a quarter of the time: three
+# processes on two cores, a thread each. tests/conftest.py says which tests belong together. pytest's 5 means that none was selected.
 define in-three-processes
-	@EGRSD_SHARED_RUNS=$$(mktemp -d); export EGRSD_SHARED_RUNS OMP_NUM_THREADS=1; trap 'rm -rf "$$EGRSD_SHARED_RUNS"' EXIT; \
-	$(VENV)/bin/python -m pytest -m "second_lane and ($(1))" $(ARGS) >.second.log 2>&1 & second=$$!; \
-	$(VENV)/bin/python -m pytest -m "slow and not second_lane and ($(1))" $(ARGS) >.slow.log 2>&1 & slow=$$!; \
-	$(VENV)/bin/python -m pytest -m "not slow and ($(1))" $(ARGS); codes=$$?; \
-	wait $$slow; codes="$$codes $$?"; wait $$second; codes="$$codes $$?"; cat .slow.log .second.log; \
-	for code in $$codes; do case $$code in 0|5) ;; *) exit 1 ;; esac; done
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder -m "$(1)" $(ARGS) || test $$? = 5
 endef
 
 install: $(VENV)/ok

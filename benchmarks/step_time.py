@@ -1,7 +1,7 @@
 """A training step of EGRSD and CL-EGRSD against one of verl's own GRPO, through the real main_ppo on this machine's
 CPU.
 
-    PYTHONPATH=.:tests/support python benchmarks/step_time.py [--steps 4] [--out results.json]
+    PYTHONPATH=.:tests/support python benchmarks/step_time.py [--steps 4] [--methods egrsd opsd ogls_sd] [--out results.json]
 
 For each shape a run that is not timed makes the rollouts, and all methods train on them, none having generated anything
 itself. A model of 20 million parameters with random weights, student prompts of 64 tokens, privileged ones of 256. What
@@ -29,6 +29,8 @@ from recipe.egrsd.teacher.rows import scoring_order
 
 VOCABULARY = 32_000
 PROMPT, PRIVILEGED, ROWS = 64, 256, 8
+GUIDE_FRAME = 64
+"""More than what stands around a response in a teacher's prompt."""
 STAGES = ("old_log_prob", "adv", "update_actor")
 
 
@@ -73,6 +75,7 @@ def measure(
     inputs: Path, folder: Path, *, response: int, group: int, steps: int, methods: list[str]
 ) -> dict[str, list[dict[str, float]]]:
     """Method -> seconds of the stages in each step."""
+    longest = max(PRIVILEGED, PROMPT + GUIDE_FRAME + response)  # where a teacher is shown a response
     prompts, lengths = [[0] * PRIVILEGED] * group, [response] * group
     one_group = PRIVILEGED + group * response
     sharing = scoring_order(prompts, lengths, num_ranks=1, max_tokens=one_group)[1]
@@ -86,13 +89,13 @@ def measure(
         # all tokens of a micro-batch.
         f"actor_rollout_ref.actor.ppo_max_token_len_per_gpu={PROMPT + response}",
         f"actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu={PROMPT + response}",
-        f"actor_rollout_ref.ref.log_prob_max_token_len_per_gpu={one_group if sharing else PRIVILEGED + response}",
+        f"actor_rollout_ref.ref.log_prob_max_token_len_per_gpu={max(one_group * bool(sharing), longest + response)}",
         "trainer.save_freq=-1",
         # All weights in one message: vLLM 0.29 refuses tied ones that come apart.
         "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes=256",
         *replaying(folder / "rollouts", list(range(1, steps + 1))),
     ]  # fmt: skip
-    ours = [*shared, f"algorithm.egrsd.teacher.max_prompt_length={PRIVILEGED}", "algorithm.egrsd.score_student=auto"]
+    ours = [*shared, f"algorithm.egrsd.teacher.max_prompt_length={longest}", "algorithm.egrsd.score_student=auto"]
     times = {}
     good(run(inputs, folder / "recorded", ours, algorithm=methods[0], EGRSD_PROBE=""))
     for method in methods:

@@ -23,6 +23,19 @@ def pytest_report_header() -> str:
     return f"verl {version('verl')}"  # make test-matrix
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Which tests one process of make test runs: whole runs, which come first, in two lanes; those on one queue; the
+    others file by file, so that what a file makes once is made once."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    for item in items:
+        if item.get_closest_marker("slow"):
+            group = "second lane" if item.get_closest_marker("second_lane") else "first lane"
+        else:
+            group = "queue" if "queue" in getattr(item, "fixturenames", ()) else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--renew", action="store_true", help="write the golden files instead of comparing (make golden)")
 
@@ -38,7 +51,9 @@ def golden(request) -> Golden:
 @pytest.fixture(scope="session")
 def once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
     """Fills a folder once for all processes of make test: whoever needs it first does so, the others wait."""
-    shared = Path(os.environ.get("EGRSD_SHARED_RUNS") or tmp_path_factory.mktemp("shared"))
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    shared.mkdir(exist_ok=True)
 
     def fill(name: str, make: Callable[[Path], object]) -> Path:
         folder, done = shared / name, shared / f"{name}.done"

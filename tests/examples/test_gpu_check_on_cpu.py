@@ -236,7 +236,7 @@ def test_the_whole_program_with_the_rehearsals_model(tmp_path):
 
 def test_make_takes_the_python_that_trains():
     def said(*words: str, **variables: str) -> str:
-        ours = ("PYTHON", "VERL_PLATFORM", "MAKE", "MFLAGS")  # make test, too, is a make
+        ours = ("PYTHON", "VERL_PLATFORM", "MAKE", "MFLAGS", "ARGS")  # make test, too, is a make
         kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         return subprocess.check_output(["make", "-n", "gpu-check", *words], cwd=ROOT, env=kept | variables, text=True)
 

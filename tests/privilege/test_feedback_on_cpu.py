@@ -12,7 +12,7 @@ import torch
 import transfer_queue as tq
 from composing import composed, refusal
 from micro_batches import settings
-from queues import PromptTable, queue  # noqa: F401  a fixture
+from queues import PromptTable
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
 from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
@@ -122,7 +122,7 @@ def row(key: str) -> dict:
 
 
 @pytest.fixture
-def batch(queue) -> KVBatchMeta:  # noqa: F811  a fixture
+def batch(queue) -> KVBatchMeta:
     """Eight rows: the five above and three padding samples, out of order."""
     keys, tags = list(ROLLOUTS), [{"seq_len": 1} for _ in ROLLOUTS]
     tq.kv_batch_put(keys=keys, partition_id="train", fields=list_of_dict_to_tensordict([*map(row, keys)]), tags=tags)

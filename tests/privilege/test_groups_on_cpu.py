@@ -13,7 +13,6 @@ import torch
 import transfer_queue as tq
 from composing import composed
 from micro_batches import jagged, settings, trained
-from queues import queue  # noqa: F401  a fixture
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
@@ -56,7 +55,7 @@ def row(number: int, key: str) -> dict:
 
 
 @pytest.fixture
-def batch(queue) -> KVBatchMeta:  # noqa: F811  a fixture
+def batch(queue) -> KVBatchMeta:
     """Eight rows: the five above and three of verl's padding samples, out of order, as balancing leaves them."""
     keys = list(ROLLOUTS)
     tags = [{"seq_len": 1} for _ in keys]

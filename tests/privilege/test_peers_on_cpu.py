@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 from micro_batches import EVERYWHERE, settings, trained
-from queues import PromptTable, queue  # noqa: F401  a fixture
+from queues import PromptTable
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
 from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
@@ -122,7 +122,7 @@ def row(key: str) -> dict:
 
 
 @pytest.fixture
-def batch(queue) -> KVBatchMeta:  # noqa: F811  a fixture
+def batch(queue) -> KVBatchMeta:
     """Eight rows: the seven above and a padding sample, out of order."""
     torch.manual_seed(0)
     keys, tags = list(ROLLOUTS), [{"seq_len": 1} for _ in ROLLOUTS]
