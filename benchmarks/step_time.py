@@ -1,7 +1,7 @@
 """A training step of EGRSD and CL-EGRSD against one of verl's own GRPO, through the real main_ppo on this machine's
 CPU.
 
-    PYTHONPATH=.:tests/support python benchmarks/step_time.py [--steps 4] [--methods egrsd opsd ogls_sd] [--out results.json]
+    PYTHONPATH=.:tests/support python benchmarks/step_time.py [--steps 4] [--methods egrsd opsd] [--out results.json]
 
 For each shape a run that is not timed makes the rollouts, and all methods train on them, none having generated anything
 itself. A model of 20 million parameters with random weights, student prompts of 64 tokens, privileged ones of 256. What
