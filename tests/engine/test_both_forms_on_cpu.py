@@ -64,6 +64,17 @@ def test_gradients_in_bfloat16(results):
         assert distance(chunks["gradients"], exact) <= 1.1 * distance(whole["gradients"], exact) <= 0.03
 
 
+def test_an_adapter(results):
+    """In front of a frozen head, whose backward pass makes no logits."""
+    chunks, whole = (results["adapter"][form] for form in FORMS)
+    assert all("lora_" in name for name in whole["gradients"])
+    assert max(tensor.abs().max() for tensor in whole["gradients"].values()) > 0.01
+    assert distance(chunks["gradients"], whole["gradients"]) <= 2e-6
+    for preset in PRESETS:
+        for name, tensor in whole[preset].items():
+            torch.testing.assert_close(chunks[preset][name], tensor, atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_parameters_after_three_steps(results, preset):
     """In float32, whereas two presets are hundredths apart."""

@@ -107,6 +107,8 @@ def main(rank: int, model: str, out: str, ranks: int) -> None:
         engine = engine_outputs.build_engine(model, dtype=dtype, checkpointing=checkpointing, **options)
         batch = rows(engine.model_config.hf_config.vocab_size, rank=rank, ranks=ranks)
         results[f"{dtype} {checkpointing=}"] = trained(engine, batch, steps=dtype == "fp32")
+    engine = engine_outputs.build_engine(model, dtype="fp32", lora_rank=4, **options)
+    results["adapter"] = trained(engine, batch, steps=True)
     if rank == 0:
         torch.save(results, out)
 

@@ -40,6 +40,7 @@ def build_engine(
     dtype: str = "bf16",
     forward_only: bool = True,
     checkpointing: bool = True,
+    lora_rank: int = 0,
     optimizer: FSDPOptimizerConfig | None = None,
     **options,
 ):
@@ -51,6 +52,7 @@ def build_engine(
             override_config={"attn_implementation": "sdpa"},
             use_remove_padding=True,
             enable_gradient_checkpointing=checkpointing,
+            lora_rank=lora_rank,
         ),
         engine_config=FSDPEngineConfig(
             strategy="fsdp2",
