@@ -31,8 +31,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("slow"):
             group = "second lane" if item.get_closest_marker("second_lane") else "first lane"
+        elif "queue" in getattr(item, "fixturenames", ()):
+            group = "queue"
+            item.add_marker(pytest.mark.queue)
         else:
-            group = "queue" if "queue" in getattr(item, "fixturenames", ()) else item.path.stem
+            group = item.path.stem
         item.add_marker(pytest.mark.xdist_group(group))
 
 

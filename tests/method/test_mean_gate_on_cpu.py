@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from composing import refusal, settings
+from composing import refusal_of, settings
 from micro_batches import GATE_MEAN
 from torch import Tensor
 
@@ -97,11 +97,11 @@ def test_every_token_with_a_teacher_has_the_batchs_gate(window):
         ),
     ],
 )
-def test_where_there_is_no_gate_it_is_refused(algorithm, overrides, said, monkeypatch, tmp_path):
+def test_where_there_is_no_gate_it_is_refused(algorithm, overrides, said, tmp_path):
     own = tmp_path / "my_weights.py"
     own.write_text("def mine(s, t, e, advantages, m, *, gamma):\n    return advantages * 0 + gamma\n")
     overrides = [word.replace("OWN", str(own)) for word in overrides]
-    assert said in refusal(monkeypatch, tmp_path, *overrides, algorithm=algorithm)
+    assert said in refusal_of(*overrides, algorithm=algorithm)
 
 
 def test_the_preset_is_egrsd_with_that_key_alone():

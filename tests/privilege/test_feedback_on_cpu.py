@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transfer_queue as tq
-from composing import composed, refusal
+from composing import composed, refusal_of
 from micro_batches import settings
 from queues import PromptTable
 from transfer_queue import KVBatchMeta
@@ -188,7 +188,7 @@ def test_a_batch_of_which_nothing_is_said_asks_no_teacher(batch):
     ],
 )
 @pytest.mark.parametrize("privilege", ["feedback", "feedback_shuffled"])
-def test_refused_before_ray(privilege, overrides, said, monkeypatch, tmp_path):
+def test_refused_before_ray(privilege, overrides, said):
     words = [f"algorithm.egrsd.privilege={privilege}", *overrides.split()]
-    message = refusal(monkeypatch, tmp_path, *words)
+    message = refusal_of(*words)
     assert f"algorithm.egrsd.privilege={privilege} shows" in message and said in message and message.isprintable()

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transfer_queue as tq
-from composing import refusal
+from composing import refusal_of
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
@@ -366,6 +366,6 @@ def test_from_the_second_step_of_a_ramp_it_is_pulled(batch):
         ("+algorithm.egrsd.steering.power=2", "algorithm.egrsd.steering has unknown key(s) ['power']"),
     ],
 )  # fmt: skip
-def test_refused_before_ray(overrides, said, monkeypatch, tmp_path):
-    message = refusal(monkeypatch, tmp_path, *overrides.split(" "), algorithm="ogls_sd")
+def test_refused_before_ray(overrides, said):
+    message = refusal_of(*overrides.split(" "), algorithm="ogls_sd")
     assert said in message and message.isprintable()

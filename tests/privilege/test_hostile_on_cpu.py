@@ -1,8 +1,5 @@
-"""Bad rows and bad outputs: none crashes, none hangs, each gets 0 points or a named refusal, none forges a chat
-turn."""
-
-import time
-from collections import Counter
+"""Bad rows: none crashes, each is used or gets a named refusal, none forges a chat turn. Bad outputs:
+tests/reward/test_hostile_responses_on_cpu.py."""
 
 import hostile
 import pytest
@@ -10,10 +7,8 @@ from test_dataset_on_cpu import PROBLEMS, dataset, write
 
 from examples.tiny_cpu import model as tiny
 from examples.tiny_cpu.task import verl_row
-from recipe.egrsd.reward import compute_score
 
 ROW = verl_row(PROBLEMS[0], 0)
-TIMEOUT = 0.5
 
 
 QWENS = [
@@ -39,23 +34,9 @@ def rows(tokenizer):
 
 
 def test_the_corpus_is_large(rows):
-    assert len(rows) + len(list(hostile.responses())) >= 300
+    assert len(rows) >= 140
     names = [name for name, _ in rows]
     assert len(set(names)) == len(names)
-
-
-def test_every_response_gets_0_within_its_time():
-    """One after the other, so that a response which harmed the next one would show."""
-    outcomes = Counter()
-    for name, text in hostile.responses():
-        started = time.monotonic()
-        result = compute_score("math", text, "7", timeout_seconds=TIMEOUT)
-        assert result["score"] == 0.0, name
-        assert time.monotonic() - started < TIMEOUT + 5.0, name  # 5 s: a killed worker is replaced on a slow machine
-        outcomes.update(flag for flag in ("timed_out", "crashed", "answer_too_long", "has_answer") if result[flag])
-        assert compute_score("math", "\\boxed{\\frac{14}{2}}", "7", timeout_seconds=30.0)["score"] == 1.0, name
-    assert outcomes["timed_out"] > 0
-    assert outcomes["answer_too_long"] > 0
 
 
 def test_every_row_is_used_or_refused_by_name(rows, tokenizer, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import reference
 import torch
 import transfer_queue as tq
-from composing import composed, refusal
+from composing import composed, refusal_of
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
@@ -314,6 +314,6 @@ def test_with_nothing_to_pull_no_teacher_is_asked(pull, batch):
         ("algorithm.egrsd.teacher.peer=best", "teacher.peer=best is not available; choose from"),
     ],
 )  # fmt: skip
-def test_refused_before_ray(overrides, said, monkeypatch, tmp_path):
-    message = refusal(monkeypatch, tmp_path, *overrides.split(" "))
+def test_refused_before_ray(overrides, said):
+    message = refusal_of(*overrides.split(" "))
     assert said in message and message.isprintable()

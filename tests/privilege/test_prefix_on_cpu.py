@@ -5,7 +5,7 @@ import copy
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from composing import composed, refusal
+from composing import composed, refusal_of
 from runs import ROOT, write_inputs
 from test_dataset_on_cpu import PROBLEMS, dataset, write
 from transformers import AutoTokenizer
@@ -134,8 +134,8 @@ def test_an_evaluation_begins_with_them(inputs, tmp_path):
         (["algorithm.egrsd.assistant_prefix=' '"], "algorithm.egrsd.assistant_prefix=  must be some words, or null"),
     ],
 )
-def test_refused_before_ray(overrides, said, monkeypatch, tmp_path):
-    message = refusal(monkeypatch, tmp_path, "algorithm.egrsd.assistant_prefix='Sawa.'", *overrides)
+def test_refused_before_ray(overrides, said):
+    message = refusal_of("algorithm.egrsd.assistant_prefix='Sawa.'", *overrides)
     assert said in message and message.isprintable()
 
 
@@ -193,20 +193,20 @@ def test_a_row_without_a_usable_english_problem_is_named(value, reason, tokenize
     assert f"row 2: {reason}" in str(refused.value)
 
 
-def test_missing_columns_are_refused_before_ray(inputs, monkeypatch, tmp_path):
+def test_missing_columns_are_refused_before_ray(inputs, tmp_path):
     path, validation = write(tmp_path / "rows.parquet"), write(tmp_path / "val.parquet")
     files = [f"data.train_files={path}", f"data.val_files={validation}", "ray_kwargs.ray_init.num_cpus=64"]
     files += [f"actor_rollout_ref.model.path={inputs}/model"]
-    message = refusal(monkeypatch, tmp_path, *files, algorithm="copsd")
+    message = refusal_of(*files, algorithm="copsd")
     assert (
         f"data.train_files={path} has no extra_info.problem_en, which algorithm.egrsd.privilege=crosslingual shows; "
         "extra_info holds ['index', 'solution']: name the right one in algorithm.egrsd.teacher.problem_key, or"
         in message
     )
-    message = refusal(monkeypatch, tmp_path, *files, "algorithm.egrsd.teacher.solution_key=proof")
+    message = refusal_of(*files, "algorithm.egrsd.teacher.solution_key=proof")
     assert "has no extra_info.proof, which algorithm.egrsd.privilege=solution shows" in message
     path.write_bytes(path.read_bytes()[:-9])
-    assert f"data.train_files={path} is no parquet file (" in refusal(monkeypatch, tmp_path, *files)
+    assert f"data.train_files={path} is no parquet file (" in refusal_of(*files)
 
 
 @pytest.mark.parametrize("privilege", ["answer_only", "peer_correct", "feedback", "none", "concise"])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from composing import composed, refusal
+from composing import composed, refusal_of
 from micro_batches import PROMPTS, RESPONSES, actor_config, micro_batch, output, rows, settings
 from verl.workers.utils.losses import ppo_loss
 
@@ -146,9 +146,9 @@ def test_it_is_tried_before_ray(name):
         ("null", "is NoneType; it should be a valid string."),
     ],
 )
-def test_a_name_that_is_none_is_refused_on_the_command_line(value, said, monkeypatch, tmp_path):
+def test_a_name_that_is_none_is_refused_on_the_command_line(value, said, tmp_path):
     (tmp_path / "broken.py").write_text("import nowhere_to_be_found\n")
-    message = refusal(monkeypatch, tmp_path / "run", f"{KEY}={value.format(folder=tmp_path)}")
+    message = refusal_of(f"{KEY}={value.format(folder=tmp_path)}")
     assert f"{KEY}=" in message and said in message and message.isprintable()
 
 
