@@ -20,11 +20,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TokenWeights:
-    """The weights of a micro-batch, each (B, T) float32 and detached; exactly 1 where there is no teacher. None for a
-    part that a weight does not have."""
+    """The weights of a micro-batch, each (B, T) float32 and detached; exactly 1 where there is no teacher, what is
+    added exactly 0. None for a part that a weight does not have."""
 
     token: Tensor
     """What the advantage is multiplied by."""
+    added: Tensor | None = None
+    """What is then added to it (evidence.py)."""
     ratio: Tensor | None = None
     """In [1 - clip_range, 1 + clip_range]."""
     gate: Tensor | None = None
