@@ -24,7 +24,7 @@ case $ALGORITHM in
   grpo)   # no teacher left in it: every token weight is 1
     PRESET=(algorithm=egrsd_ungated algorithm.egrsd.clip_range=0 algorithm.egrsd.length_bonus=0 algorithm.egrsd.advantage=grpo)
     GROUP=8 ;;
-  rlsd|ssopd|oasis|hsd|ogls_sd) GROUP=8 ;;
+  rlsd|ssopd|oasis|hsd|ogls_sd|rlcsd|sipo) GROUP=8 ;;
   crisp) TEMPLATE=concise_prompt.jinja ;;
   op2sd)
     TEMPLATE=other_problem.jinja

@@ -16,13 +16,14 @@ from verl.workers.utils.padding import no_padding_2_padding, response_to_nested
 
 from recipe.egrsd.config.schema import EgrsdConfig
 from recipe.egrsd.method.divergence import CLIPPED
+from recipe.egrsd.method.evidence import evidence_of
 from recipe.egrsd.method.pull import propagation
-from recipe.egrsd.token_weight import weigh, weight_metrics
-from recipe.egrsd.watch.sums import pull_sums, student_sums, teacher_sums
+from recipe.egrsd.token_weight import CONTRAST, weigh
+from recipe.egrsd.watch.sums import pull_sums, student_sums, teacher_sums, weight_metrics
 
 SUM_PREFIX = "egrsd_sum/"
 SCALARS = ("entropy_scale", "gate_mean", "mixing")
-"""What every micro-batch is told of the whole batch and the step."""
+"""What every micro-batch is told of the whole batch and the step; with a teacher that contrasts modulated_frac, too."""
 ROLLOUT_DISTANCE_MEAN, ROLLOUT_DISTANCE_MAX = "rollout_probs_diff_mean", "rollout_probs_diff_max"
 """verl's names under training/ for what it computes from its old_log_prob pass (utils/debug/metrics.py:63)."""
 
@@ -41,22 +42,28 @@ def egrsd_loss(
         model_output: ``log_probs``, jagged over prompt + response.
         data: the micro-batch with every TransferQueue field, among them ``teacher_log_probs``, ``teacher_entropy``,
             ``advantages``, ``response_mask``, ``teacher_mask`` (sampled tokens that have a teacher; the others weigh
-            exactly 1), jagged over the response, and the scalars of SCALARS, ``egrsd_`` before each.
+            exactly 1), jagged over the response, with a teacher that contrasts ``contrast_log_probs`` likewise, and the
+            scalars of SCALARS, ``egrsd_`` before each.
     """
     student = no_padding_2_padding(model_output["log_probs"], data).detach()
     mask, taught = (data[name].to_padded_tensor(0).bool() for name in ("response_mask", "teacher_mask"))
     advantages, teacher, entropy = (
         data[field].to_padded_tensor(0.0) for field in ("advantages", "teacher_log_probs", "teacher_entropy")
     )
-    scalars = {name: data[f"egrsd_{name}"] for name in SCALARS}
-    weights = weigh(egrsd, student, teacher, entropy, advantages, taught, **scalars)
-    weighted = torch.where(mask, advantages * weights.token, advantages)
+    scalars = {name: data[f"egrsd_{name}"] for name in (*SCALARS, *["modulated_frac"] * egrsd.contrasts)}
+    contrast = data[CONTRAST].to_padded_tensor(0.0) if egrsd.contrasts else None
+    weights = weigh(egrsd, student, teacher, entropy, advantages, taught, contrast_log_probs=contrast, **scalars)
+    weighted = advantages * weights.token
+    weighted = torch.where(mask, weighted if weights.added is None else weighted + weights.added, advantages)
     data = data.copy()
     data["advantages"] = response_to_nested(weighted, data["response_mask"])
     if "old_log_probs" not in data:  # the only update of this batch: the old policy is the one being trained
         data["old_log_probs"] = response_to_nested(student, data["response_mask"])
     loss, metrics = ppo_loss(config, model_output, data, dp_group)
     per_token = weight_metrics(weights, clip_range=egrsd.clip_range, floor=egrsd.floor)
+    if contrast is not None:
+        evidence = evidence_of(teacher, contrast)
+        per_token |= {"evidence_mean": evidence, "evidence_abs_mean": evidence.abs()}
     return loss, metrics | _logged(student, teacher, per_token, data)
 
 

@@ -23,6 +23,7 @@ from recipe.egrsd.config.schema import EgrsdConfig
 from recipe.egrsd.config.strict import leaves, one_line, resolved, shown
 from recipe.egrsd.privilege import prompts
 from recipe.egrsd.privilege.dataset import EgrsdDataset
+from recipe.egrsd.token_weight import trial
 
 OLD_REWARD_NODES = ("custom_reward_function", "reward_model", "sandbox_fusion")
 MARK = "egrsd looks where this goes"
@@ -52,7 +53,8 @@ def check(config: DictConfig, egrsd: EgrsdConfig) -> None:
         _tried("algorithm.egrsd.advantage", egrsd.advantage, fault, lambda: _try_estimator(config))
     _tried(token_weight.KEY, egrsd.token_weight, "cannot be loaded", lambda: token_weight.look_up(egrsd.token_weight))
     token_weight.require_gate(egrsd)
-    _tried(token_weight.KEY, egrsd.token_weight, "fails on made-up responses", lambda: token_weight.try_out(egrsd))
+    token_weight.require_contrast(egrsd)
+    _tried(token_weight.KEY, egrsd.token_weight, "fails on made-up responses", lambda: trial.try_out(egrsd))
     if template := egrsd.teacher.template:
         _tried("algorithm.egrsd.teacher.template", template, "cannot be used", lambda: _try_template(egrsd, template))
 

@@ -12,6 +12,7 @@ from transfer_queue import KVBatchMeta
 from recipe.egrsd import batches
 from recipe.egrsd.config.schema import FEEDBACK_PRIVILEGES, PEER_PRIVILEGES, EgrsdConfig
 from recipe.egrsd.privilege import feedback
+from recipe.egrsd.privilege.contrasts import boxed_ids, wrong_answers, wrong_peers
 from recipe.egrsd.privilege.guides import BARE, SOLUTION, guides
 from recipe.egrsd.privilege.peers import chosen_peers, shown_ids, spliced
 from recipe.egrsd.privilege.rows import teacher_prompts
@@ -34,18 +35,18 @@ def readings_of(
         fillings, metrics = _told(batch, problems, frames, egrsd, seed=chance, tokenizer=tokenizer)
         found = _once(frames, fillings)
     elif egrsd.privilege in PEER_PRIVILEGES:
-        control = set(tokenizer.all_special_ids)
-        shown = [shown_ids(ids.tolist(), control_ids=control) for ids in data["responses"].unbind()]
-        shown = [ids if counts else None for ids, counts in zip(shown, real, strict=True)]
-        if egrsd.privilege == "peers":
-            found = _guided(batch.keys, data, problems, frames, shown, egrsd, step=step)
-        else:
-            fillings = _peers(batch.keys, data, problems, shown, egrsd, seed=chance)
-            found = _once(frames, fillings)
+        control = {*tokenizer.all_special_ids}
+        found, fillings = _beside_peers(
+            batch.keys, data, problems, frames, egrsd, step=step, seed=chance, control=control
+        )
+    elif egrsd.privilege == "answer_contrast":
+        right = [*map(list, data["teacher_answer_ids"])]
+        found = _both_sides(frames, right, _wrong_answers(batch.keys, data, frames, right, egrsd, tokenizer))
     else:
         return [[] if ids is None else [Reading(ids)] for ids in frames], {}
     # What was shown, for whoever looks on: of several the first that is no bare problem.
-    batches.write_lists(batch, teacher_prompt_ids=[[*of_row[:2][-1].prompt] if of_row else [] for of_row in found])
+    first = int(egrsd.privilege == "peers")
+    batches.write_lists(batch, teacher_prompt_ids=[[*of_row[first].prompt] if of_row else [] for of_row in found])
     alone = sum(not ids for ids, counts in zip(fillings or found, real, strict=True) if counts)
     name = "no_feedback_frac" if egrsd.privilege in FEEDBACK_PRIVILEGES else "no_peer_frac"
     metrics[f"egrsd/{name}"] = alone / sum(real)
@@ -67,6 +68,30 @@ def _once(frames: Ids, fillings: Ids) -> list[list[Reading]]:
     ]
 
 
+def _beside_peers(
+    keys: Sequence[str],
+    data: TensorDict,
+    problems: list[list[int]],
+    frames: Ids,
+    egrsd: EgrsdConfig,
+    *,
+    step: int,
+    seed: str,
+    control: set[int],
+) -> tuple[list[list[Reading]], Ids | None]:
+    """The readings; and, where each is beside one peer, that one."""
+    shown = [shown_ids(ids.tolist(), control_ids=control) for ids in data["responses"].unbind()]
+    shown = [None if frame is None else ids for ids, frame in zip(shown, frames, strict=True)]
+    if egrsd.privilege == "peers":
+        return _guided(keys, data, problems, frames, shown, egrsd, step=step), None
+    peers = _peers(keys, data, problems, shown, egrsd, seed=seed)
+    if egrsd.privilege != "peer_contrast":
+        return _once(frames, peers), peers
+    knobs = {"most": egrsd.contrast.wrong_guides, "seed": seed}
+    wrong = wrong_peers(keys, problems, correct_rows(data), shown, **knobs)
+    return _both_sides(frames, peers, [[shown[peer] for peer in of_row] for of_row in wrong]), None
+
+
 def _peers(
     keys: Sequence[str], data: TensorDict, problems: list[list[int]], shown: Ids, egrsd: EgrsdConfig, *, seed: str
 ) -> Ids:
@@ -75,6 +100,29 @@ def _peers(
     peers = chosen_peers(keys, problems, correct_rows(data), shown, **knobs)
     nobody: list[int] | None = [] if egrsd.privilege == "answer_and_peer" else None
     return [nobody if peer is None else shown[peer] for peer in peers]
+
+
+def _both_sides(frames: Ids, right: Ids, wrong: Sequence[Sequence[Any]]) -> list[list[Reading]]:
+    """Each response is read beside its right guide, then beside each wrong one; not at all without either."""
+    return [
+        []
+        if frame is None or guide is None or not others
+        else [Reading(spliced(frame, guide)), *(Reading(spliced(frame, ids), against=True) for ids in others)]
+        for frame, guide, others in zip(frames, right, wrong, strict=True)
+    ]
+
+
+def _wrong_answers(
+    keys: Sequence[str], data: TensorDict, frames: Ids, right: Ids, egrsd: EgrsdConfig, tokenizer: Any
+) -> list[list[list[int]]]:
+    """For each row the wrong answer that its teacher is shown, alone in a list; padding samples have none."""
+    limit = egrsd.teacher.max_prompt_length
+    answers = [
+        None if frame is None else boxed_ids(tokenizer, ids.tolist(), room=limit - len(frame) + 1)
+        for frame, ids in zip(frames, data["responses"].unbind(), strict=True)
+    ]
+    found = wrong_answers(keys, correct_rows(data), answers, [ids or [] for ids in right])
+    return [[] if ids is None else [ids] for ids in found]
 
 
 def _guided(

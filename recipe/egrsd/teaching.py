@@ -17,10 +17,11 @@ from recipe.egrsd import batches
 from recipe.egrsd.config.schema import EgrsdConfig
 from recipe.egrsd.method.pull import pull_weights, pulled_rows
 from recipe.egrsd.privilege.rows import rollout_of
+from recipe.egrsd.privilege.texts import KINDS
 from recipe.egrsd.showing import correct_rows, readings_of
 from recipe.egrsd.teacher.kinds import Teacher
 from recipe.egrsd.teacher.scoring import nested
-from recipe.egrsd.token_weight import of_batch
+from recipe.egrsd.token_weight import CONTRAST, of_batch
 from recipe.egrsd.watch.metrics import teacher_metrics
 
 FIELDS = ("prompts", "teacher_prompt_ids", "responses", "response_mask", "rm_scores")
@@ -30,9 +31,10 @@ def score(
     batch: KVBatchMeta, teacher: Teacher, egrsd: EgrsdConfig, config: DictConfig, *, step: int, tokenizer: Any
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Writes ``teacher_log_probs`` and ``teacher_entropy``, (B, jagged) float32, ``teacher_mask``, the tokens that have
-    a teacher, (B, jagged) int64, and, for a divergence, ``pull_weight`` (loss.py) and ``teacher_hidden``. Returns what
-    a token weight is told of the batch, and metrics."""
-    data = batches.read(batch, *FIELDS, *["teacher_solution_ids"] * (egrsd.privilege == "peers"))
+    a teacher, (B, jagged) int64, for a divergence ``pull_weight`` (loss.py) and ``teacher_hidden``, and with a teacher
+    that contrasts ``contrast_log_probs``, float32. Returns what a token weight is told of the batch, and metrics."""
+    own = KINDS[egrsd.privilege].own_guide
+    data = batches.read(batch, *FIELDS, *[f"teacher_{own}_ids"] * bool(own))
     readings, metrics = readings_of(batch, data, egrsd, seed=config.data.seed, step=step, tokenizer=tokenizer)
     responses, masks = list(data["responses"].unbind()), list(data["response_mask"].unbind())
     lengths, pulled = [*map(len, responses)], [0] * len(responses)
@@ -53,8 +55,11 @@ def score(
         names=batch.keys,
     )
     # The distribution that several readings make together has no log-probs before the update.
-    masks = [mask * (len(of_row) == 1) for mask, of_row in zip(masks, readings, strict=True)]
+    alone = [sum(not reading.against for reading in of_row) == 1 for of_row in readings]
+    masks = [mask * counts for mask, counts in zip(masks, alone, strict=True)]
     columns = {"teacher_log_probs": scores.log_probs.unbind(), "teacher_entropy": scores.entropy.unbind()}
+    if egrsd.contrasts:
+        columns[CONTRAST] = (scores.log_probs if scores.contrast is None else scores.contrast).unbind()
     columns = {name: _stretched(rows, lengths) for name, rows in (columns | {"teacher_mask": masks}).items()}
     if scores.hidden is not None:
         hidden = scores.hidden.unbind()
@@ -63,7 +68,8 @@ def score(
         )
     batches.write(batch, **columns)
     entropy, taught = (columns[name].to_padded_tensor(0) for name in ("teacher_entropy", "teacher_mask"))
-    told = of_batch(egrsd, entropy, taught.bool())
+    sides = [columns[name].to_padded_tensor(0.0) for name in ("teacher_log_probs", CONTRAST) if egrsd.contrasts]
+    told = of_batch(egrsd, entropy, taught.bool(), *sides)
     lengths = torch.tensor([len(reading.prompt) for of_row in readings for reading in of_row if reading.coefficient])
     return told, metrics | teacher_metrics(entropy, taught.bool(), told["entropy_scale"], lengths)
 

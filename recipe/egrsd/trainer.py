@@ -180,7 +180,7 @@ class EgrsdMixin(PPOTrainer):
 
     def _save_tokens(self, batch: KVBatchMeta, mixing: float) -> None:
         keys = tokens.chosen(batch.keys, batches.is_real(batch))
-        data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=list(tokens.FIELDS))
+        data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=tokens.fields(self.egrsd))
         if self.student_scores_needed:
             scored = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["old_log_probs"])[
                 "old_log_probs"

@@ -14,6 +14,7 @@ from hydra.errors import HydraException
 
 from recipe.egrsd import checkpoint
 from recipe.egrsd.config import validation
+from recipe.egrsd.config.contrast import ContrastConfig
 from recipe.egrsd.config.pull import PullConfig
 from recipe.egrsd.config.schema import EgrsdConfig, TeacherConfig
 from recipe.egrsd.config.steering import SteeringConfig
@@ -95,7 +96,8 @@ def outcome(base: bytes, *overrides: str) -> str:
         return f"EGRSD: {refusal}"
     for field in (*fields(EgrsdConfig), *fields(TeacherConfig)):
         value = getattr(egrsd.teacher if field in fields(TeacherConfig) else egrsd, field.name)
-        assert type(value) in (int, float, str, bool, type(None), TeacherConfig, PullConfig, SteeringConfig)
+        groups = (TeacherConfig, PullConfig, SteeringConfig, ContrastConfig)
+        assert type(value) in (int, float, str, bool, type(None), *groups)
     return ""
 
 

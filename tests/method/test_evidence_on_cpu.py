@@ -236,7 +236,7 @@ def test_no_gradient_flows_and_no_other_type_is_taken():
     for weight, knobs in ((clipped_evidence, SIPO), (tanh_evidence, RLCSD | {"modulated_frac": 0.5})):
         found = weight(right, right, right, advantages, mask, contrast_log_probs=contrast, **knobs)
         assert not found.token.requires_grad and not found.added.requires_grad
-        with pytest.raises(TypeError, match="contrast_log_probs is torch.bfloat16"):
+        with pytest.raises(TypeError, match=r"contrast_log_probs is torch\.bfloat16"):
             weight(right, right, right, advantages, mask, contrast_log_probs=contrast.bfloat16(), **knobs)
         with pytest.raises(ValueError, match="contrast_log_probs has shape"):
             weight(right, right, right, advantages, mask, contrast_log_probs=contrast[:, :1], **knobs)

@@ -110,7 +110,10 @@ TAUGHT = {"a_0_0": [1, 12, 12, 2], "a_2_0": [1, 12, 12, 2], "b_1_0": [3, 14, 4]}
 
 
 def row(key: str) -> dict:
-    score, response = ROLLOUTS[key]
+    return row_of(key, *ROLLOUTS[key])
+
+
+def row_of(key: str, score: float, response: list[int]) -> dict:
     prompt, mask = [FRAME[key[0]][0]], [1] * len(response)
     ids = torch.tensor(prompt + response)
     return {

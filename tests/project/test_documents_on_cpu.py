@@ -191,7 +191,7 @@ def test_the_readme_is_short_and_has_every_method():
 def test_the_configuration_table_is_the_schema():
     """Each key of algorithm.egrsd, with its default where the table states a plain value."""
     defaults = OmegaConf.load(RECIPE / "config" / "algorithm" / "egrsd.yaml").algorithm.egrsd
-    groups = ("teacher", "pull", "steering")
+    groups = ("teacher", "pull", "steering", "contrast")
     flat = {name: value for name, value in defaults.items() if name not in groups}
     flat |= {f"{group}.{name}": value for group in groups for name, value in defaults[group].items()}
     table = (ROOT / "docs/configuration.md").read_text().split("\n## ")[0]

@@ -8,6 +8,7 @@ from torch import Tensor
 from verl.utils import tensordict_utils as tu
 from verl.workers.config import FSDPActorConfig
 
+from recipe.egrsd.config.contrast import ContrastConfig
 from recipe.egrsd.config.pull import PullConfig
 from recipe.egrsd.config.schema import TOKEN_WEIGHT, EgrsdConfig, TeacherConfig
 from recipe.egrsd.config.steering import SteeringConfig
@@ -28,6 +29,7 @@ EVERYWHERE = {
     "propagation": None,
 }
 PULL = PullConfig(**EVERYWHERE)
+CONTRAST = ContrastConfig(strength=0.0, scale=0.2, threshold=0.0, wrong_guides=4)
 
 
 def settings(**changes) -> EgrsdConfig:
@@ -54,6 +56,7 @@ def settings(**changes) -> EgrsdConfig:
         "divergence_clip_low": None,
         "pull": PULL,
         "steering": SteeringConfig(strength=0.0, warmup_steps=None, own_response=True),
+        "contrast": CONTRAST,
         "privilege": "solution",
     }
     knobs |= {"score_student": "auto", "save_tokens_every": None, "assistant_prefix": None}

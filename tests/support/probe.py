@@ -28,6 +28,7 @@ def _keep_batches(module) -> None:
 
     def update_and_keep(self, batch, metrics):
         fields = [field for field in FIELDS if field != "old_log_probs" or self.student_scores_needed]
+        fields += ["contrast_log_probs"] * self.egrsd.contrasts
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
         kept = {
             field: [row.clone() for row in data[field].unbind()]

@@ -121,6 +121,7 @@ LONG = {
     "lora": ("cl_egrsd", LORA),
     "opsd": ("opsd", []),
     "crisp": ("crisp", []),
+    "rlcsd": ("rlcsd", []),
     "snapshot": ("cl_egrsd", ["algorithm.egrsd.teacher.kind=snapshot", "algorithm.egrsd.teacher.sync_every=1"]),
 }
 

@@ -150,6 +150,8 @@ SILENT = {
     "dash": {"gate at its floor", "ratio clip saturated", "no mixed problem", *REWARDS},
     "hsd": {"gate at its floor", "ratio clip saturated", "no mixed problem", *REWARDS},
     "ogls_sd": {"gate at its floor", "ratio clip saturated", "no mixed problem"},  # a solution is a right guide, too
+    "rlcsd": {"gate at its floor", "ratio clip saturated"},
+    "sipo": {"gate at its floor", "ratio clip saturated"},
     "opsd": {"gate at its floor", "ratio clip saturated", "no mixed problem", *REWARDS},
     "op2sd": {"gate at its floor", "ratio clip saturated", "no mixed problem", *REWARDS},
     "copsd": {"gate at its floor", "ratio clip saturated", "no mixed problem", *REWARDS},

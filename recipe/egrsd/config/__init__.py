@@ -4,6 +4,7 @@ algorithm/     the presets, each a yaml: deltas over verl's config, the one home
 schema.py      the keys, their meaning, type and range
 pull.py        the same for the keys of a divergence's weight
 steering.py    the same for the keys of a teacher that is shown all peers
+contrast.py    the same for the keys of a teacher that is shown right guides and wrong ones
 teacher.py     the same for the keys of the teacher
 derived.py     what follows from several keys of a whole config
 resolvers.py   defaults that follow from other keys

@@ -27,6 +27,16 @@ def check_peers(config: Any, egrsd: EgrsdConfig) -> None:
         )
 
 
+def check_answers(config: Any, egrsd: EgrsdConfig) -> None:
+    """A group in which a right response finds a wrong answer."""
+    n = config.actor_rollout_ref.rollout.n
+    if n < 2:
+        raise ValueError(
+            f"algorithm.egrsd.privilege={egrsd.privilege} holds a right response against the wrong answers of its "
+            f"group, and actor_rollout_ref.rollout.n={n} samples one; set rollout.n to 2 or more."
+        )
+
+
 def check_prefix(config: Any, egrsd: EgrsdConfig) -> None:
     """Words at the start of the assistant's turn stand inside its thoughts, which a switch set to false has closed."""
     switches = {

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.dataclasses import dataclass
 
+from recipe.egrsd.config.contrast import CONTRAST_PRIVILEGES, ContrastConfig
 from recipe.egrsd.config.pull import PullConfig
 from recipe.egrsd.config.steering import SteeringConfig
 from recipe.egrsd.config.strict import STRICT, Count, Number, ObjectName, complaint, container, require, shown
@@ -17,11 +18,11 @@ DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
 WEIGHT_KNOBS = ("clip_range", "window", "gamma", "floor", "gate")
 GATES = ("token", "mean")
 TOKEN_WEIGHT = "recipe.egrsd.method.weights:token_weights"  # egrsd.yaml's own value
-PEER_PRIVILEGES = ("peer_correct", "peer_wrong", "answer_and_peer", "peers")
+PEER_PRIVILEGES = ("peer_correct", "peer_wrong", "answer_and_peer", "peers", "peer_contrast")
 FEEDBACK_PRIVILEGES = ("feedback", "feedback_shuffled")
 PRIVILEGES = (
     *("solution", "answer_only", "shuffled", "wrong", "other_problem", "crosslingual", "concise", "none"),
-    *(*PEER_PRIVILEGES, *FEEDBACK_PRIVILEGES),
+    *(*PEER_PRIVILEGES, "answer_contrast", *FEEDBACK_PRIVILEGES),
 )
 
 
@@ -46,7 +47,7 @@ class EgrsdConfig:
     mixing_decay_steps: Count | None
     """Steps over which mixing falls linearly to 0; None keeps it."""
     token_weight: ObjectName
-    """module:function that weighs each token (token_weight.py)."""
+    """module:function that weighs each token (token_weight/)."""
     advantage: str
     """running, or the name of a verl advantage estimator."""
     length_bonus: Number
@@ -63,6 +64,7 @@ class EgrsdConfig:
     """Lower bound likewise, < 0; None for none."""
     pull: PullConfig
     steering: SteeringConfig
+    contrast: ContrastConfig
     privilege: str
     """What the teacher is shown beyond the problem (privilege/prompts.py)."""
     assistant_prefix: str | None
@@ -103,7 +105,8 @@ class EgrsdConfig:
             self.privilege in PRIVILEGES, "privilege", self.privilege, f"is not available; choose from {PRIVILEGES}"
         )
         self._check_divergence()
-        self._check_steering()
+        self.steering.check(self.privilege, self.divergence, weighs=self.weighs)
+        self.contrast.check(self.privilege, self.divergence)
 
     def _check_divergence(self) -> None:
         kind, clip = self.divergence, self.divergence_clip
@@ -148,20 +151,6 @@ class EgrsdConfig:
         reason = f"means nothing to divergence={kind}: no advantage is weighted; drop that override"
         require(unweighted, "token_weight", self.token_weight, reason)
 
-    def _check_steering(self) -> None:
-        steered, strength = self.privilege == "peers", self.steering.strength
-        require(
-            steered or strength == 0, "steering.strength", strength, "means nothing but to privilege=peers; set it to 0"
-        )
-        require(
-            not steered or strength > 0, "steering.strength", strength, "steers nothing; set it, or use privilege=none"
-        )
-        several = "has the teacher read a response under several prompts, "
-        reason = "which only a divergence can use; set algorithm.egrsd.divergence"
-        require(not steered or self.divergence is not None, "privilege", self.privilege, several + reason)
-        reason = "and no token weight can read that; set gamma and clip_range to 0 and drop token_weight"
-        require(not steered or not self.weighs, "privilege", self.privilege, several + reason)
-
     @property
     def pulls(self) -> bool:
         """True if a divergence is part of the loss."""
@@ -185,6 +174,11 @@ class EgrsdConfig:
         pulled_to_other = other is not None and self.pull.rows.endswith(other)
         of_pull = self.pulls and (pulled_to_other or self.pull.weighting == "frontier")
         return of_pull or (self.rewards_count and self.advantage != "running")
+
+    @property
+    def contrasts(self) -> bool:
+        """True if a teacher reads a response under right and wrong guides, whose difference a token weight adds."""
+        return self.privilege in CONTRAST_PRIVILEGES
 
     @property
     def clips(self) -> bool:
@@ -218,7 +212,7 @@ def read(node: Mapping[str, Any]) -> EgrsdConfig:
     """The ``algorithm.egrsd`` node as dataclasses; ValueError names an unknown, missing or refused key, and why."""
     values = container(node)
     if isinstance(values, dict):
-        groups = {"pull": PullConfig, "steering": SteeringConfig, "teacher": TeacherConfig}
+        groups = {"pull": PullConfig, "steering": SteeringConfig, "contrast": ContrastConfig, "teacher": TeacherConfig}
         built = {name: _build(cls, values.get(name, {}), f"algorithm.egrsd.{name}") for name, cls in groups.items()}
         values = {**values, **built}
     return _build(EgrsdConfig, values, "algorithm.egrsd")

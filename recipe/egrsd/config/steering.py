@@ -21,6 +21,19 @@ class SteeringConfig:
         steps = self.warmup_steps
         require(steps is None or steps >= 1, "steering.warmup_steps", steps, "must be >= 1, or null")
 
+    def check(self, privilege: str, divergence: str | None, *, weighs: bool) -> None:
+        """ValueError if the privilege and the strength do not go together, or nothing can use such a teacher."""
+        steered, strength = privilege == "peers", self.strength
+        only = "means nothing but to privilege=peers; set it to 0"
+        require(steered or strength == 0, "steering.strength", strength, only)
+        reason = "steers nothing; set it, or use privilege=none"
+        require(not steered or strength > 0, "steering.strength", strength, reason)
+        several = "has the teacher read a response under several prompts, "
+        reason = "which only a divergence can use; set algorithm.egrsd.divergence"
+        require(not steered or divergence is not None, "privilege", privilege, several + reason)
+        reason = "and no token weight can read that; set gamma and clip_range to 0 and drop token_weight"
+        require(not steered or not weighs, "privilege", privilege, several + reason)
+
     def strength_at(self, step: int) -> float:
         """The strength of a step, which counts from 1."""
         return self.strength * (1.0 if self.warmup_steps is None else min(1.0, (step - 1) / self.warmup_steps))

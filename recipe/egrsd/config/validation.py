@@ -48,6 +48,8 @@ def _validated(config: DictConfig) -> EgrsdConfig:
     _check_teacher_weights(config, egrsd)
     if egrsd.privilege in PEER_PRIVILEGES:
         methods.check_peers(config, egrsd)
+    if egrsd.privilege == "answer_contrast":
+        methods.check_answers(config, egrsd)
     methods.check_prefix(config, egrsd)
     if egrsd.privilege in FEEDBACK_PRIVILEGES:
         methods.check_feedback(config, egrsd)

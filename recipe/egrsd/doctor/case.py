@@ -81,9 +81,9 @@ class Case:
 
     @property
     def longest_teacher_prompt(self) -> int:
-        """Of the rows, with the longest response as peer; or the limit, to which feedback may reach."""
+        """Of the rows, with the longest response as peer; or the limit, to which feedback and answers may reach."""
         privilege = self.config.algorithm.egrsd.privilege
-        if self.rows is None or privilege in FEEDBACK_PRIVILEGES:
+        if self.rows is None or privilege in (*FEEDBACK_PRIVILEGES, "answer_contrast"):
             return self.config.algorithm.egrsd.teacher.max_prompt_length
         shown = self.config.data.max_response_length if privilege in PEER_PRIVILEGES else 0
         if "teacher_solution_ids" in self.rows.id_columns:

@@ -13,5 +13,6 @@ dataset.py                    verl's data set plus teacher_prompt_ids; refuses b
 peers.py                      which other response to the same problem it is shown (peer_correct, ...)
 feedback.py                   what the reward function said, as tokens to be shown (feedback, feedback_shuffled)
 guides.py                     all of them and the solution, one a pass, with their coefficients (peers)
+contrasts.py                  a right guide and wrong ones, one a pass (peer_contrast, answer_contrast)
 rows.py                       which rows of a batch are one rollout: its reward, and its teacher prompts
 """

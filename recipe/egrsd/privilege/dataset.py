@@ -22,8 +22,8 @@ SHOWN_ROWS = 5
 
 class EgrsdDataset(RLHFDataset):
     """Adds ``teacher_prompt_ids`` (list of int) to every training row; with a peer's response to be shown, SLOT of
-    prompts.py stands in its place, and where the reference solution is a guide beside peers, ``teacher_solution_ids``
-    (list of int) holds it, empty without one.
+    prompts.py stands in its place, and where the row's own solution or answer is a guide beside those of the step,
+    ``teacher_solution_ids`` or ``teacher_answer_ids`` (list of int) holds it, empty without a solution.
 
     Raises:
         ValueError: at construction, naming row numbers and reasons, if a row has no usable solution or its teacher
@@ -42,7 +42,8 @@ class EgrsdDataset(RLHFDataset):
         self.teacher = schema.read_teacher(config.egrsd.teacher)
         self.privilege = config.egrsd.privilege
         self.kind = texts.KINDS[self.privilege]
-        self.id_columns = ("teacher_prompt_ids", *["teacher_solution_ids"] * (self.privilege == "peers"))
+        guides = [f"teacher_{self.kind.own_guide}_ids"] if self.kind.own_guide else []
+        self.id_columns = ("teacher_prompt_ids", *guides)
         self.is_train = _paths(data_files) == _paths(config.train_files)
         super().__init__(data_files, tokenizer, config, processor=processor, max_samples=max_samples)
 
@@ -86,7 +87,7 @@ class EgrsdDataset(RLHFDataset):
         """One row -> its teacher prompt, or the reason why it has none."""
         try:
             ids = self._teacher_prompt_ids(row, index)
-            columns = [ids, self._solution_ids(row, frame=ids)] if self.privilege == "peers" else [ids]
+            columns = [ids, self._guide_ids(row, frame=ids)] if self.kind.own_guide else [ids]
             return dict(zip(self.id_columns, columns, strict=True)) | {"egrsd_refusal": ""}
         except texts.RowError as error:
             return {name: [] for name in self.id_columns} | {"egrsd_refusal": str(error)}
@@ -130,7 +131,7 @@ class EgrsdDataset(RLHFDataset):
     def _frame_ids(self, messages: Sequence[Mapping], **chat_template) -> list[int]:
         """With room for what the step will know: a whole response, or at least some feedback."""
         ids = prompts.frame_ids(self.tokenizer, messages, variable=self.kind.variables[0], **chat_template)
-        room, what = 1, "the feedback"
+        room, what = 1, f"the {self.kind.own_guide or 'feedback'}"
         if self.privilege in schema.PEER_PRIVILEGES:
             room = self.config.max_response_length
             what = f"a peer's response of up to data.max_response_length={room}"
@@ -142,16 +143,22 @@ class EgrsdDataset(RLHFDataset):
     def _limit(self) -> str:
         return f"algorithm.egrsd.teacher.max_prompt_length={self.teacher.max_prompt_length}"
 
-    def _solution_ids(self, row: dict, *, frame: list[int]) -> list[int]:
-        key = self.teacher.solution_key
-        if texts.lacks_solution(row.get("extra_info"), solution_key=key):
-            return []
-        text = texts.reference_solution(row["extra_info"], solution_key=key)
-        texts.refuse_control_tokens(self.tokenizer, text, where=f"extra_info.{key}")
+    def _guide_ids(self, row: dict, *, frame: list[int]) -> list[int]:
+        what, where = self.kind.own_guide, "reward_model.ground_truth"
+        if what == "solution":
+            key = self.teacher.solution_key
+            where = f"extra_info.{key}"
+            if texts.lacks_solution(row.get("extra_info"), solution_key=key):
+                return []
+            text = texts.reference_solution(row["extra_info"], solution_key=key)
+        else:
+            text = texts.final_answer(row.get("reward_model"))
+        texts.refuse_control_tokens(self.tokenizer, text, where=where)
         ids = self.tokenizer.encode(text, add_special_tokens=False)
         if len(frame) - 1 + len(ids) > self.teacher.max_prompt_length:
             raise texts.RowError(
-                f"the {len(frame) - 1} tokens around a solution of {len(ids)} are more than {self._limit}"
+                f"the {len(frame) - 1} tokens around {'a' if what == 'solution' else 'an'} {what} of {len(ids)} are "
+                f"more than {self._limit}"
             )
         return ids
 

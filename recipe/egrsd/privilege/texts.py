@@ -15,6 +15,8 @@
 | feedback                  | what the reward function said of this response (feedback.py)          |
 | feedback_shuffled         | what it said of a response to another problem                         |
 | peers                     | each response to it and the solution, if any, one a pass (guides.py)  |
+| peer_contrast             | a right response to it, and wrong ones, one a pass (contrasts.py)     |
+| answer_contrast           | the final answer, and a wrong one, one a pass                         |
 
 A row that cannot be used raises RowError with the reason; the data set adds the row number.
 """
@@ -44,6 +46,8 @@ class Kind(NamedTuple):
     of_another_row: bool = False
     known_in_step: bool = False
     """Whether the text is made in the step, from its rollouts."""
+    own_guide: str = ""
+    """The row's own text that is a guide beside those of the step: solution or answer."""
 
     @property
     def path(self) -> Path:
@@ -64,7 +68,9 @@ KINDS = {
     "answer_and_peer": Kind(known_in_step=True),
     "feedback": Kind(("feedback",), "teacher_prompt_feedback.jinja", known_in_step=True),
     "feedback_shuffled": Kind(("feedback",), "teacher_prompt_feedback.jinja", known_in_step=True),
-    "peers": Kind(known_in_step=True),
+    "peers": Kind(known_in_step=True, own_guide="solution"),
+    "peer_contrast": Kind(known_in_step=True),
+    "answer_contrast": Kind(known_in_step=True, own_guide="answer"),
 }
 
 

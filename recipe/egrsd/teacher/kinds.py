@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from recipe.egrsd.config.schema import TeacherConfig
-from recipe.egrsd.teacher.readings import HiddenSum, Reading
+from recipe.egrsd.teacher.readings import HiddenSum, Reading, contrast
 from recipe.egrsd.teacher.scoring import Scores, score
 
 
@@ -59,7 +59,8 @@ class Teacher:
             responses, response_mask, temperature, names: as of the function ``score``.
 
         Returns:
-            Log-probs and entropy of the first reading; the sum of all readings' hidden states.
+            Log-probs and entropy of the first reading; the sum of all readings' hidden states; what those against it
+            say together.
         """
         hidden = HiddenSum(len(readings))
 
@@ -74,11 +75,11 @@ class Teacher:
                 hidden.add(scores.hidden, [reading and reading.coefficient for reading in due])
             return replace(scores, hidden=None)
 
-        first, *_ = [read(at) for at in range(max([1, *map(len, readings)]))]
+        passes = [read(at) for at in range(max([1, *map(len, readings)]))]
         total = hidden.rounded()
         if divergence is not None and total is not None:
             self.workers.hold_teacher_head(**divergence)
-        return replace(first, hidden=total)
+        return replace(passes[0], hidden=total, contrast=contrast(readings, [each.log_probs for each in passes]))
 
     def score_student(self, prompt_ids: Sequence[Sequence[int]], *responses_and_mask: Tensor, **knobs: Any) -> Tensor:
         """(B, jagged) float32 log-probs under the student's own prompts, for whoever looks on: nothing trains on

@@ -1,4 +1,5 @@
-"""A response that the teacher reads under several prompts: which, and what their hidden states make together."""
+"""A response that the teacher reads under several prompts: which, and what their hidden states or probabilities make
+together."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from recipe.egrsd.method.evidence import log_mean_prob
 from recipe.egrsd.teacher.scoring import nested
 
 
@@ -16,6 +18,8 @@ class Reading(NamedTuple):
     """Token ids."""
     coefficient: float = 1.0
     """Of its hidden states in the sum; 0: not read."""
+    against: bool = False
+    """Whether its guide is a wrong one, against which what the first reading says is held."""
 
 
 class HiddenSum:
@@ -45,3 +49,20 @@ class HiddenSum:
             return None
         nothing = torch.zeros(0, dtype=self.dtype)
         return nested([nothing if part is None else part.to(self.dtype) for part in self.parts])
+
+
+def contrast(readings: Sequence[Sequence[Reading]], passes: Sequence[Tensor]) -> Tensor | None:
+    """The log-mean probability of each token under the wrong guides, 0 for a response that has none; None if no
+    response has.
+
+    Args:
+        readings: B, as of ``Teacher.score``.
+        passes: the log-probs of the first, second, ... reading, each (B, jagged) float32.
+    """
+    if not any(reading.against for of_row in readings for reading in of_row):
+        return None
+    found = []
+    for of_row, rows in zip(readings, zip(*(log_probs.unbind() for log_probs in passes), strict=True), strict=True):
+        wrong = [row for reading, row in zip(of_row, rows, strict=False) if reading.against]
+        found.append(log_mean_prob(wrong) if wrong else torch.zeros_like(rows[0]))
+    return nested(found)

@@ -27,6 +27,8 @@ class Scores:
     """float32, nats, over the whole vocabulary."""
     hidden: Tensor | None
     """What the head was given, flattened to T * H for each response; for a divergence only."""
+    contrast: Tensor | None = None
+    """float32, nats: log of the mean probability under wrong guides; where a response has such only."""
 
 
 def scoring_batch(

@@ -91,8 +91,8 @@ METRICS: dict[str, Meaning] = {
     ),
     "egrsd/truncated_frac": Meaning("share of responses as long as data.max_response_length", "share", 0.0, 0.5),
     "egrsd/no_peer_frac": Meaning(
-        "share of responses without a peer that their teacher could be shown (peers: without a right or a wrong one); "
-        "privileges with peers only",
+        "share of responses without a peer that their teacher could be shown (peers and contrasts: without a right or "
+        "a wrong guide); privileges with peers or contrasts only",
         "share",
         0.0,
         0.5,
@@ -113,6 +113,17 @@ METRICS: dict[str, Meaning] = {
         "what the difference of right and wrong guides is multiplied by in this step; privilege=peers only", "1", 0.0
     ),
     "egrsd/guides_mean": Meaning("guides of a response that has any, mean; privilege=peers only", "guides", 2.0),
+    "egrsd/evidence_mean": Meaning(
+        "log p_T under the right guide minus under wrong ones, mean over tokens; peer_contrast, answer_contrast",
+        "nats",
+        -0.5,
+        0.5,
+    ),
+    "egrsd/evidence_abs_mean": Meaning("its absolute value, mean over tokens", "nats", INERT_NATS, 1.0),
+    "egrsd/added_abs_mean": Meaning(
+        "what is added to the advantage, absolute, mean over tokens; weights that add only", "1", 0.0, 1.0
+    ),
+    "egrsd/added_frac": Meaning("share of tokens to whose advantage something is added", "share", 0.0, 1.0),
     "egrsd/teacher_prompt_length_mean": Meaning("privileged prompt, mean over the teacher's readings", "tokens"),
     "egrsd/teacher_prompt_length_max": Meaning("longest privileged prompt of the batch", "tokens"),
 }
@@ -123,8 +134,9 @@ OF_GROUPS = {"egrsd/mixed_problems_frac"}
 OF_PRIVILEGE = {
     *("egrsd/no_peer_frac", "egrsd/no_feedback_frac", "egrsd/unusable_feedback_frac"),
     *("egrsd/steering_strength", "egrsd/guides_mean"),
+    *("egrsd/evidence_mean", "egrsd/evidence_abs_mean", "egrsd/added_abs_mean", "egrsd/added_frac"),
 }
-"""Logged where the step makes what the teacher is shown: peers, feedback."""
+"""Logged where the step makes what the teacher is shown: peers, feedback, contrasts."""
 OF_DIVERGENCE = {
     *("egrsd/divergence_mean", "egrsd/clipped_entries_frac", "egrsd/clipped_tokens_frac", "egrsd/clip_removed"),
     *("egrsd/pulled_responses_frac", "egrsd/pulled_tokens_frac", "egrsd/pull_weight_sum"),

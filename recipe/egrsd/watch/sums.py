@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from recipe.egrsd.method.weights import TokenWeights
+
 OF_PULL = ("divergence_mean", "clipped_entries_frac", "clipped_tokens_frac", "propagation_mean")
 OF_STUDENT = ("student_surprise_mean", "rollout_probs_diff_mean")
 
@@ -56,3 +58,21 @@ def token_means(sums: Mapping[str, float]) -> dict[str, float]:
         for name, (total, count) in totals.items()
         if count and not name.startswith(("num_", "positive_"))
     }
+
+
+def weight_metrics(weights: TokenWeights, *, clip_range: float, floor: float) -> dict[str, Tensor]:
+    """What is logged of a micro-batch's weights, each (B, T); nothing of a part that they lack."""
+    logged = {"token_weight_mean": weights.token}
+    if weights.added is not None:
+        logged |= {"added_abs_mean": weights.added.abs(), "added_frac": weights.added != 0}
+    if weights.gate is not None:
+        logged |= {"gate_mean": weights.gate, "gate_floor_frac": weights.gate <= floor}
+        if weights.gate_without_lookahead is not None:
+            logged["lookahead_restored_mean"] = weights.gate - weights.gate_without_lookahead
+    if weights.ratio is not None:
+        logged |= {
+            "ratio_weight_mean": weights.ratio,
+            "ratio_clip_low_frac": weights.ratio <= 1.0 - clip_range,
+            "ratio_clip_high_frac": weights.ratio >= 1.0 + clip_range,
+        }
+    return logged

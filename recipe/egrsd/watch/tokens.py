@@ -18,7 +18,7 @@ from torch import Tensor
 
 from recipe.egrsd.config.schema import EgrsdConfig
 from recipe.egrsd.method.weights import lookahead_entropy
-from recipe.egrsd.token_weight import weigh
+from recipe.egrsd.token_weight import CONTRAST, weigh
 from recipe.egrsd.watch.kinds import HIGH, KINDS, LOW, MARKING_WINDOW, kinds_of
 
 SAVED_RESPONSES = 16
@@ -27,8 +27,13 @@ FIELDS = (
     "uid", "extra_info", "prompts", "teacher_prompt_ids", "responses", "response_mask", "teacher_mask", "rm_scores",
     "teacher_log_probs", "teacher_entropy", "advantages",
 )  # fmt: skip
-"""What is read from TransferQueue."""
+"""What is read from TransferQueue of every run."""
 UNFINISHED_CHARACTER, CHARACTER_BYTES = "\ufffd", 4
+
+
+def fields(egrsd: EgrsdConfig) -> list[str]:
+    """What is read from TransferQueue of a run with these settings."""
+    return [*FIELDS, *[CONTRAST] * egrsd.contrasts]
 
 
 def is_due(step: int, every: int | None) -> bool:
@@ -61,8 +66,8 @@ def table(
     batch is trained on once. A run with a divergence has no weights, so that its columns gate ... token_weight are 1.
 
     Args:
-        data: the samples, with FIELDS and ``student_log_probs``.
-        entropy_scale, scalars: the batch's entropy_scale, nats, and gate_mean, and the step's mixing.
+        data: the samples, with what ``fields`` names and ``student_log_probs``.
+        entropy_scale, scalars: the batch's of ``token_weight.of_batch``, and the step's mixing.
     """
     prompts, privileged = data["prompts"].unbind(), data["teacher_prompt_ids"]
     solutions = [(info or {}).get(egrsd.teacher.solution_key) for info in list(data["extra_info"])]
@@ -98,17 +103,21 @@ def _per_token(
         for name in ("student_log_probs", "teacher_log_probs", "teacher_entropy", "advantages")
     )
     taught = data["teacher_mask"].to_padded_tensor(0).bool()
-    weights = weigh(egrsd, student, teacher, entropy, advantages, taught, entropy_scale=entropy_scale, **scalars)
+    contrast = data[CONTRAST].to_padded_tensor(0.0) if egrsd.contrasts else None
+    scalars = {"entropy_scale": entropy_scale, **scalars}
+    weights = weigh(egrsd, student, teacher, entropy, advantages, taught, contrast_log_probs=contrast, **scalars)
     return {
         "mask": mask,
         "student_log_probs": student,
         "teacher_log_probs": teacher,
+        CONTRAST: contrast,
         "teacher_entropy": entropy,
         "lookahead_entropy": lookahead_entropy(entropy, mask, window=egrsd.window),
         "gate": weights.gate,
         "gate_without_lookahead": weights.gate_without_lookahead,
         "ratio_weight": weights.ratio,
         "token_weight": weights.token,
+        "added": weights.added,
         "advantage": advantages,
         "kind": token_kinds(entropy, mask, entropy_scale=entropy_scale, window=egrsd.window or MARKING_WINDOW),
     }

@@ -4,7 +4,7 @@ B  responses      T  response positions, right-padded
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from hashlib import sha256
 from inspect import Parameter, signature
@@ -16,8 +16,10 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from verl.utils.import_utils import load_module
 
+from recipe.egrsd.config.contrast import CONTRAST_PRIVILEGES
 from recipe.egrsd.config.schema import WEIGHT_KNOBS, EgrsdConfig
 from recipe.egrsd.config.strict import one_line
+from recipe.egrsd.method.evidence import modulated_frac
 from recipe.egrsd.method.weights import (
     TokenWeights,
     entropy_scale,
@@ -32,14 +34,15 @@ INPUTS = ("student_log_probs", "teacher_log_probs", "teacher_entropy", "advantag
 """What every weight is given, in this order."""
 SETTINGS = ("entropy_scale", "gate_mean", "mixing", *WEIGHT_KNOBS)
 """What it is given by keyword, if it names it."""
-SAME_ALONE = 1e-5
-"""Largest difference between a response's weights alone and beside others: float32 sums in another order."""
+CONTRAST = "contrast_log_probs"
+OF_CONTRAST = (CONTRAST, "contrast_strength", "contrast_scale", "contrast_threshold", "modulated_frac")
+"""What it is given by keyword besides, if it names it, under a privilege that contrasts."""
 
 
 class Weight(NamedTuple):
     function: Callable[..., Any]
     settings: tuple[str, ...]
-    """Those of SETTINGS that it names."""
+    """Those of SETTINGS and OF_CONTRAST that it names."""
     file: Path
     """Of the module that holds it."""
 
@@ -88,11 +91,13 @@ def said(name: str) -> str:
     return f"weighs tokens by {name}, which reads {', '.join(read) or 'no setting'}{nothing}"
 
 
-def of_batch(egrsd: EgrsdConfig, teacher_entropy: Tensor, teacher_mask: Tensor) -> dict[str, float]:
-    """What a weight is told of the whole batch, (B, T) each of its responses: entropy_scale, nats, and gate_mean."""
+def of_batch(egrsd: EgrsdConfig, teacher_entropy: Tensor, teacher_mask: Tensor, *sides: Tensor) -> dict[str, float]:
+    """What a weight is told of the whole batch, (B, T) each of its responses: entropy_scale, nats, gate_mean, and
+    modulated_frac if there are sides, log-probs under right and under wrong guides."""
     scale = entropy_scale(teacher_entropy, teacher_mask, min_nats=egrsd.min_entropy_scale)
     knobs = {"window": egrsd.window, "gamma": egrsd.gamma, "floor": egrsd.floor}
-    return {"entropy_scale": scale.item(), "gate_mean": gate_mean(teacher_entropy, teacher_mask, scale=scale, **knobs)}
+    told = {"entropy_scale": scale.item(), "gate_mean": gate_mean(teacher_entropy, teacher_mask, scale=scale, **knobs)}
+    return told | ({"modulated_frac": modulated_frac(*sides, teacher_mask, **egrsd.contrast.knobs)} if sides else {})
 
 
 def require_gate(egrsd: EgrsdConfig) -> None:
@@ -104,90 +109,54 @@ def require_gate(egrsd: EgrsdConfig) -> None:
         )
 
 
-def weigh(egrsd: EgrsdConfig, *tensors: Tensor, entropy_scale: float, gate_mean: float, mixing: float) -> TokenWeights:
+def require_contrast(egrsd: EgrsdConfig) -> None:
+    """ValueError if a weight reads two sides of a teacher that has one, or the other way round."""
+    asked = [name for name in look_up(egrsd.token_weight).settings if name in OF_CONTRAST]
+    if asked and not egrsd.contrasts:
+        raise ValueError(
+            f"{KEY}={egrsd.token_weight} reads {asked[0]}, which algorithm.egrsd.privilege={egrsd.privilege} does not "
+            f"have; use one of {CONTRAST_PRIVILEGES}."
+        )
+    if egrsd.contrasts and CONTRAST not in asked:
+        raise ValueError(
+            f"algorithm.egrsd.privilege={egrsd.privilege} has the teacher read right and wrong guides, and "
+            f"{KEY}={egrsd.token_weight} does not read {CONTRAST}; name a weight that does (algorithm=rlcsd, sipo)."
+        )
+
+
+def weigh(
+    egrsd: EgrsdConfig, *tensors: Tensor, contrast_log_probs: Tensor | None = None, **of_step: float
+) -> TokenWeights:
     """The weights of a micro-batch by the function that the settings name.
 
     Args:
         tensors: INPUTS, each (B, T), float32, the mask bool: sampled tokens that have a teacher. The others weigh
             exactly 1, whatever the function says of them. It gets copies.
-        entropy_scale: the batch's, nats.
-        gate_mean: the batch's.
-        mixing: the step's.
+        contrast_log_probs: (B, T) float32, nats, of a teacher that contrasts.
+        of_step: the batch's of ``of_batch``, and the step's mixing.
 
     Raises:
         TypeError, ValueError: if an input is not what INPUTS promises.
         ValueError: if the function fails or returns no weights; names key and reason.
     """
     given = dict(zip(INPUTS, tensors, strict=True))
-    mask = given.pop("teacher_mask")
-    require_float32(**given)
+    if contrast_log_probs is not None:
+        given[CONTRAST] = contrast_log_probs
+    mask = given["teacher_mask"]
+    require_float32(**{name: tensor for name, tensor in given.items() if tensor is not mask})
     require_bool(mask)
     require_shape(mask, **given)
     try:
-        return _called(egrsd, tensors, entropy_scale=entropy_scale, gate_mean=gate_mean, mixing=mixing)
+        return called(egrsd, given, **of_step)
     except Exception as error:
         raise ValueError(f"{KEY}={egrsd.token_weight} fails: {one_line(error).rstrip('.')}; mend it.") from error
-
-
-def weight_metrics(weights: TokenWeights, *, clip_range: float, floor: float) -> dict[str, Tensor]:
-    """What is logged of a micro-batch's weights, each (B, T); nothing of a part that they lack."""
-    logged = {"token_weight_mean": weights.token}
-    if weights.gate is not None:
-        logged |= {"gate_mean": weights.gate, "gate_floor_frac": weights.gate <= floor}
-        if weights.gate_without_lookahead is not None:
-            logged["lookahead_restored_mean"] = weights.gate - weights.gate_without_lookahead
-    if weights.ratio is not None:
-        logged |= {
-            "ratio_weight_mean": weights.ratio,
-            "ratio_clip_low_frac": weights.ratio <= 1.0 - clip_range,
-            "ratio_clip_high_frac": weights.ratio >= 1.0 + clip_range,
-        }
-    return logged
-
-
-def try_out(egrsd: EgrsdConfig) -> None:
-    """Calls the function on made-up responses: a hole in the mask, one token, none, no advantage.
-
-    Under False of the mask lies NaN. Each response is weighed once more alone, because verl splits a batch into
-    micro-batches as memory allows.
-
-    Raises:
-        Exception: whatever the function raises, or what is wrong with its weights.
-    """
-    settings = {"entropy_scale": 2.5, "gate_mean": 0.8, "mixing": egrsd.mixing_at(1)}
-    *values, mask = made_up()
-    values = [value.masked_fill(~mask, torch.nan) for value in values]
-    together = _called(egrsd, (*values, mask), **settings).token
-    for row, length in enumerate(MADE_UP_LENGTHS):
-        alone = _called(egrsd, [value[row : row + 1, :length] for value in (*values, mask)], **settings).token[0]
-        differs = mask[row, :length] & ((alone - together[row, :length]).abs() > SAME_ALONE)
-        if differs.any():
-            t = int(differs.nonzero()[0])
-            raise ValueError(
-                f"token {t} of response {row} weighs {together[row, t]:.4g} beside others and {alone[t]:.4g} alone, so "
-                "that the split into micro-batches would change the training; let a weight read its own response, and "
-                "settings such as entropy_scale, which is the whole batch's"
-            )
-
-
-MADE_UP_LENGTHS = (5, 1, 3, 4)
-
-
-def made_up() -> list[Tensor]:
-    """INPUTS of four responses, each (4, 5)."""
-    draw = torch.Generator().manual_seed(0)
-    student, teacher, entropy = (torch.rand(4, 5, generator=draw) for _ in range(3))
-    mask = torch.arange(5) < torch.tensor(MADE_UP_LENGTHS)[:, None]
-    mask[0, 2] = False  # as a tool's answer leaves it
-    mask[2] = False  # as a padding sample's
-    advantages = torch.tensor([0.7, -1.2, 0.5, 0.0])[:, None].expand(4, 5).contiguous()
-    return [-2 * student, -2 * teacher, 2.5 * entropy, advantages, mask]
 
 
 def _settings_of(function: Callable[..., Any]) -> tuple[str, ...]:
     parameters = signature(function).parameters
     takes_any = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values())
     chosen = tuple(name for name in SETTINGS if takes_any or name in parameters)
+    chosen += tuple(name for name in OF_CONTRAST if name in parameters)
     inputs, settings = ", ".join(INPUTS), ", ".join(SETTINGS)
     order = f"the weight is called with ({inputs}) and by keyword with those of {settings} that it names"
     try:
@@ -200,18 +169,22 @@ def _settings_of(function: Callable[..., Any]) -> tuple[str, ...]:
     return chosen
 
 
-def _called(egrsd: EgrsdConfig, tensors: Any, **of_step: float) -> TokenWeights:
-    weight, settings = look_up(egrsd.token_weight), {**egrsd.weight_knobs, **of_step}
-    result = weight.function(
-        *(tensor.detach().clone() for tensor in tensors), **{name: settings[name] for name in weight.settings}
-    )
+def called(egrsd: EgrsdConfig, given: Mapping[str, Tensor], **of_step: float) -> TokenWeights:
+    """As ``weigh``, of inputs that need no check, by name; raises whatever the function raises, or what is wrong with
+    its weights."""
+    weight, copies = look_up(egrsd.token_weight), {name: tensor.detach().clone() for name, tensor in given.items()}
+    of_contrast = {f"contrast_{name}": value for name, value in egrsd.contrast.knobs.items()}
+    settings = {**egrsd.weight_knobs, **of_contrast, **of_step, **copies}
+    named = {name: settings[name] for name in weight.settings}
+    result = weight.function(*(copies[name] for name in INPUTS), **named)
     weights = result if isinstance(result, TokenWeights) else TokenWeights(token=result)
-    *values, mask = tensors
-    sound = (torch.stack([value.isfinite() for value in values]).all(0) | ~mask).all(-1, keepdim=True)
+    mask = given["teacher_mask"]
+    sound = (torch.stack([value.isfinite() for value in given.values()]).all(0) | ~mask).all(-1, keepdim=True)
     parts = {part: tensor for part, tensor in vars(weights).items() if part == "token" or tensor is not None}
     for part, tensor in parts.items():
         _check(part, tensor, mask, counted=mask & sound)
-    return TokenWeights(**{part: torch.where(mask, tensor, 1.0) for part, tensor in parts.items()})
+    without = dict.fromkeys(parts, 1.0) | {"added": 0.0}
+    return TokenWeights(**{part: torch.where(mask, tensor, without[part]) for part, tensor in parts.items()})
 
 
 def _check(part: str, tensor: Any, mask: Tensor, *, counted: Tensor) -> None:
