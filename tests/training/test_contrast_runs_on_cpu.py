@@ -45,6 +45,7 @@ def with_answers(known: dict) -> str:
         del steps[name]
     for step in steps.values():
         problems = sorted({row["key"].rsplit("_", 2)[0] for row in step["rows"]})
+        step["rows"].sort(key=lambda row: row["key"])  # verl numbers them anew, in this order
         for row in step["rows"]:
             (uid, number), fields = row["key"].rsplit("_", 2)[:2], row["fields"]
             answer, said = fields["reward_model"]["ground_truth"], WHAT_IS_SAID[problems.index(uid)][int(number)]
