@@ -20,6 +20,7 @@ from recipe.egrsd.privilege.rows import rollout_of
 from recipe.egrsd.privilege.texts import KINDS
 from recipe.egrsd.showing import correct_rows, readings_of
 from recipe.egrsd.teacher.kinds import Teacher
+from recipe.egrsd.teacher.readings import Reading
 from recipe.egrsd.teacher.scoring import nested
 from recipe.egrsd.token_weight import CONTRAST, of_batch
 from recipe.egrsd.watch.metrics import teacher_metrics
@@ -67,11 +68,21 @@ def score(
             [row[: len(row) // len(r) * n] for row, r, n in zip(hidden, responses, pulled, strict=True)]
         )
     batches.write(batch, **columns)
+    told, of_teacher = _told(egrsd, columns, readings)
+    return told, metrics | of_teacher
+
+
+def _told(
+    egrsd: EgrsdConfig, columns: dict[str, Tensor], readings: Sequence[Sequence[Reading]]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """What a token weight is told of the batch, and what is logged of it."""
     entropy, taught = (columns[name].to_padded_tensor(0) for name in ("teacher_entropy", "teacher_mask"))
-    sides = [columns[name].to_padded_tensor(0.0) for name in ("teacher_log_probs", CONTRAST) if egrsd.contrasts]
-    told = of_batch(egrsd, entropy, taught.bool(), *sides)
+    sides = None
+    if egrsd.contrasts:
+        sides = columns["teacher_log_probs"].to_padded_tensor(0.0), columns[CONTRAST].to_padded_tensor(0.0)
+    told = of_batch(egrsd, entropy, taught.bool(), sides)
     lengths = torch.tensor([len(reading.prompt) for of_row in readings for reading in of_row if reading.coefficient])
-    return told, metrics | teacher_metrics(entropy, taught.bool(), told["entropy_scale"], lengths)
+    return told, teacher_metrics(entropy, taught.bool(), told["entropy_scale"], lengths)
 
 
 def _stretched(rows: Sequence[Tensor], lengths: Sequence[int]) -> Tensor:

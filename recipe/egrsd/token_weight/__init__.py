@@ -91,13 +91,17 @@ def said(name: str) -> str:
     return f"weighs tokens by {name}, which reads {', '.join(read) or 'no setting'}{nothing}"
 
 
-def of_batch(egrsd: EgrsdConfig, teacher_entropy: Tensor, teacher_mask: Tensor, *sides: Tensor) -> dict[str, float]:
+def of_batch(
+    egrsd: EgrsdConfig, teacher_entropy: Tensor, teacher_mask: Tensor, sides: tuple[Tensor, Tensor] | None = None
+) -> dict[str, float]:
     """What a weight is told of the whole batch, (B, T) each of its responses: entropy_scale, nats, gate_mean, and
     modulated_frac if there are sides, log-probs under right and under wrong guides."""
     scale = entropy_scale(teacher_entropy, teacher_mask, min_nats=egrsd.min_entropy_scale)
     knobs = {"window": egrsd.window, "gamma": egrsd.gamma, "floor": egrsd.floor}
     told = {"entropy_scale": scale.item(), "gate_mean": gate_mean(teacher_entropy, teacher_mask, scale=scale, **knobs)}
-    return told | ({"modulated_frac": modulated_frac(*sides, teacher_mask, **egrsd.contrast.knobs)} if sides else {})
+    if sides is not None:
+        told["modulated_frac"] = modulated_frac(*sides, teacher_mask, **egrsd.contrast.knobs)
+    return told
 
 
 def require_gate(egrsd: EgrsdConfig) -> None:
@@ -139,7 +143,7 @@ def weigh(
         TypeError, ValueError: if an input is not what INPUTS promises.
         ValueError: if the function fails or returns no weights; names key and reason.
     """
-    given = dict(zip(INPUTS, tensors, strict=True))
+    given: dict[str, Tensor] = dict(zip(INPUTS, tensors, strict=True))
     if contrast_log_probs is not None:
         given[CONTRAST] = contrast_log_probs
     mask = given["teacher_mask"]
