@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 from micro_batches import trained
-from queues import PromptTable, queue  # noqa: F401  a fixture
+from queues import PromptTable
 from test_peers_on_cpu import EOS, EOT, FRAME, columns, row_of, trainer
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
@@ -139,7 +139,7 @@ class Boxes:
 
 
 @pytest.fixture
-def batch(queue) -> KVBatchMeta:  # noqa: F811  a fixture
+def batch(queue) -> KVBatchMeta:
     """Eight rows: the seven above and a padding sample, out of order."""
     torch.manual_seed(0)
     keys, tags = list(ROLLOUTS), [{"seq_len": 1} for _ in ROLLOUTS]
