@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 import torch
 import transfer_queue as tq
-from composing import composed, refusal
+from composing import composed, refusal_of
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
@@ -302,8 +302,8 @@ OF_PRESETS = {
 
 
 @pytest.mark.parametrize("overrides", REFUSED)
-def test_refused_before_ray(overrides, monkeypatch, tmp_path):
-    message = refusal(monkeypatch, tmp_path, *overrides.split(" "))
+def test_refused_before_ray(overrides):
+    message = refusal_of(*overrides.split(" "))
     assert REFUSED[overrides] in message and message.isprintable()
 
 
