@@ -4,12 +4,11 @@ by its key."""
 import re
 from pathlib import Path
 
+import composing
 import pytest
-from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 from runs import ROOT, command, write_inputs
 
-import recipe.egrsd.hydra_plugin  # noqa: F401  opens the config group
 from recipe.egrsd import parts
 from recipe.egrsd.config import validation
 from recipe.egrsd.doctor.__main__ import main
@@ -129,9 +128,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def composed(folder: Path, overrides: str) -> DictConfig:
-    words = ["algorithm=egrsd", *overrides.format(*[folder] * 9).split(" ")]
-    with initialize_config_module("verl.trainer.config", version_base=None):
-        return compose("ppo_trainer", overrides=words)
+    return composing.composed(*overrides.format(*[folder] * 9).split(" "))
 
 
 @pytest.mark.parametrize("overrides", REFUSED)

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from composing import composed
 from peft import LoraConfig, get_peft_model
 from runs import ROOT, command, write_inputs
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config
@@ -22,7 +23,7 @@ from examples.tiny_cpu.task import make_problems, verl_row
 from recipe.egrsd import checkpoint
 from recipe.egrsd.doctor import boundary, checks, host, memory, versions
 from recipe.egrsd.doctor.__main__ import CHECKS, WORDS, examine, main
-from recipe.egrsd.doctor.case import Case, Finding, Level, composed
+from recipe.egrsd.doctor.case import Case, Finding, Level, settled
 
 GREEN, YELLOW, RED = Level
 
@@ -48,7 +49,8 @@ def given(inputs, tmp_path):
 @pytest.fixture
 def case(given):
     def build(*own: str, algorithm: str = "cl_egrsd", gpu_gib: float = 80.0, rows: bool = False) -> Case:
-        built = Case(composed(given(*own, algorithm=algorithm)), gpu_gib=gpu_gib)
+        words = [word for word in given(*own) if not word.startswith("algorithm=")]
+        built = Case(settled(composed(*words, algorithm=algorithm)), gpu_gib=gpu_gib)
         if rows:
             built.load_model()
             built.load_rows()

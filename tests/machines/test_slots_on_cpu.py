@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import composing
 import pytest
-from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 from runs import ROOT, Run, command
 
-import recipe.egrsd.hydra_plugin  # noqa: F401  opens the config group
 from recipe.egrsd.machines import slots
 
 ONE_GPU = "trainer.n_gpus_per_node=1"
@@ -23,8 +22,7 @@ UNITS = slots.UNITS_KEY
 
 
 def composed(*overrides: str) -> DictConfig:
-    with initialize_config_module("verl.trainer.config", version_base=None):
-        config = compose("ppo_trainer", ["algorithm=cl_egrsd", *overrides])
+    config = composing.composed(*overrides, algorithm="cl_egrsd")
     OmegaConf.resolve(config)
     return config
 

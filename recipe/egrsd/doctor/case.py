@@ -118,10 +118,13 @@ class Case:
 
 
 def composed(overrides: Sequence[str]) -> DictConfig:
-    """verl's primary config with these overrides, as main_ppo has it: device set, every interpolation resolved, no
-    hydra node."""
+    """verl's primary config with these overrides, as main_ppo has it."""
     with initialize_config_module("verl.trainer.config", version_base=None):
-        config = compose("ppo_trainer", overrides=list(overrides))
+        return settled(compose("ppo_trainer", overrides=list(overrides)))
+
+
+def settled(config: DictConfig) -> DictConfig:
+    """What main_ppo makes of a composed config, in place: device set, every interpolation resolved."""
     resolved(config)  # its error names the key, the next line's does not
     auto_set_device(config)
     OmegaConf.resolve(config)
