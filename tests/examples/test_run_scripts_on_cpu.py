@@ -426,7 +426,7 @@ def test_ablations_are_the_papers_and_ours(arguments):
     assert {egrsd.clip_range for egrsd in egrsds.values()} == {0, 0.1, 0.2, 0.4}
     assert egrsds["length_bonus-0"].length_bonus == 0
     made_in_a_step = {*schema.PEER_PRIVILEGES, *schema.FEEDBACK_PRIVILEGES}
-    of_other_methods = {"concise", "crosslingual", *made_in_a_step}
+    of_other_methods = {"concise", "crosslingual", "answer_contrast", *made_in_a_step}
     assert {egrsd.privilege for egrsd in egrsds.values()} == {*schema.PRIVILEGES} - of_other_methods
 
 
