@@ -40,7 +40,11 @@ METRICS: dict[str, Meaning] = {
         "share of tokens whose ratio weight is clipped from above", "share", 0.0, 0.3
     ),
     "egrsd/token_weight_mean": Meaning(
-        "what the advantage is multiplied by, mean over tokens: ratio weight (mixed with 1) times gate", "1", 0.5, 1.2
+        "what the advantage is multiplied by, mean over tokens: ratio weight (mixed with 1) times gate; 2 for rlcsd, "
+        "whose loss is the sum of two means",
+        "1",
+        0.5,
+        2.0,
     ),
     "egrsd/mixing": Meaning(
         "share of the ratio weight in a token's weight; 1 for EGRSD, falls to 0 for RLSD", "1", 0.0, 1.0

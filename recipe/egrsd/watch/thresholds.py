@@ -85,8 +85,8 @@ ALARMS: dict[str, Alarm] = {
         True,
         0.5,
         "Most responses have no teacher (answer_and_peer: one that sees the answer alone), because no other response "
-        "to their problem is right (or wrong, for peer_wrong): raise actor_rollout_ref.rollout.n, or take problems of "
-        "middling difficulty.",
+        "to their problem is right (peer_wrong: wrong; a contrast: one of each, or a wrong answer in a box): raise "
+        "actor_rollout_ref.rollout.n, or take problems of middling difficulty.",
     ),
     "no feedback": Alarm(
         ("egrsd/no_feedback_frac",),
