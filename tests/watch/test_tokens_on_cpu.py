@@ -1,11 +1,12 @@
 """The token log: every column against the paper's loops, token texts, kinds, whole files."""
 
 import json
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
 import torch
-from micro_batches import GATE_MEAN, SCALE, jagged, rows, settings
+from micro_batches import CONTRAST, GATE_MEAN, SCALE, jagged, rows, settings
 from reference import entropy_gate, lookahead_entropy, ratio_weight
 from tensordict import NonTensorStack, TensorDict
 from verl.utils import tensordict_utils as tu
@@ -78,6 +79,28 @@ def test_a_divergence_has_no_weights(tmp_path, tokenizer):
     off = {"gamma": 0.0, "window": 0, "clip_range": 0.0, "length_bonus": 0.0, "divergence": "forward_kl"}
     for row in pq.read_table(saved(tmp_path, tokenizer, **off)[0]).to_pylist():
         assert set(row["gate"]) == set(row["ratio_weight"]) == set(row["token_weight"]) == {1.0}
+
+
+def test_what_a_contrast_adds_has_a_column(tmp_path, tokenizer):
+    """SIPO's: .5 clip(e, -.2, .2), which here turns no sign; null for a weight that adds nothing."""
+    egrsd = settings(
+        privilege="answer_contrast", token_weight="recipe.egrsd.method.evidence:clipped_evidence",
+        contrast=replace(CONTRAST, strength=0.5),
+    )  # fmt: skip
+    data, samples = batch(), rows()
+    data["advantages"] = jagged([10 * row for row in samples["advantages"]])
+    wrong = rows(seed=1)["teacher_log_probs"]
+    data["contrast_log_probs"] = jagged(wrong)
+    assert set(tokens.fields(egrsd)) == {*tokens.FIELDS, "contrast_log_probs"}
+    scalars = {"entropy_scale": SCALE, "gate_mean": GATE_MEAN, "mixing": 1.0, "modulated_frac": 0.5}
+    path = tokens.save(tmp_path, data, step=3, tokenizer=tokenizer, egrsd=egrsd, **scalars)
+    for i, row in enumerate(pq.read_table(path).to_pylist()):
+        sides = samples["teacher_log_probs"][i].tolist(), wrong[i].tolist(), row["mask"]
+        expected = [0.5 * max(-0.2, min(0.2, r - w)) if real else 0.0 for r, w, real in zip(*sides, strict=True)]
+        assert row["added"] == pytest.approx(expected, abs=1e-6) and set(row["token_weight"]) == {1.0}
+        assert row["contrast_log_probs"] == pytest.approx(wrong[i].tolist(), abs=1e-6)
+    for row in pq.read_table(saved(tmp_path / "plain", tokenizer)[0]).to_pylist():
+        assert row["added"] is row["contrast_log_probs"] is None
 
 
 def test_a_weight_of_the_users_own(tmp_path, tokenizer):
