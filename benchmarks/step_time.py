@@ -3,10 +3,11 @@ CPU.
 
     PYTHONPATH=.:tests/support python benchmarks/step_time.py [--steps 4] [--methods egrsd opsd] [--out results.json]
 
-For each shape a run that is not timed makes the rollouts, and all methods train on them, none having generated anything
-itself. A model of 20 million parameters with random weights, student prompts of 64 tokens, privileged ones of 256. What
-is compared is all between rollout and weight sync: verl's timing_s of old_log_prob, adv (which holds the teacher) and
-update_actor. The first step warms up and is left out. GRPO is verl's trainer, engine and loss
+For each shape and privilege a run that is not timed makes the rollouts, and all methods train on them, none having
+generated anything itself. A model of 20 million parameters with random weights, student prompts of 64 tokens,
+privileged ones of 256, or a response in its frame. What is compared is all between rollout and weight sync: verl's
+timing_s of old_log_prob, adv (which holds the teacher) and update_actor. The first step warms up and is left out. GRPO
+is verl's trainer, engine and loss
 (tests/support/plain_grpo.py).
 """
 
@@ -19,6 +20,7 @@ from statistics import median
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from composing import settings
 from runs import COIN_REWARD, good, replaying, run, run_plain_grpo
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -93,14 +95,18 @@ def measure(
         "trainer.save_freq=-1",
         # All weights in one message: vLLM 0.29 refuses tied ones that come apart.
         "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes=256",
-        *replaying(folder / "rollouts", list(range(1, steps + 1))),
     ]  # fmt: skip
     ours = [*shared, f"algorithm.egrsd.teacher.max_prompt_length={longest}", "algorithm.egrsd.score_student=auto"]
     times = {}
-    good(run(inputs, folder / "recorded", ours, algorithm=methods[0], EGRSD_PROBE=""))
     for method in methods:
-        times[method] = seconds(good(run(inputs, folder / method, ours, algorithm=method, EGRSD_PROBE="")), steps)
-    return times | {"grpo": seconds(good(run_plain_grpo(inputs, folder / "grpo", shared)), steps)}
+        # Rollouts are kept with what their teacher is shown: made once for each privilege.
+        rollouts = folder / settings(method).privilege
+        given = [*ours, *replaying(rollouts, list(range(1, steps + 1)))]
+        if not rollouts.exists():
+            good(run(inputs, folder / f"{method}_recorded", given, algorithm=method, EGRSD_PROBE=""))
+        times[method] = seconds(good(run(inputs, folder / method, given, algorithm=method, EGRSD_PROBE="")), steps)
+    given = [*shared, *replaying(folder / settings(methods[0]).privilege, list(range(1, steps + 1)))]
+    return times | {"grpo": seconds(good(run_plain_grpo(inputs, folder / "grpo", given)), steps)}
 
 
 def main() -> None:
