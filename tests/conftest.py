@@ -25,17 +25,16 @@ def pytest_report_header() -> str:
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Which tests one process of make test runs: whole runs, which come first, in two lanes; those on one queue; the
-    others file by file, so that what a file makes once is made once."""
+    """Which tests one process of make test runs: whole runs, which come first, in two lanes; the others file by file,
+    so that what a file makes once is made once."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     for item in items:
         if item.get_closest_marker("slow"):
             group = "second lane" if item.get_closest_marker("second_lane") else "first lane"
-        elif "queue" in getattr(item, "fixturenames", ()):
-            group = "queue"
-            item.add_marker(pytest.mark.queue)
         else:
             group = item.path.stem
+        if "queue" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.queue)
         item.add_marker(pytest.mark.xdist_group(group))
 
 

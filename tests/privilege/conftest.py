@@ -1,3 +1,3 @@
-"""One TransferQueue for all tests of what a step shows its teachers: starting one costs half a minute."""
+"""A TransferQueue for the tests of what a step shows its teachers."""
 
 from queues import queue  # noqa: F401  a fixture

@@ -50,6 +50,8 @@ def test_a_command_of_contributing_selects_tests(words):
     parser = argparse.ArgumentParser()
     parser.add_argument("paths", nargs="+")
     parser.add_argument("-q", action="store_true")
+    parser.add_argument("-n", type=int)
+    parser.add_argument("-m")
     parser.add_argument("-k", default="test_")
     chosen = parser.parse_args(words[3:])
     files = [

@@ -10,7 +10,7 @@ from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def queue():
     ray.init("local", num_cpus=8, include_dashboard=False, log_to_driver=False)
     tq.init(OmegaConf.create({"backend": {"SimpleStorage": {"num_data_storage_units": 1}}}))
