@@ -9,10 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-PRESETS = Path(__file__).parents[1] / "recipe" / "egrsd" / "config" / "algorithm"
+from examples.group import PRESETS
+
 SHOWN_LOG_LINES = 60
-
-
 NOT_HERE = {"copsd": "copsd trains on problems in two languages, which the demos' tasks do not have (docs/modes.md)"}
 
 

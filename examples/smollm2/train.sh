@@ -8,11 +8,14 @@ DATA=${DATA:?folder with train.parquet and validation.parquet}
 OUTPUT=${OUTPUT:?folder for checkpoints}
 ALGORITHM=${ALGORITHM:-cl_egrsd}   # a preset of the recipe
 STEPS=${STEPS:-40}
-BATCH=${BATCH:-32}                 # rollouts of a step
+BATCH=${BATCH:-32}                 # rollouts of a step: a batch of groups has fewer problems
 LR=${LR:-2e-5}                     # of all parameters; 1e-4 undid the model within three steps
 SEED=${SEED:-0}
 
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export VERL_PLATFORM=cpu
+
+GROUP=$("${PYTHON:-python}" "$HERE/../group.py" "$ALGORITHM")   # rollouts of a problem, which the preset sets
 
 EGRSD=(
   algorithm="$ALGORITHM"
@@ -22,7 +25,7 @@ EGRSD=(
 DATA_ARGS=(
   data.train_files="$DATA/train.parquet"
   data.val_files="$DATA/validation.parquet"
-  data.train_batch_size="$BATCH"
+  data.train_batch_size="$((BATCH / GROUP))"
   data.max_prompt_length=160
   data.max_response_length=128
   data.seed="$SEED"
@@ -30,7 +33,7 @@ DATA_ARGS=(
 MODEL_ARGS=(
   actor_rollout_ref.model.path="$MODEL"
   actor_rollout_ref.model.enable_gradient_checkpointing=false   # packs of 1,024 tokens are small
-  actor_rollout_ref.actor.ppo_mini_batch_size="$BATCH"
+  actor_rollout_ref.actor.ppo_mini_batch_size="$((BATCH / GROUP))"
   actor_rollout_ref.actor.optim.lr="$LR"
   actor_rollout_ref.actor.optim.weight_decay=0.0
   actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model]

@@ -7,7 +7,7 @@ DATA=${DATA:?folder with train.parquet and validation.parquet}
 OUTPUT=${OUTPUT:?folder for checkpoints}
 ALGORITHM=${ALGORITHM:-cl_egrsd}   # a preset of the recipe, or grpo
 STEPS=${STEPS:-40}
-BATCH=${BATCH:-32}                 # rollouts of a step, the same for every algorithm
+BATCH=${BATCH:-32}                 # rollouts of a step, the same for every algorithm: a batch of groups has fewer problems
 LR=${LR:-2e-4}
 MAX_PROMPT=${MAX_PROMPT:-96}
 MAX_RESPONSE=${MAX_RESPONSE:-96}
@@ -17,14 +17,18 @@ SEED=${SEED:-0}
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export VERL_PLATFORM=cpu
 
-PRESET=(algorithm="$ALGORITHM")
-GROUP=1   # rollouts of a problem: a batch of groups has fewer problems
+if [[ $ALGORITHM == grpo ]]; then   # verl's (docs/configuration.md): no teacher left in it, every token weight is 1
+  GROUP=8
+  PRESET=(
+    algorithm=egrsd_ungated algorithm.egrsd.clip_range=0 algorithm.egrsd.length_bonus=0 algorithm.egrsd.advantage=grpo
+    actor_rollout_ref.rollout.n="$GROUP"
+  )
+else
+  GROUP=$("${PYTHON:-python}" "$HERE/../group.py" "$ALGORITHM")   # rollouts of a problem, which the preset sets
+  PRESET=(algorithm="$ALGORITHM")
+fi
 TEMPLATE=teacher_prompt.jinja
 case $ALGORITHM in
-  grpo)   # no teacher left in it: every token weight is 1
-    PRESET=(algorithm=egrsd_ungated algorithm.egrsd.clip_range=0 algorithm.egrsd.length_bonus=0 algorithm.egrsd.advantage=grpo)
-    GROUP=8 ;;
-  rlsd|ssopd|oasis|hsd|ogls_sd|rlcsd|sipo) GROUP=8 ;;
   crisp) TEMPLATE=concise_prompt.jinja ;;
   op2sd)
     TEMPLATE=other_problem.jinja
@@ -52,7 +56,6 @@ MODEL_ARGS=(
   actor_rollout_ref.actor.optim.lr="$LR"
   actor_rollout_ref.actor.optim.weight_decay=0.0
   actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model]
-  actor_rollout_ref.rollout.n="$GROUP"
   actor_rollout_ref.rollout.seed="$SEED"
 )
 TRAINER=(

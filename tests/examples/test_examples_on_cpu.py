@@ -4,11 +4,13 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from collections import Counter
 from functools import partial
 from itertools import permutations
+from pathlib import Path
 from statistics import mean
 
 import matplotlib
@@ -127,19 +129,26 @@ def test_a_broken_plan_has_no_more_forks_than_letters():
 
 
 @pytest.fixture(scope="module")
-def composed(tmp_path_factory) -> dict:
-    """What verl would be given, by algorithm."""
-    python = tmp_path_factory.mktemp("examples") / "python"  # writes down what it is started with
-    python.write_text("#!/bin/sh\nprintf '%s\\0' \"$@\"\n")
+def words(tmp_path_factory):
+    """(train.sh, algorithm) -> the words that it starts verl with."""
+    python = tmp_path_factory.mktemp("examples") / "python"  # runs a file, and writes down what it starts as a module
+    python.write_text(f'#!/bin/sh\n[ "$1" = -m ] || exec \'{sys.executable}\' "$@"\nprintf \'%s\\0\' "$@"\n')
     python.chmod(0o755)
     settings = {"MODEL": "model", "DATA": "data", "OUTPUT": "output", "PYTHON": str(python)}
-    cases = {}
-    for name in ALGORITHMS:
-        command = ["bash", str(TRAIN_SCRIPT)]
-        recorded = subprocess.check_output(command, env={**os.environ, **settings, "ALGORITHM": name}, text=True)
-        module, overrides = recorded.split("\0")[:2], recorded.split("\0")[2:-1]
-        assert module == ["-m", "verl.trainer.main_ppo"]
-        cases[name] = ("ppo_trainer", overrides)
+
+    def start(script: Path, algorithm: str) -> list[str]:
+        environment = {**os.environ, **settings, "ALGORITHM": algorithm}
+        recorded = subprocess.check_output(["bash", str(script)], env=environment, text=True).split("\0")
+        assert recorded[:2] == ["-m", "verl.trainer.main_ppo"]
+        return recorded[2:-1]
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def composed(words) -> dict:
+    """What verl would be given, by algorithm."""
+    cases = {name: ("ppo_trainer", words(TRAIN_SCRIPT, name)) for name in ALGORITHMS}
     process = subprocess.run(
         [sys.executable, "-c", COMPOSE], env={**os.environ, "VERL_PLATFORM": "cpu"}, input=json.dumps(cases),
         capture_output=True, text=True, check=True, timeout=300,
@@ -169,6 +178,30 @@ def test_the_demo_is_the_run_that_is_documented(composed):
 def test_grpo_has_no_trace_of_a_teacher(composed):
     egrsd = composed["grpo"].algorithm.egrsd
     assert (egrsd.gamma, egrsd.clip_range, egrsd.length_bonus, egrsd.advantage) == (0, 0, 0, "grpo")
+
+
+@pytest.mark.parametrize(("preset", "problems"), [("of_groups", 8), ("built_on_it", 8), ("egrsd", 32)])
+@pytest.mark.parametrize("script", ["tiny_cpu/train.sh", "smollm2/train.sh"])
+def test_the_preset_says_how_many_rollouts_a_problem_has(words, tmp_path, script, preset, problems):
+    """One of your own, too: 32 rollouts of a step are 8 problems with 4 each."""
+    for folder in ("examples", "recipe/egrsd/config/algorithm"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    own = {"of_groups": "egrsd, _self_]\nactor_rollout_ref: {rollout: {n: 4}}\n", "built_on_it": "of_groups]\n"}
+    for name, text in own.items():
+        path = tmp_path / "recipe/egrsd/config/algorithm" / f"{name}.yaml"
+        path.write_text(f"# @package _global_\ndefaults: [{text}")
+    given = dict(word.split("=", 1) for word in words(tmp_path / "examples" / script, preset))
+    sizes = {given["data.train_batch_size"], given["actor_rollout_ref.actor.ppo_mini_batch_size"]}
+    assert (given["algorithm"], sizes) == (preset, {str(problems)})
+    assert "actor_rollout_ref.rollout.n" not in given
+
+
+def test_an_algorithm_that_is_no_preset_is_named():
+    command, given = ["bash", str(TRAIN_SCRIPT)], {"MODEL": "m", "DATA": "d", "OUTPUT": "o", "PYTHON": sys.executable}
+    process = subprocess.run(command, env={**os.environ, **given, "ALGORITHM": "egsrd"}, capture_output=True, text=True)
+    assert process.returncode == 1 and process.stdout == ""
+    assert process.stderr.startswith("ALGORITHM=egsrd is no preset; choose from ['cl_egrsd', ")
+    assert process.stderr.count("\n") == 1
 
 
 # ---------------------------------------------------------------- demo

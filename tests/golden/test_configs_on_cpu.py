@@ -56,9 +56,11 @@ def start(tmp_path_factory):
     """(script, **variables) -> its calls of python, in a shell without any variable of ours; the folders and the
     time are made the same everywhere."""
     folder = tmp_path_factory.mktemp("scripts").resolve()
-    echo = folder / "echo"  # stands in for python
+    echo = folder / "echo"  # stands in for python, which still runs a file
     echo.write_text(
-        f"#!{sys.executable}\nimport json, os, sys\nprint(json.dumps([sys.argv[1:], os.getenv('VERL_PLATFORM')]))\n"
+        f"#!{sys.executable}\nimport json, os, sys\n"
+        "if sys.argv[1] != '-m':\n    os.execv(sys.executable, [sys.executable, *sys.argv[1:]])\n"
+        "print(json.dumps([sys.argv[1:], os.getenv('VERL_PLATFORM')]))\n"
     )
     echo.chmod(0o755)
 
