@@ -9,13 +9,13 @@
 #   DOCTOR=1 examples/run_qwen3_4b_fsdp.sh                                 # look for mistakes on a CPU and end
 #
 # A run that was stopped continues from its last checkpoint: give the same command again.
-# flash-attn is optional (README, Attention): the log names what a run takes, "EGRSD: attn_implementation=...".
+# flash-attn is optional (docs/install.md, Flash attention): the log names what a run takes, "EGRSD: attn_implementation=...".
 # Not run by us: we had no GPU. Composed and validated by tests/examples/test_run_scripts_on_cpu.py; memory figures below are estimates.
 set -euo pipefail
 
 # ---- what
 MODEL=${MODEL:-Qwen/Qwen3-4B}
-ALGORITHM=${ALGORITHM:-egrsd}            # egrsd | cl_egrsd | egrsd_ungated | egrsd_mean_gate | rlsd | opsd | dash | crisp | grpo
+ALGORITHM=${ALGORITHM:-egrsd}            # a preset of docs/modes.md, or grpo, the paper's
 NAME=${NAME:-$(basename "$MODEL" | tr '[:upper:]' '[:lower:]')-$ALGORITHM}
 DATA=${DATA:-data/egrsd}                 # written by: python -m recipe.egrsd.prepare_data --out data/egrsd
 OUTPUT=${OUTPUT:-outputs/$NAME}
@@ -30,7 +30,7 @@ ROLLOUTS=${ROLLOUTS:-}                   # per prompt; the paper's and verl's de
 TEACHER_KIND=${TEACHER_KIND:-}           # frozen | snapshot | ema | live
 SYNC_EVERY=${SYNC_EVERY:-}               # for snapshot
 EMA_DECAY=${EMA_DECAY:-}                 # for ema
-PRIVILEGE=${PRIVILEGE:-}                 # solution | answer_only; as controls: shuffled | wrong | none
+PRIVILEGE=${PRIVILEGE:-}                 # what the teacher is shown: see docs/modes.md
 STUDENT_THINKING=${STUDENT_THINKING:-false}  # not stated; with 1,024 tokens a thinking student hardly ever reaches an answer
 TEACHER_THINKING=${TEACHER_THINKING:-true}   # not stated; on, as in OPSD, whose trainer the paper's resembles
 
@@ -90,7 +90,7 @@ if [[ ! $DOCTOR ]]; then
   PROGRAM=verl.trainer.main_ppo
   mkdir -p "$OUTPUT/metrics"             # where verl's file logger does not make it
 fi
-if [[ $ALGORITHM == grpo ]]; then        # the paper's GRPO: the same trainer, reward and running baseline, every token weight 1
+if [[ $ALGORITHM == grpo ]]; then        # the paper's, not verl's: the same reward and running baseline, every token weight 1
   ALGORITHM=egrsd_ungated CLIP_RANGE=${CLIP_RANGE:-0}
 fi
 

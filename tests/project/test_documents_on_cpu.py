@@ -67,6 +67,7 @@ def test_the_alarm_table_is_the_alarms():
     }
     assert stated == {name: tuple(alarm) for name, alarm in ALARMS.items()}
     assert f"{ALARM_STEPS} steps in a row" in text
+    assert f"| {len(ALARMS)} alarms |" in (ROOT / "docs/reliability.md").read_text()
 
 
 def imports(body: list[ast.stmt], *, anywhere: bool = True) -> set[str]:
@@ -204,6 +205,31 @@ def test_the_configuration_table_is_the_schema():
     assert set(stated) == set(flat)
     differ = {name for name in stated if stated[name] != flat[name]}
     assert differ == {"teacher.instruction"}  # shortened
+
+
+def keys_of(node: dict, above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """The way to each value that is no dictionary."""
+    below = ((value, (*above, key)) for key, value in node.items())
+    return [way for value, place in below for way in (keys_of(value, place) if isinstance(value, dict) else [place])]
+
+
+def test_every_key_of_verl_that_a_preset_sets_is_on_the_page():
+    """docs/configuration.md; data.egrsd, which our data set reads, and hydra's callback are no keys of verl."""
+    section = (ROOT / "docs/configuration.md").read_text().split("## Keys of verl that a preset changes")[1]
+    named = {name.split(".")[-1] for name in re.findall(r"`([\w.]+)`", section.split("### On a CPU")[0])}
+    for path in (RECIPE / "config" / "algorithm").glob("*.yaml"):
+        ways = [way for way in keys_of(yaml.safe_load(path.read_text())) if way[0] not in ("defaults", "hydra")]
+        verls = [way for way in ways if way[:2] not in (("algorithm", "egrsd"), ("data", "egrsd"))]
+        assert [way for way in verls if not named & set(way[1:])] == [], path
+
+
+def test_grpo_by_the_pages_command_is_verls():
+    (words,) = (words for words in commands_of("docs/configuration.md") if "verl.trainer.main_ppo" in words)
+    algorithm, *overrides, more = words[3:]
+    config = composed(*overrides, algorithm=algorithm.removeprefix("algorithm="))
+    egrsd = validate(config)
+    assert (egrsd.gamma, egrsd.clip_range, egrsd.length_bonus, egrsd.advantage) == (0, 0, 0, "grpo")
+    assert (config.actor_rollout_ref.rollout.n, more) == (8, "...")
 
 
 def test_the_functions_of_the_training_step_exist():
