@@ -22,7 +22,7 @@ from examples.smollm2.warm_start import Start, warm_start
 from examples.training import Training, presets
 
 TRAIN_SCRIPT = Path(__file__).with_name("train.sh")
-START = {"solutions": 768}  # docs/experiments.md says how it was chosen
+START = {"solutions": 768}  # not chosen yet: docs/experiments.md says what was tried
 PROTOCOL = ["--no-thinking", "--k=1", "--temperature=1", "--top-p=1", "--max-tokens=128", "--dtype=bfloat16"]
 TEACHERS_PROBLEMS = 100  # enough to see that it is nearly always right
 MODEL_FOLDER = "SMOLLM2"

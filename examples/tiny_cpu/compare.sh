@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Every method from the same start models and with the same seeds, on this machine's CPU: accuracy against response length.
-# A run takes about four minutes (two at a time: two each); what is finished is kept, and a second start does only what is missing.
+# With two at a time a run took about four minutes (docs/forks.json); what is finished is kept, and a second start does only what
+# is missing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
