@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 from transfer_queue import KVBatchMeta
 
 from recipe.egrsd import batches
+from recipe.egrsd.config.derived import mini_batches
 from recipe.egrsd.config.schema import EgrsdConfig
 from recipe.egrsd.method.pull import pull_weights, pulled_rows
 from recipe.egrsd.privilege.rows import rollout_of
@@ -94,7 +95,7 @@ def _pulled(
     batch: KVBatchMeta, data: TensorDict, egrsd: EgrsdConfig, config: DictConfig, *, step: int, has_teacher: list[bool]
 ) -> tuple[list[Tensor], dict[str, float]]:
     """(T,) float32 for each row, a token's weight in the loss; and metrics. All 0 if the step's coefficient is."""
-    pull, actor = egrsd.pull, config.actor_rollout_ref.actor
+    pull = egrsd.pull
     groups, numbers = zip(*(rollout_of(key)[:2] for key in batch.keys), strict=True)
     masks = [row * real for row, real in zip(data["response_mask"].unbind(), batches.is_real(batch), strict=True)]
     correct = correct_rows(data)
@@ -103,11 +104,12 @@ def _pulled(
     rows = pulled_rows(groups, numbers, correct, [*map(len, masks)], has_teacher, rows=pull.rows)
     weights = pull_weights(masks, groups, correct, rows, tokens=pull.tokens, weighting=pull.weighting)
     # Each of several updates trains on a part of the batch alone.
-    updates = config.data.train_batch_size // actor.ppo_mini_batch_size
-    weights = [weight * (coefficient * updates) for weight in weights]
+    parts = mini_batches(config, len(masks))
+    weights = [weight * (coefficient * parts) for weight in weights]
     tokens = sum(int(mask.count_nonzero()) for mask in masks)
     return weights, {
-        "egrsd/pulled_responses_frac": len(rows) / max(1, sum(bool(mask.any()) for mask in masks)),
+        "egrsd/pulled_responses_frac": sum(bool(weight.any()) for weight in weights)
+        / max(1, sum(bool(mask.any()) for mask in masks)),
         "egrsd/pulled_tokens_frac": sum(int(weight.count_nonzero()) for weight in weights) / max(1, tokens),
-        "egrsd/pull_weight_sum": sum(float(weight.sum()) for weight in weights) / updates,
+        "egrsd/pull_weight_sum": sum(float(weight.sum()) for weight in weights) / parts,
     }

@@ -21,7 +21,7 @@ from recipe.egrsd.loss import ROLLOUT_DISTANCE_MAX, ROLLOUT_DISTANCE_MEAN, SUM_P
 from recipe.egrsd.machines import attention, models, nodes
 from recipe.egrsd.method.advantage import RunningBaseline, shaped_reward
 from recipe.egrsd.privilege import dataset, prefix
-from recipe.egrsd.privilege.rows import last_rows, rollout_of
+from recipe.egrsd.privilege.rows import last_rows, require_counted_once, rollout_of
 from recipe.egrsd.rollout.watchdog import Watchdog
 from recipe.egrsd.teacher.kinds import Teacher
 from recipe.egrsd.teacher.worker import EgrsdWorker
@@ -115,6 +115,8 @@ class EgrsdMixin(PPOTrainer):
         return batch
 
     def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        # Rollouts of several rows fill more mini-batches than the config says.
+        self.student_scores_needed = derived.student_scores_needed(self.config, len(batch.keys))
         return super()._compute_old_log_prob(self._in_chunks(batch), metrics) if self.student_scores_needed else batch
 
     def _compute_ref_log_prob(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
@@ -126,6 +128,7 @@ class EgrsdMixin(PPOTrainer):
         return batch
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        require_counted_once(batch.keys, self.egrsd.advantage)
         with marked_timer("teacher", self.timing_raw):
             knobs = {"step": self.global_steps, "tokenizer": self.tokenizer}
             self.of_batch, of_teacher = teaching.score(batch, self.teacher, self.egrsd, self.config, **knobs)

@@ -205,6 +205,7 @@ def test_every_engine_and_primary_config_of_verl_takes_the_word(composed, base):
     assert changes(plain, egrsd) == differing(preset("config/algorithm/egrsd.yaml"), plain)
 
 
+@pytest.mark.long
 def test_another_primary_config_on_the_command_line(config):
     name = ["--config-name", "ppo_megatron_trainer"]
     egrsd = config(*name, "algorithm=egrsd", "actor_rollout_ref.actor.megatron.tensor_model_parallel_size=2")
@@ -233,6 +234,7 @@ def test_help_lists_the_presets(main_ppo):
     assert re.search(rf"^algorithm: {', '.join(GROUP)}$", process.stdout, re.MULTILINE)
 
 
+@pytest.mark.long
 def test_info_defaults_shows_where_the_preset_comes_in(main_ppo):
     process = main_ppo("algorithm=egrsd", "--info", "defaults")
     assert process.returncode == 0, process.stderr

@@ -25,6 +25,8 @@ EMA = "algorithm.egrsd.teacher.kind=ema algorithm.egrsd.teacher.ema_decay=0.99"
 FLOAT32 = "actor_rollout_ref.ref.fsdp_config.model_dtype=fp32"
 UNWEIGHTED = "algorithm.egrsd.gamma=0 algorithm.egrsd.clip_range=0 algorithm.egrsd.length_bonus=0"
 OPSD = f"{UNWEIGHTED} algorithm.egrsd.divergence=forward_kl"
+BESIDE = "algorithm.egrsd.divergence=forward_kl algorithm.egrsd.pull.policy_gradient=true"
+KL_IN_REWARD = "algorithm.use_kl_in_reward=true"
 REF, ROLLOUT = "actor_rollout_ref.ref", "actor_rollout_ref.rollout"
 ENOUGH = "ray_kwargs.ray_init.num_cpus=64"
 SPLIT = "ulysses_sequence_parallel_size=2"
@@ -74,7 +76,13 @@ REFUSED = {
     ),
     EMA: "actor_rollout_ref.ref.fsdp_config.model_dtype=bf16 rounds the small steps",
     f"{EMA} {FLOAT32} actor_rollout_ref.actor.use_kl_loss=true": "the KL term of",
-    f"{EMA} {FLOAT32} algorithm.use_kl_in_reward=true": "the KL term of",
+    f"{EMA} {FLOAT32} {KL_IN_REWARD} algorithm.egrsd.advantage=grpo": "the KL term of",
+    KL_IN_REWARD: "after the running baseline has learnt them, so that every advantage would be shifted by it",
+    "data.train_batch_size=300": "is no multiple of actor_rollout_ref.actor.ppo_mini_batch_size=256, so",
+    "data.train_batch_size=32": "set the second to 32.",
+    "trainer.n_gpus_per_node=3": "ppo_mini_batch_size=256 x rollout.n=1 responses cannot be shared equally by 3 data",
+    "trainer.n_gpus_per_node=3 trainer.nnodes=2": "by 6 data-parallel ranks; use a multiple of that.",
+    "data.train_batch_size=48 actor_rollout_ref.actor.ppo_mini_batch_size=32": "set the second to 24.",
     "algorithm.egrsd.teacher.kind=live actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=8000": (
         "rollout.log_prob_max"
     ),
@@ -98,7 +106,13 @@ REFUSED = {
     "algorithm.egrsd.divergence_beta=0.3": "divergence_beta=0.3 means nothing to divergence=null; leave it at 0.5",
     "algorithm.egrsd.divergence_beta=1": "must lie between 0 and 1, which are forward_kl and reverse_kl",
     f"{OPSD} algorithm.egrsd.pull.propagation=-1": "pull.propagation=-1.0 must be >= 0, or null",
-    "algorithm.egrsd.pull.propagation=5": "pull.propagation=5.0 means nothing to divergence=null; leave it null",
+    "algorithm.egrsd.pull.propagation=5": "pull.propagation=5.0 means nothing to divergence=null; leave it at null",
+    "algorithm.egrsd.pull.rows=wrong": "pull.rows=wrong means nothing to divergence=null; leave it at all",
+    "algorithm.egrsd.pull.tokens=1024": "pull.tokens=1024 means nothing to divergence=null; leave it at null",
+    "algorithm.egrsd.pull.weighting=response_mean": "means nothing to divergence=null; leave it at token_mean",
+    "algorithm.egrsd.pull.coefficient=2": "pull.coefficient=2.0 means nothing to divergence=null; leave it at 1",
+    "algorithm.egrsd.pull.warmup_steps=2": "pull.warmup_steps=2 means nothing to divergence=null; leave it at null",
+    "algorithm.egrsd.pull.decay_steps=2": "pull.decay_steps=2 means nothing to divergence=null; leave it at null",
     f"{OPSD} actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-mean": "algorithm.egrsd.pull.weighting says how",
     "+algorithm.egrsd.pull.row=all": "algorithm.egrsd.pull has unknown key(s) ['row']",
     f"{OPSD} actor_rollout_ref.actor.{SPLIT}": "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2 splits rows",
@@ -106,8 +120,15 @@ REFUSED = {
         "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2 splits rows"
     ),
     f"{OPSD} actor_rollout_ref.actor.use_kl_loss=true": "use_kl_loss=True adds a term to the loss",
-    f"{OPSD} actor_rollout_ref.actor.entropy_coeff=0.01": "entropy_coeff=0.01 adds a term to the loss",
-    f"{OPSD} algorithm.use_kl_in_reward=true": "use_kl_in_reward=True changes rewards, which are not used",
+    f"{OPSD} actor_rollout_ref.actor.entropy_coeff=0.01": (
+        "entropy_coeff=0.01 asks for an entropy beside the divergence"
+    ),
+    f"{BESIDE} actor_rollout_ref.actor.entropy_coeff=0.01": (
+        "entropy_coeff=0.01 asks for an entropy beside the divergence"
+    ),
+    f"{BESIDE} actor_rollout_ref.actor.calculate_entropy=true": "which is not computed",
+    f"{OPSD} algorithm.egrsd.pull.weighting=frontier": "rollout.n=1 samples one, so that every weight is 0",
+    f"{OPSD} {KL_IN_REWARD}": "use_kl_in_reward=True changes rewards, which are not used",
     "algorithm.egrsd.gamma=null": "algorithm.egrsd.gamma=null is NoneType; it should be a valid number.",
     "algorithm.egrsd.window=2.5": "algorithm.egrsd.window=2.5 is float; it should be a valid integer.",
     "trainer.resume_mode=resume_path": (
@@ -208,6 +229,8 @@ def checked(config: DictConfig) -> None:
         f"{EMA} {FLOAT32}",
         f"{EMA} {LORA} actor_rollout_ref.model.lora_adapter_path=adapter actor_rollout_ref.actor.use_kl_loss=true",
         f"algorithm.egrsd.teacher.kind=live {REF}.log_prob_max_token_len_per_gpu=100",
+        f"{KL_IN_REWARD} algorithm.egrsd.advantage=grpo",
+        f"trainer.n_gpus_per_node=6 actor_rollout_ref.rollout.n=3 {REF}.log_prob_max_token_len_per_gpu=9000",
     ],
 )
 def test_allowed(overrides):

@@ -253,9 +253,6 @@ def test_resume(case, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "level", "reason"),
     [
-        (["data.train_batch_size=3"], RED, "the first must be a multiple of the second"),
-        (["data.train_batch_size=1"], RED, "the first must be a multiple of the second"),
-        (["trainer.n_gpus_per_node=3"], RED, "a multiple of the 3 data-parallel ranks"),
         (["data.train_batch_size=4"], YELLOW, "2 update(s) a batch; the paper makes one"),
         (["actor_rollout_ref.actor.ppo_epochs=2"], YELLOW, "2 update(s) a batch"),
         ([], GREEN, "1 update(s) a batch"),

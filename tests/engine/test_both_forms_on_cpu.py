@@ -8,6 +8,7 @@ import pytest
 import torch
 from runs import ROOT, write_inputs
 
+pytestmark = pytest.mark.long
 PRESETS, FORMS = (
     ("egrsd", "cl_egrsd", "egrsd_ungated", "rlsd"),
     ("chunks", "all logits"),
@@ -15,10 +16,7 @@ PRESETS, FORMS = (
 SPLITS = {"tied, two ranks": (True, 2), "tied": (True, 1), "untied, two ranks": (False, 2), "untied": (False, 1)}
 
 
-@pytest.fixture(
-    scope="module",
-    params=[name if name == "tied, two ranks" else pytest.param(name, marks=pytest.mark.long) for name in SPLITS],
-)
+@pytest.fixture(scope="module", params=SPLITS)
 def results(request, tmp_path_factory) -> dict[str, dict]:
     """tests/support/both_forms.py: configuration -> form -> gradients, and parameters after three steps."""
     tied, ranks = SPLITS[request.param]

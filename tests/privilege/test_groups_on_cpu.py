@@ -5,6 +5,7 @@ trainer, and weighted by the loss hook; only the forward pass is a table of numb
 sees rollouts, not rows.
 """
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +18,7 @@ from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
 from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
+from verl.trainer.ppo.v1 import PPOTrainerSync
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from recipe.egrsd.method.advantage import RunningBaseline
@@ -168,6 +170,24 @@ def test_every_row_has_its_rollouts_advantage_on_sampled_tokens_only(estimator, 
     for key, advantages in found.items():
         mask = ROLLOUTS[key][1] if key in ROLLOUTS else [0]
         assert advantages == pytest.approx([expected.get(key, 0.0) * m for m in mask], abs=1e-5)
+
+
+def test_an_estimator_that_would_count_each_row_of_a_rollout_is_refused(trainer, batch):
+    """verl's rule of the last row (trainer/ppo/v1/utils.py:167) is for grpo: rloo would hold b_1_0 against b_1_1."""
+    trainer.egrsd = replace(trainer.egrsd, advantage="rloo")
+    with pytest.raises(ValueError, match=r"row b_1_1 is a later row .*advantage=rloo would count each as a response"):
+        trainer._compute_advantage(batch, {})
+
+
+@pytest.mark.parametrize("mini_batch", [2, 4])
+def test_a_batch_of_several_updates_has_its_student_scored_first(mini_batch, trainer, batch, monkeypatch):
+    """Eight rows for four rollouts: with 2 prompts a mini-batch, of 2 rollouts each, they fill two, and the second
+    would train a policy that has moved. With 4 there is one update."""
+    trainer.config.actor_rollout_ref.actor.ppo_mini_batch_size = trainer.config.data.train_batch_size = mini_batch
+    called = []
+    monkeypatch.setattr(PPOTrainerSync, "_compute_old_log_prob", lambda self, batch, metrics: called.append(batch))
+    trainer._compute_old_log_prob(batch, {})
+    assert len(called) == (mini_batch == 2)
 
 
 @pytest.mark.parametrize("gate", ["token", "mean"])

@@ -350,6 +350,11 @@ def test_from_the_second_step_of_a_ramp_it_is_pulled(batch):
     assert metrics["egrsd/steering_strength"] == 1.0 and metrics["egrsd/pull_weight_sum"] == pytest.approx(1.0)
 
 
+WITHOUT_DIVERGENCE = " ".join(
+    f"algorithm.egrsd.{key}=null" for key in ("divergence", "divergence_clip", "divergence_clip_low")
+)
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
@@ -359,7 +364,7 @@ def test_from_the_second_step_of_a_ramp_it_is_pulled(batch):
         ("algorithm.egrsd.steering.strength=0", "strength=0.0 steers nothing; set it, or use privilege=none"),
         ("algorithm.egrsd.steering.strength=-1", "strength=-1.0 would steer towards wrong answers; use >= 0"),
         ("algorithm.egrsd.steering.warmup_steps=0", "steering.warmup_steps=0 must be >= 1, or null"),
-        (" ".join(f"algorithm.egrsd.{key}=null" for key in ("divergence", "divergence_clip", "divergence_clip_low")),
+        (f"{WITHOUT_DIVERGENCE} algorithm.egrsd.pull.rows=all algorithm.egrsd.pull.tokens=null",
          "several prompts, which only a divergence can use; set algorithm.egrsd.divergence"),
         ("algorithm.egrsd.pull.policy_gradient=true algorithm.egrsd.clip_range=0.2",
          "several prompts, and no token weight can read that; set gamma and clip_range to 0 and drop token_weight"),

@@ -281,6 +281,23 @@ def test_only_what_is_pulled_has_a_teacher(ranks, batch):
     assert ours.teacher.workers.knobs == {"kind": "forward_kl", "clip": None, "clip_low": None, "beta": 0.5}
 
 
+def test_each_of_several_updates_pulls_with_its_share(batch):
+    """Eight rows in mini-batches of one prompt with three rollouts: three updates, each averaged over its own rows."""
+    ours, metrics = trainer(**ssopd()), {}
+    ours.config.actor_rollout_ref.actor.ppo_mini_batch_size = 1
+    ours._compute_advantage(batch, metrics)
+    found = columns(batch, "pull_weight")["pull_weight"]
+    assert found["a_0_0"][:2] == pytest.approx([3 * 2 / 27] * 2) and found["b_1_0"][:2] == pytest.approx([3 / 12] * 2)
+    assert metrics["egrsd/pull_weight_sum"] == pytest.approx(4 / 27 + 1 / 6, abs=1e-6)
+
+
+def test_a_response_of_a_problem_without_a_mix_does_not_count_as_pulled(batch):
+    """Problem c is all wrong, so 4p(1-p) = 0 of its two, which have a teacher and are among the rows: five of seven."""
+    ours, metrics = trainer(privilege="answer_and_peer", **ssopd(rows="all")), {}
+    ours._compute_advantage(batch, metrics)
+    assert metrics["egrsd/pulled_responses_frac"] == pytest.approx(5 / 7)
+
+
 def test_weights_of_the_policy_gradient_keep_their_teachers_beside_a_pull(batch):
     """With a ratio weight every response with a peer is scored whole; hidden states are kept where it is pulled."""
     ours = trainer(2, **(ssopd() | {"clip_range": 0.2}))

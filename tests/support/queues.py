@@ -47,5 +47,5 @@ class PromptTable:
             columns["teacher_hidden"] = jagged(hidden)
         return TensorDict(columns, batch_size=len(log_probs))
 
-    def hold_teacher_head(self, **knobs) -> None:
-        self.knobs = knobs
+    def hold_teacher_head(self, *, part: str, **knobs) -> None:
+        self.part, self.knobs = part, knobs

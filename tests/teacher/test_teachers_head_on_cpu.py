@@ -24,10 +24,33 @@ def test_the_teachers_head_does_not_outlive_the_update(monkeypatch):
         held.extend(weakref.ref(part) for part in (engine.under_way.also.weight, engine.divergence.keywords["weight"]))
 
     monkeypatch.setattr(ActorRolloutRefWorker, "update_actor", update)
-    worker.hold_teacher_head(kind="forward_kl", clip=None)
+    worker.hold_teacher_head(part="actor", kind="forward_kl", clip=None)
     worker.update_actor(TensorDict())
     gc.collect()
     assert len(held) == 2 and not any(part() is not None for part in held)
+
+
+def test_the_head_is_that_of_the_part_that_taught():
+    """A live teacher is the actor, also where a KL term has verl build a reference model, whose last pass kept
+    nothing."""
+    teacher, reference = torch.nn.Linear(4, 6), torch.nn.Linear(4, 6)
+    actor, ref = (
+        SimpleNamespace(module=SimpleNamespace(get_output_embeddings=lambda head=head: head), under_way=under_way)
+        for head, under_way in ((teacher, SimpleNamespace(hidden=torch.randn(3, 4))), (reference, None))
+    )
+    worker = object.__new__(EgrsdWorker)
+    worker.actor, worker.ref = SimpleNamespace(engine=actor), SimpleNamespace(engine=ref)
+    worker.hold_teacher_head(part="actor", kind="forward_kl", clip=None)
+    assert torch.equal(actor.divergence.keywords["weight"], teacher.weight)
+
+
+def test_nothing_that_the_reference_model_kept_outlives_the_update(monkeypatch):
+    actor, ref = SimpleNamespace(under_way=None), SimpleNamespace(under_way=SimpleNamespace(hidden=torch.randn(3, 4)))
+    worker = object.__new__(EgrsdWorker)
+    worker.actor, worker.ref = SimpleNamespace(engine=actor), SimpleNamespace(engine=ref)
+    monkeypatch.setattr(ActorRolloutRefWorker, "update_actor", lambda self, data: None)
+    worker.update_actor(TensorDict())
+    assert ref.under_way is None
 
 
 def test_the_teachers_head_is_gathered_with_its_bias():
@@ -39,7 +62,7 @@ def test_the_teachers_head_is_gathered_with_its_bias():
     )
     worker = object.__new__(EgrsdWorker)
     worker.actor, worker.ref = SimpleNamespace(engine=engine), None
-    worker.hold_teacher_head(kind="reverse_kl", clip=None)
+    worker.hold_teacher_head(part="actor", kind="reverse_kl", clip=None)
     student = hidden.clone().requires_grad_()
     also = engine.divergence(hidden, temperature=1.1)
     scores = head_scores(student, head.weight, head.bias, torch.arange(3), temperature=1.1, also=also, chunk_logits=8)

@@ -80,7 +80,7 @@ def assert_nothing_was_rounded(result: Run) -> None:
             assert not on_bfloat16_grid(torch.cat(result.probe(step)[field])), field
 
 
-@pytest.mark.parametrize("name", ["packed", "padded"])
+@pytest.mark.parametrize("name", ["packed", pytest.param("padded", marks=pytest.mark.long)])
 def test_no_number_was_rounded_to_bfloat16(name, request):
     result = request.getfixturevalue(name)
     assert_nothing_was_rounded(result)
@@ -91,13 +91,13 @@ def test_no_number_was_rounded_to_bfloat16(name, request):
         assert not on_bfloat16_grid(values[values != values.round()]), column
 
 
-def test_the_weights_reach_vllm(packed, padded):
+def test_the_weights_reach_vllm(packed):
     """Both round to bfloat16: 0.0006 of a probability, seen. A vLLM with its first weights is 0.0125 off in step 3; one
     tensor that was lost, 0.001, is for the float32 run of test_weight_sync_on_cpu.py to see."""
-    for result in (packed, padded):
-        assert max(step["training/rollout_probs_diff_max"] for step in result.metrics) <= 0.003
+    assert max(step["training/rollout_probs_diff_max"] for step in packed.metrics) <= 0.003
 
 
+@pytest.mark.long
 def test_ranks_packing_and_micro_batches_change_no_more_than_bfloat16_rounds(packed, padded):
     """Each form sums in another order and rounds elsewhere: up to 0.03 nat at a token in the first step, seen once.
 
@@ -155,21 +155,21 @@ def test_a_teacher_that_sees_nothing_raises_the_alarm(inputs, tmp_path):
 
 
 @pytest.mark.timeout(1800)
-def test_a_kill_and_looking_at_tokens_change_nothing(padded, packed, tied, inputs, tmp_path):
+def test_a_kill_and_looking_at_tokens_change_nothing(packed, tied, inputs, tmp_path):
     """Killed while the second checkpoint is written and resumed by the same command: the third step's parameters and
     baseline to the bit.
 
     The resumed run saves its tokens with 0.05 nat of noise on whatever old_log_probs it would train on.
     """
-    overrides = [*SETTINGS, *tied, *PADDED, *EVERY_TOKEN, *replaying(packed.folder / "rollouts"), "trainer.save_freq=1"]
-    overrides += [f"trainer.default_local_dir={tmp_path / 'checkpoints'}"]
+    overrides = [*SETTINGS, *tied, *EVERY_TOKEN, *replaying(packed.folder / "rollouts"), "trainer.save_freq=1"]
+    overrides += ["trainer.n_gpus_per_node=2", f"trainer.default_local_dir={tmp_path / 'checkpoints'}"]
     killed = run(inputs, tmp_path / "killed", overrides, EGRSD_KILL="_save_checkpoint:2:0.02")
     assert killed.returncode not in (0, None, -signal.SIGTERM)
     assert "The actor is dead because its worker process has died" in killed.log
     resumed = good(run(inputs, tmp_path, overrides, EGRSD_NOISE="0.05"))
     assert resumed.metrics[0]["training/global_step"] in (2, 3) and resumed.metrics[-1]["training/global_step"] == 3
-    assert resumed.probe(3)["baseline"] == padded.probe(3)["baseline"]
-    before, expected = parameters(padded, 2), parameters(padded, 3)
+    assert resumed.probe(3)["baseline"] == packed.probe(3)["baseline"]
+    before, expected = parameters(resumed, 2), parameters(packed, 3)
     for name, tensor in parameters(resumed, 3).items():
         assert torch.equal(tensor, expected[name]), name
     assert any(not torch.equal(before[name], expected[name]) for name in expected)

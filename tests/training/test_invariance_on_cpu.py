@@ -78,7 +78,7 @@ def test_a_teacher_that_sees_no_solution_leaves_only_the_gate(adapter, inputs, t
         assert logged["egrsd/gate_mean"] < 0.9999
 
 
-@pytest.mark.second_lane
+@pytest.mark.long
 def test_without_its_parts_it_is_verls_grpo_to_the_bit(inputs, rollouts, tmp_path):
     """gamma = clip_range = length_bonus = 0, group advantages: the same parameters as verl's own trainer, loss and
     engine."""

@@ -1,13 +1,29 @@
 """What follows from several keys of a whole verl config: which passes a run makes, on which engine, in which limits."""
 
+from math import ceil
 from typing import Any
 
 
-def student_scores_needed(config: Any) -> str:
-    """Why verl's old_log_prob pass must run; empty if one update a batch makes it the training pass over again."""
+def mini_batches(config: Any, rows: int | None = None) -> int:
+    """Into how many parts verl splits a batch, each of which makes an update in every epoch.
+
+    Args:
+        rows: of the batch, which verl fills up to whole mini-batches (trainer_base.py:1589); None: one for each
+            rollout.
+    """
+    mini, rollouts = config.actor_rollout_ref.actor.ppo_mini_batch_size, config.actor_rollout_ref.rollout.n
+    return ceil((config.data.train_batch_size * rollouts if rows is None else rows) / (mini * rollouts))
+
+
+def student_scores_needed(config: Any, rows: int | None = None) -> str:
+    """Why verl's old_log_prob pass must run; empty if one update a batch makes it the training pass over again.
+
+    Args:
+        rows: as of ``mini_batches``.
+    """
     actor, algorithm = config.actor_rollout_ref.actor, config.algorithm
     correction = algorithm.get("rollout_correction") or {}
-    updates = config.data.train_batch_size // actor.ppo_mini_batch_size * actor.ppo_epochs
+    updates = mini_batches(config, rows) * actor.ppo_epochs
     reasons = {
         "algorithm.egrsd.score_student=always": algorithm.egrsd.score_student == "always",
         f"a batch makes {updates} updates": updates > 1,

@@ -72,16 +72,27 @@ def check_feedback(config: Any, egrsd: EgrsdConfig) -> None:
 
 def check_divergence(config: Any, egrsd: EgrsdConfig) -> None:
     """A divergence needs all logits of a token in one place, and, without a policy gradient, is the whole loss."""
+    n = config.actor_rollout_ref.rollout.n
+    if egrsd.pull.weighting == "frontier" and n < 2:
+        raise ValueError(
+            "algorithm.egrsd.pull.weighting=frontier weighs a problem by its right and its wrong responses, and "
+            f"actor_rollout_ref.rollout.n={n} samples one, so that every weight is 0; set rollout.n to 2 or more."
+        )
     actor, ref = config.actor_rollout_ref.actor, config.actor_rollout_ref.ref
     required = [
         (f"actor_rollout_ref.{name}.ulysses_sequence_parallel_size", sequence_parallel_ranks(part), 1, "splits rows")
         for name, part in (("actor", actor), ("ref", ref))
     ]
+    # A token's second score is the divergence, so that its entropy is not computed (engine/fsdp.py).
+    entropy = "asks for an entropy beside the divergence, which is not computed"
+    required += [
+        ("actor_rollout_ref.actor.entropy_coeff", actor.entropy_coeff, 0, entropy),
+        ("actor_rollout_ref.actor.calculate_entropy", actor.calculate_entropy, False, entropy),
+    ]
     if not egrsd.rewards_count:
         reward_kl = config.algorithm.use_kl_in_reward
         required += [
             ("actor_rollout_ref.actor.use_kl_loss", actor.use_kl_loss, False, "adds a term to the loss"),
-            ("actor_rollout_ref.actor.entropy_coeff", actor.entropy_coeff, 0, "adds a term to the loss"),
             ("algorithm.use_kl_in_reward", reward_kl, False, "changes rewards, which are not used"),
             ("actor_rollout_ref.actor.loss_agg_mode", actor.loss_agg_mode, "token-mean", "averages a policy gradient"),
         ]

@@ -2,10 +2,15 @@
 
 from pydantic.dataclasses import dataclass
 
-from recipe.egrsd.config.strict import STRICT, Count, Number, require
+from recipe.egrsd.config.strict import STRICT, Count, Number, require, shown
 
 ROWS = ("all", "correct", "wrong", "shortest_correct", "longest_wrong")
 WEIGHTINGS = ("token_mean", "response_mean", "frontier")
+DEFAULTS = {
+    "policy_gradient": False, "coefficient": 1, "warmup_steps": None, "decay_steps": None, "rows": "all",
+    "tokens": None, "weighting": "token_mean", "propagation": None,
+}  # fmt: skip
+UNUSED = "means nothing to divergence=null; leave it at {}"
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -43,6 +48,11 @@ class PullConfig:
             require(value in known, f"pull.{key}", value, f"is not available; choose from {known}")
         alone = self.coefficient == 0 and not self.policy_gradient
         require(not alone, "pull.coefficient", self.coefficient, "leaves no loss with pull.policy_gradient=false")
+
+    def require_default(self) -> None:
+        """ValueError for the first key that would be ignored: there is no divergence."""
+        for key, default in DEFAULTS.items():
+            require(getattr(self, key) == default, f"pull.{key}", getattr(self, key), UNUSED.format(shown(default)))
 
     def coefficient_at(self, step: int) -> float:
         """The coefficient of a step, which counts from 1."""

@@ -129,20 +129,9 @@ class EgrsdConfig:
             low,
             "must be negative, with a divergence",
         )
+        if kind is None:
+            self.pull.require_default()
         beside = self.pull.policy_gradient
-        require(
-            not beside or kind is not None,
-            "pull.policy_gradient",
-            beside,
-            "means nothing to divergence=null; leave it at false",
-        )
-        kappa = self.pull.propagation
-        require(
-            kappa is None or kind is not None,
-            "pull.propagation",
-            kappa,
-            "means nothing to divergence=null; leave it null",
-        )
         for key in ("gamma", "window", "clip_range", "length_bonus") if kind and not beside else ():
             value = getattr(self, key)
             reason = f"means nothing to algorithm.egrsd.divergence={kind}: no weights, no reward; set it to 0"

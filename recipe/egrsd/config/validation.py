@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from recipe.egrsd.config import methods, verl_keys, verl_version
-from recipe.egrsd.config.derived import scoring_engine, sends_adapter, uses_reference
+from recipe.egrsd.config.derived import scoring_engine, sends_adapter, sequence_parallel_ranks, uses_reference
 from recipe.egrsd.config.schema import FEEDBACK_PRIVILEGES, PEER_PRIVILEGES, TRAINER_MODES, EgrsdConfig, read
 from recipe.egrsd.config.strict import one_line
 
@@ -43,6 +43,8 @@ def _validated(config: DictConfig) -> EgrsdConfig:
     check_entry({"use_v1": config.trainer.use_v1, "trainer_mode": config.trainer.v1.trainer_mode})
     model = config.actor_rollout_ref.model
     _check_trainer(config)
+    _check_batches(config)
+    _check_baseline(config, egrsd)
     _check_numerics(config, model)
     _check_teacher_rows(config, egrsd)
     _check_teacher_weights(config, egrsd)
@@ -98,6 +100,23 @@ def check_data_files(data: Any) -> None:
                 )
 
 
+def _check_batches(config: Any) -> None:
+    """Whole mini-batches, each shared equally by the ranks."""
+    actor, batch, n = config.actor_rollout_ref.actor, config.data.train_batch_size, config.actor_rollout_ref.rollout.n
+    mini, ranks = actor.ppo_mini_batch_size, config.trainer.n_gpus_per_node * config.trainer.nnodes
+    if batch % mini:
+        raise ValueError(
+            f"data.train_batch_size={batch} is no multiple of actor_rollout_ref.actor.ppo_mini_batch_size={mini}, so "
+            "that verl would fill the last update up with empty responses; set the second to "
+            f"{next(size for size in range(min(mini, batch), 0, -1) if batch % size == 0)}."
+        )
+    if mini * n % (data_parallel := max(1, ranks // sequence_parallel_ranks(actor))):
+        raise ValueError(
+            f"actor_rollout_ref.actor.ppo_mini_batch_size={mini} x rollout.n={n} responses cannot be shared equally by "
+            f"{data_parallel} data-parallel ranks; use a multiple of that."
+        )
+
+
 def _check_trainer(config: Any) -> None:
     algorithm = config.algorithm
     if algorithm.adv_estimator != "egrsd":
@@ -143,6 +162,15 @@ def _check_engine(config: Any) -> None:
                 f"actor_rollout_ref.{part}.strategy={parts[part].strategy} is not supported by EGRSD: every run of "
                 "ours was FSDP2; drop that override (algorithm=egrsd sets fsdp2)."
             )
+
+
+def _check_baseline(config: Any, egrsd: EgrsdConfig) -> None:
+    if egrsd.rewards_count and egrsd.advantage == "running" and config.algorithm.use_kl_in_reward:
+        raise ValueError(
+            "algorithm.use_kl_in_reward=true takes the KL term off the rewards after the running baseline has learnt "
+            "them, so that every advantage would be shifted by it; use actor_rollout_ref.actor.use_kl_loss=true, or "
+            "another algorithm.egrsd.advantage, such as grpo."
+        )
 
 
 def _check_numerics(config: Any, model: Any) -> None:

@@ -70,18 +70,9 @@ def _short(egrsd: schema.EgrsdConfig) -> str:
 
 
 def batches(case: Case) -> Iterator[Finding]:
-    config = case.config
-    actor, batch = config.actor_rollout_ref.actor, config.data.train_batch_size
-    mini, rollouts = actor.ppo_mini_batch_size, config.actor_rollout_ref.rollout.n
-    ranks = config.trainer.n_gpus_per_node * config.trainer.nnodes // actor.ulysses_sequence_parallel_size
-    named = f"data.train_batch_size={batch}, actor_rollout_ref.actor.ppo_mini_batch_size={mini}"
-    if batch % mini:
-        yield Finding(Level.RED, f"{named}: the first must be a multiple of the second")
-    if mini * rollouts % ranks:
-        yield Finding(
-            Level.RED, f"{named} × rollout.n={rollouts} must be a multiple of the {ranks} data-parallel ranks"
-        )
-    updates = batch // mini * actor.ppo_epochs
+    actor, batch = case.config.actor_rollout_ref.actor, case.config.data.train_batch_size
+    named = f"data.train_batch_size={batch}, actor_rollout_ref.actor.ppo_mini_batch_size={actor.ppo_mini_batch_size}"
+    updates = derived.mini_batches(case.config) * actor.ppo_epochs
     said = f"{named}, ppo_epochs={actor.ppo_epochs}: {updates} update(s) a batch"
     yield Finding(
         graded(yellow=updates > 1), said + "; the paper makes one, on the policy that sampled" * (updates > 1)

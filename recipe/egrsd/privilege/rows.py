@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+BY_ROLLOUT = ("running", "grpo")  # advantages that count a rollout of several rows once
+
 
 def rollout_of(key: str) -> tuple[str, int, int]:
     """The prompt's uid, the rollout's number among those of the prompt, the row's number among those of the rollout."""
@@ -24,6 +26,16 @@ def last_rows(keys: Sequence[str]) -> Tensor:
         rollout, _, index = key.rpartition("_")
         last[rollout] = max(last.get(rollout, (-1, -1)), (int(index), row))
     return torch.tensor([last[key.rpartition("_")[0]][1] for key in keys])
+
+
+def require_counted_once(keys: Sequence[str], advantage: str) -> None:
+    """ValueError, which names the row, if an estimator would take each row of a rollout for a response of its own."""
+    later = next((key for key in keys if rollout_of(key)[2]), None)
+    if later and advantage not in BY_ROLLOUT:
+        raise ValueError(
+            f"row {later} is a later row of its rollout, and algorithm.egrsd.advantage={advantage} would count each as "
+            f"a response of its own; use one of {BY_ROLLOUT}, or an agent loop that returns one row a rollout."
+        )
 
 
 def teacher_prompts(

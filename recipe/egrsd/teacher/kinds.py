@@ -33,11 +33,11 @@ class Teacher:
         self.num_ranks = max(workers._query_dispatch_info("actor")) + 1  # as verl asks (trainer_base.py:1613)
         self.adapter_off = uses_lora and settings.kind == "frozen"
         if settings.kind == "live" or self.adapter_off:
-            self.engine = workers.compute_log_prob
+            self.part, self.engine = "actor", workers.compute_log_prob
         elif uses_lora:
-            self.engine = workers.compute_teacher_log_prob
+            self.part, self.engine = "actor", workers.compute_teacher_log_prob
         else:
-            self.engine = workers.compute_ref_log_prob
+            self.part, self.engine = "ref", workers.compute_ref_log_prob
         if self.settings.moves:
             print(f"EGRSD keeps a {settings.kind} teacher of {workers.init_teacher()[0]:,} parameters on each rank.")
 
@@ -78,7 +78,7 @@ class Teacher:
         passes = [read(at) for at in range(max([1, *map(len, readings)]))]
         total = hidden.rounded()
         if divergence is not None and total is not None:
-            self.workers.hold_teacher_head(**divergence)
+            self.workers.hold_teacher_head(part=self.part, **divergence)
         return replace(passes[0], hidden=total, contrast=contrast(readings, [each.log_probs for each in passes]))
 
     def score_student(self, prompt_ids: Sequence[Sequence[int]], *responses_and_mask: Tensor, **knobs: Any) -> Tensor:

@@ -80,10 +80,10 @@ class EgrsdWorker(ActorRolloutRefWorker):
         return output.cpu() if output is not None else None
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
-    def hold_teacher_head(self, **knobs) -> None:
-        """Gathers the head of the model that scored last, whole on every rank, for a divergence; knobs: its kind and
-        clip."""
-        engine = (self.ref or self.actor).engine
+    def hold_teacher_head(self, *, part: str, **knobs) -> None:
+        """Gathers the head of the part that taught, actor or ref, whole on every rank, for a divergence; knobs: its
+        kind and clip."""
+        engine = getattr(self, part).engine
         head, hidden = engine.module.get_output_embeddings(), engine.under_way.hidden
 
         def gathered(part: Tensor | None) -> Tensor | None:
@@ -100,7 +100,8 @@ class EgrsdWorker(ActorRolloutRefWorker):
     def update_actor(self, data: TensorDict) -> TensorDict:
         """verl's, after which nothing of the teacher stays on the device while vLLM is awake."""
         output = super().update_actor(data)
-        self.actor.engine.divergence = self.actor.engine.under_way = None
+        for part in filter(None, (self.actor, self.ref)):
+            part.engine.divergence = part.engine.under_way = None
         return output
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
