@@ -80,8 +80,8 @@ REFUSED = {
     KL_IN_REWARD: "after the running baseline has learnt them, so that every advantage would be shifted by it",
     "data.train_batch_size=300": "is no multiple of actor_rollout_ref.actor.ppo_mini_batch_size=256, so",
     "data.train_batch_size=32": "set the second to 32.",
-    "trainer.n_gpus_per_node=3": "ppo_mini_batch_size=256 x rollout.n=1 responses cannot be shared equally by 3 data",
-    "trainer.n_gpus_per_node=3 trainer.nnodes=2": "by 6 data-parallel ranks; use a multiple of that.",
+    "trainer.n_gpus_per_node=3": "cannot be shared equally by the 3 data-parallel ranks of trainer.n_gpus_per_node=3",
+    "trainer.n_gpus_per_node=3 trainer.nnodes=2": "x trainer.nnodes=2; use a multiple of 6.",
     "data.train_batch_size=48 actor_rollout_ref.actor.ppo_mini_batch_size=32": "set the second to 24.",
     "algorithm.egrsd.teacher.kind=live actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=8000": (
         "rollout.log_prob_max"

@@ -6,11 +6,10 @@ from recipe.egrsd.config.strict import STRICT, Count, Number, require, shown
 
 ROWS = ("all", "correct", "wrong", "shortest_correct", "longest_wrong")
 WEIGHTINGS = ("token_mean", "response_mean", "frontier")
-DEFAULTS = {
+_DEFAULTS = {
     "policy_gradient": False, "coefficient": 1, "warmup_steps": None, "decay_steps": None, "rows": "all",
     "tokens": None, "weighting": "token_mean", "propagation": None,
 }  # fmt: skip
-UNUSED = "means nothing to divergence=null; leave it at {}"
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -51,8 +50,9 @@ class PullConfig:
 
     def require_default(self) -> None:
         """ValueError for the first key that would be ignored: there is no divergence."""
-        for key, default in DEFAULTS.items():
-            require(getattr(self, key) == default, f"pull.{key}", getattr(self, key), UNUSED.format(shown(default)))
+        for key, default in _DEFAULTS.items():
+            value, reason = getattr(self, key), f"means nothing to divergence=null; leave it at {shown(default)}"
+            require(value == default, f"pull.{key}", value, reason)
 
     def coefficient_at(self, step: int) -> float:
         """The coefficient of a step, which counts from 1."""

@@ -103,17 +103,18 @@ def check_data_files(data: Any) -> None:
 def _check_batches(config: Any) -> None:
     """Whole mini-batches, each shared equally by the ranks."""
     actor, batch, n = config.actor_rollout_ref.actor, config.data.train_batch_size, config.actor_rollout_ref.rollout.n
-    mini, ranks = actor.ppo_mini_batch_size, config.trainer.n_gpus_per_node * config.trainer.nnodes
+    mini, gpus, nodes = actor.ppo_mini_batch_size, config.trainer.n_gpus_per_node, config.trainer.nnodes
     if batch % mini:
         raise ValueError(
             f"data.train_batch_size={batch} is no multiple of actor_rollout_ref.actor.ppo_mini_batch_size={mini}, so "
             "that verl would fill the last update up with empty responses; set the second to "
             f"{next(size for size in range(min(mini, batch), 0, -1) if batch % size == 0)}."
         )
-    if mini * n % (data_parallel := max(1, ranks // sequence_parallel_ranks(actor))):
+    if mini * n % (ranks := max(1, gpus * nodes // sequence_parallel_ranks(actor))):
         raise ValueError(
-            f"actor_rollout_ref.actor.ppo_mini_batch_size={mini} x rollout.n={n} responses cannot be shared equally by "
-            f"{data_parallel} data-parallel ranks; use a multiple of that."
+            f"actor_rollout_ref.actor.ppo_mini_batch_size={mini} x actor_rollout_ref.rollout.n={n} responses cannot be "
+            f"shared equally by the {ranks} data-parallel ranks of trainer.n_gpus_per_node={gpus} x trainer.nnodes="
+            f"{nodes}; use a multiple of {ranks}."
         )
 
 
