@@ -132,8 +132,9 @@ def generated(number: int, *, seed: int) -> list[str]:
     return [f"{choose.choice(prefixes)}{choose.choice(keys)}={choose.choice(VALUES)}" for _ in range(number)]
 
 
-def test_500_generated_overrides(base):
-    outcomes = {override: outcome(base, override) for override in dict.fromkeys(generated(500, seed=0))}
+@pytest.mark.parametrize("number", [200, pytest.param(500, marks=pytest.mark.long)])
+def test_generated_overrides(base, number):
+    outcomes = {override: outcome(base, override) for override in dict.fromkeys(generated(number, seed=0))}
     for override, said in outcomes.items():
         if not said:
             continue
@@ -147,4 +148,4 @@ def test_500_generated_overrides(base):
         assert said.startswith("EGRSD: ") and said.isprintable() and len(said) < 1000, (override, said)
         assert key.removesuffix(".deeper") in said, (override, said)
     valid = [override for override, said in outcomes.items() if not said]
-    assert 25 < len(valid) < 200
+    assert 0.05 < len(valid) / number < 0.4

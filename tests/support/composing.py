@@ -33,8 +33,9 @@ def _egrsd_of(preset: str) -> DictConfig:
 
 
 def composed(*overrides: str, algorithm: str = "egrsd") -> DictConfig:
-    """Hydra's own two steps, files and then values; the first, which takes seconds, once for all equal choices."""
-    values = OverridesParser.create().parse_overrides([*overrides])
+    """Hydra's own two steps, files and then values; the first, which takes seconds, once for all equal choices. Hydra's
+    own node, whose run.dir differs from test to test, is in no job's config."""
+    values = OverridesParser.create().parse_overrides([word for word in overrides if not word.startswith("hydra.")])
     chosen = [given.input_line for given in values if _chooses_a_file(given.key_or_group)]
     shell = [(name, os.environ.get(name)) for name in READ_FROM_THE_SHELL]
     config = pickle.loads(_files_composed(f"algorithm={algorithm}", *chosen, shell=tuple(shell)))
@@ -56,7 +57,7 @@ def _files_composed(*choices: str, shell: tuple) -> bytes:
 def _chooses_a_file(key: str) -> bool:
     with initialize_config_module("verl.trainer.config", version_base=None):
         loader = GlobalHydra.instance().config_loader()
-        return key.startswith("hydra") or loader.repository.group_exists(key)
+        return loader.repository.group_exists(key)
 
 
 def refusal_of(*overrides: str, algorithm: str = "egrsd") -> str:
