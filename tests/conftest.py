@@ -31,10 +31,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("slow"):
             group = "second lane" if item.get_closest_marker("second_lane") else "first lane"
+        elif item.path.parent.name == "steps":
+            group = "steps"
         else:
             group = item.path.stem
-        if "queue" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.queue)
         item.add_marker(pytest.mark.xdist_group(group))
 
 

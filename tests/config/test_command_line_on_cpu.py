@@ -16,8 +16,10 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
+import composing
 import pytest
 import yaml
+from omegaconf import OmegaConf
 from runs import COMPOSE
 
 from recipe.egrsd.machines import slots
@@ -228,6 +230,7 @@ def test_overrides_before_the_word_on_the_command_line(config):
 # ---------------------------------------------------------------- help and refusals
 
 
+@pytest.mark.long
 def test_help_lists_the_presets(main_ppo):
     process = main_ppo("--help")
     assert process.returncode == 0, process.stderr
@@ -262,15 +265,28 @@ def test_our_keys_without_the_word_are_refused(composed):
 # ---------------------------------------------------------------- what the shell says
 
 
-def test_whoever_allows_an_untested_verl_allows_it_to_the_workers(config):
-    allowed = config("algorithm=egrsd", EGRSD_ALLOW_UNTESTED_VERL="1")
-    refused = config("algorithm=egrsd", EGRSD_ALLOW_UNTESTED_VERL="")  # make test-verl sets it for all tests
+@pytest.fixture
+def in_a_shell(monkeypatch) -> Callable[..., dict[str, Any]]:
+    """What hydra composes of algorithm=egrsd, in this process, in a shell that has set this variable."""
+
+    def values(**variables: str) -> dict[str, Any]:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        return leaves(OmegaConf.to_container(composing.composed()))
+
+    return values
+
+
+def test_whoever_allows_an_untested_verl_allows_it_to_the_workers(in_a_shell):
+    refused = in_a_shell(EGRSD_ALLOW_UNTESTED_VERL="")  # make test-verl sets it for all tests
+    allowed = in_a_shell(EGRSD_ALLOW_UNTESTED_VERL="1")
     assert changes(refused, allowed) == {"ray_kwargs.ray_init.runtime_env.env_vars.EGRSD_ALLOW_UNTESTED_VERL": "1"}
 
 
-def test_modules_of_the_user_are_loaded_in_the_workers_too(config):
-    egrsd = config("algorithm=egrsd", VERL_USE_EXTERNAL_MODULES="colorsys,recipe.egrsd.register,wave")
-    assert changes(config("algorithm=egrsd"), egrsd) == {MODULES: "colorsys,wave,recipe.egrsd.register"}
+def test_modules_of_the_user_are_loaded_in_the_workers_too(in_a_shell):
+    plain = in_a_shell(VERL_USE_EXTERNAL_MODULES="")
+    egrsd = in_a_shell(VERL_USE_EXTERNAL_MODULES="colorsys,recipe.egrsd.register,wave")
+    assert changes(plain, egrsd) == {MODULES: "colorsys,wave,recipe.egrsd.register"}
 
 
 def test_cpu_platform_adds_its_file_below_the_command_line(config):

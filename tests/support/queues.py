@@ -1,22 +1,9 @@
-"""A TransferQueue for tests of the trainer's steps, and a table that stands for the scoring engine."""
+"""A table that stands for the scoring engine, for tests of the trainer's steps."""
 
-import pytest
-import ray
 import torch
-import transfer_queue as tq
 from micro_batches import jagged
-from omegaconf import OmegaConf
 from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
-
-
-@pytest.fixture(scope="module")
-def queue():
-    ray.init("local", num_cpus=8, include_dashboard=False, log_to_driver=False)
-    tq.init(OmegaConf.create({"backend": {"SimpleStorage": {"num_data_storage_units": 1}}}))
-    yield
-    tq.close()
-    ray.shutdown()
 
 
 class PromptTable:

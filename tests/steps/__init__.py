@@ -1,0 +1,1 @@
+"""What a training step makes of its batch: the trainer's own steps on a real TransferQueue, which they share."""
