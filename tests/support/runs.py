@@ -44,6 +44,14 @@ LORA = ["actor_rollout_ref.model.lora_rank=8", "actor_rollout_ref.model.lora_alp
 # A random model answers nothing right; this reward is right half of the time, so that there is something to learn from.
 COIN_REWARD = [f"reward.custom_reward_function.path={ROOT / 'tests' / 'support' / 'coin_reward.py'}"]
 
+SHOWS_NOTHING = """{{ problem }}
+
+{% if '\ue000' in solution %}{{ solution }}
+
+{% endif %}{{ instruction }}"""
+"""A teacher's template for null tests. It shows a solution only while it is tried before Ray, in private characters:
+one that never does is refused."""
+
 
 # Composes many command lines in one process: JSON, name -> (primary config, overrides), to JSON, name -> config or
 # refusal.

@@ -20,6 +20,7 @@ from runs import (
     DESCENT,
     LORA,
     PADDED,
+    SHOWS_NOTHING,
     Run,
     good,
     on_bfloat16_grid,
@@ -150,9 +151,8 @@ def test_no_other_method_rounds_either(case, inputs, tmp_path):
 @pytest.mark.long
 def test_a_teacher_that_sees_nothing_raises_the_alarm(inputs, tmp_path):
     """The same prompt for both and weights that never move: what is left of |log ratio| is rounding, and the alarm
-    says so. The template shows a solution only while it is tried before Ray, in private characters."""
-    shown = "{% if '\ue000' in solution %}{{ solution }}\n\n{% endif %}"
-    (tmp_path / "nothing.jinja").write_text(f"{{{{ problem }}}}\n\n{shown}{{{{ instruction }}}}")
+    says so."""
+    (tmp_path / "nothing.jinja").write_text(SHOWS_NOTHING)
     overrides = [
         *COIN_REWARD, *GPU_PRECISION, *AUTO, "actor_rollout_ref.actor.optim.lr=0",
         "algorithm.egrsd.teacher.enable_thinking=false",

@@ -8,7 +8,7 @@ import itertools
 
 import pytest
 import torch
-from runs import COIN_REWARD, DESCENT, LORA, adapter, good, parameters, replaying, run, run_plain_grpo
+from runs import COIN_REWARD, DESCENT, LORA, SHOWS_NOTHING, adapter, good, parameters, replaying, run, run_plain_grpo
 from same_training import LOGGED, assert_same_training, rows, weights
 
 pytestmark = pytest.mark.slow
@@ -62,7 +62,7 @@ def test_frozen_reference_is_lora_with_the_adapter_off(full, lora):
 @pytest.mark.parametrize("adapter", [[], LORA], ids=["full", "lora"])
 def test_a_teacher_that_sees_no_solution_leaves_only_the_gate(adapter, inputs, tmp_path):
     """Null test: same prompt for both, weights that never move (lr = 0): ratio weight 1 at every token of the run."""
-    (tmp_path / "nothing.jinja").write_text("{{ problem }}\n\n{{ instruction }}")
+    (tmp_path / "nothing.jinja").write_text(SHOWS_NOTHING)
     overrides = [
         *COIN_REWARD, *adapter, "actor_rollout_ref.actor.optim.lr=0", "algorithm.egrsd.teacher.enable_thinking=false",
         f"algorithm.egrsd.teacher.template={tmp_path / 'nothing.jinja'}",

@@ -169,6 +169,18 @@ def test_a_step_is_gradient_descent_on_its_loss(algorithm, inputs, tmp_path):
     assert moved > 1e-3
 
 
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_live_teacher_teaches_beside_a_kl_term(inputs, tmp_path):
+    """The term has verl build a reference model, which is not the teacher: its head is another, its last pass another
+    batch."""
+    both = ["algorithm.egrsd.pull.policy_gradient=true", "actor_rollout_ref.actor.use_kl_loss=true"]
+    overrides = [*COIN_REWARD, *both, "trainer.total_training_steps=2"]
+    result = good(run(inputs, tmp_path, overrides, algorithm="hsd"))
+    for step in result.metrics:
+        assert step["egrsd/divergence_mean"] > 0 and step["actor/kl_loss"] >= 0 and step["actor/grad_norm"] > 0
+
+
 def frames(inputs: Path) -> dict[tuple[int, ...], tuple[list[int], list[int], list[int]]]:
     """Student's prompt -> what stands before and behind a guide in the teacher's, and the solution; token ids."""
     tokenizer, template = tiny.build_tokenizer(), jinja2.Template(Path(tiny.TEACHER_TEMPLATE).read_text())
