@@ -1,4 +1,4 @@
-"""Rollouts of a problem that a preset asks for: ``python examples/group.py rlsd`` prints 8.
+"""Rollouts of a problem that a preset asks for: ``python examples/group.py rlsd 32`` prints 8, of 32 rollouts a step.
 
 The train.sh of each demo divides the rollouts of a step by it, and leaves the key itself to the preset.
 """
@@ -23,7 +23,12 @@ def group_of(preset: str) -> int | None:
 
 
 if __name__ == "__main__":
-    (name,) = sys.argv[1:]
+    name, batch = sys.argv[1:]
     if not (PRESETS / f"{name}.yaml").is_file():
         sys.exit(f"ALGORITHM={name} is no preset; choose from {sorted(path.stem for path in PRESETS.glob('*.yaml'))}.")
-    print(group_of(name) or VERLS)
+    group = group_of(name) or VERLS
+    if int(batch) % group:
+        sys.exit(
+            f"BATCH={batch} rollouts are no whole groups of {group}, which ALGORITHM={name} needs; use a multiple."
+        )
+    print(group)

@@ -15,7 +15,7 @@ SEED=${SEED:-0}
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export VERL_PLATFORM=cpu
 
-GROUP=$("${PYTHON:-python}" "$HERE/../group.py" "$ALGORITHM")   # rollouts of a problem, which the preset sets
+GROUP=$("${PYTHON:-python}" "$HERE/../group.py" "$ALGORITHM" "$BATCH")   # rollouts of a problem, which the preset sets
 
 EGRSD=(
   algorithm="$ALGORITHM"

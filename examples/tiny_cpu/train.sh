@@ -24,7 +24,7 @@ if [[ $ALGORITHM == grpo ]]; then   # verl's (docs/configuration.md): no teacher
     actor_rollout_ref.rollout.n="$GROUP"
   )
 else
-  GROUP=$("${PYTHON:-python}" "$HERE/../group.py" "$ALGORITHM")   # rollouts of a problem, which the preset sets
+  GROUP=$("${PYTHON:-python}" "$HERE/../group.py" "$ALGORITHM" "$BATCH")   # rollouts of a problem, which the preset sets
   PRESET=(algorithm="$ALGORITHM")
 fi
 TEMPLATE=teacher_prompt.jinja

@@ -196,12 +196,24 @@ def test_the_preset_says_how_many_rollouts_a_problem_has(words, tmp_path, script
     assert "actor_rollout_ref.rollout.n" not in given
 
 
-def test_an_algorithm_that_is_no_preset_is_named():
-    command, given = ["bash", str(TRAIN_SCRIPT)], {"MODEL": "m", "DATA": "d", "OUTPUT": "o", "PYTHON": sys.executable}
-    process = subprocess.run(command, env={**os.environ, **given, "ALGORITHM": "egsrd"}, capture_output=True, text=True)
+@pytest.mark.parametrize("script", [TRAIN_SCRIPT, TRAIN_SCRIPT.parents[1] / "smollm2" / "train.sh"])
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"ALGORITHM": "egsrd"}, "ALGORITHM=egsrd is no preset; choose from ['cl_egrsd', "),
+        (
+            {"ALGORITHM": "rlsd", "BATCH": "20"},
+            "BATCH=20 rollouts are no whole groups of 8, which ALGORITHM=rlsd needs",
+        ),
+    ],
+)
+def test_what_cannot_be_a_batch_is_named(script, variables, said):
+    given = {"MODEL": "m", "DATA": "d", "OUTPUT": "o", "PYTHON": sys.executable}
+    process = subprocess.run(
+        ["bash", str(script)], env={**os.environ, **given, **variables}, capture_output=True, text=True
+    )
     assert process.returncode == 1 and process.stdout == ""
-    assert process.stderr.startswith("ALGORITHM=egsrd is no preset; choose from ['cl_egrsd', ")
-    assert process.stderr.count("\n") == 1
+    assert process.stderr.startswith(said) and process.stderr.count("\n") == 1
 
 
 # ---------------------------------------------------------------- demo
