@@ -19,6 +19,7 @@ export VERL_PLATFORM=cpu
 
 if [[ $ALGORITHM == grpo ]]; then   # verl's (docs/configuration.md): no teacher left in it, every token weight is 1
   GROUP=8
+  (( BATCH % GROUP == 0 )) || { echo "BATCH=$BATCH rollouts are no whole groups of $GROUP, which ALGORITHM=grpo needs; use a multiple." >&2; exit 1; }
   PRESET=(
     algorithm=egrsd_ungated algorithm.egrsd.clip_range=0 algorithm.egrsd.length_bonus=0 algorithm.egrsd.advantage=grpo
     actor_rollout_ref.rollout.n="$GROUP"

@@ -216,6 +216,13 @@ def test_what_cannot_be_a_batch_is_named(script, variables, said):
     assert process.stderr.startswith(said) and process.stderr.count("\n") == 1
 
 
+def test_verls_grpo_has_whole_groups_too():
+    given = {"MODEL": "m", "DATA": "d", "OUTPUT": "o", "PYTHON": "false", "ALGORITHM": "grpo", "BATCH": "20"}
+    process = subprocess.run(["bash", str(TRAIN_SCRIPT)], env={**os.environ, **given}, capture_output=True, text=True)
+    assert process.returncode == 1
+    assert process.stderr == "BATCH=20 rollouts are no whole groups of 8, which ALGORITHM=grpo needs; use a multiple.\n"
+
+
 # ---------------------------------------------------------------- demo
 
 SETTINGS = {"task": "addition", "algorithm": "cl_egrsd", "seed": 0, "steps": 30, "num_problems": 500}
