@@ -11,7 +11,8 @@ from collections import defaultdict
 from pathlib import Path
 
 import psutil
-from runs import good, run, write_inputs
+from inputs import write_inputs
+from runs import good, run
 
 GIB = 2**30
 WORKERS = ["reward.num_workers=2", "actor_rollout_ref.rollout.agent.num_workers=2"]

@@ -16,8 +16,8 @@ from types import SimpleNamespace
 
 from composing import composed
 from cost_model import MODELS, stages
+from inputs import qwen3
 from omegaconf import DictConfig, OmegaConf
-from runs import qwen3
 
 from recipe.egrsd.doctor import memory
 from recipe.egrsd.doctor.case import Case

@@ -12,8 +12,9 @@ import fixed_rollouts
 import pytest
 from filelock import FileLock
 from golden import Golden
+from inputs import write_inputs
 from packages import is_pinned, pinned
-from runs import COIN_REWARD, DESCENT, LORA, PADDED, Run, good, replaying, run, write_inputs
+from runs import COIN_REWARD, DESCENT, LORA, PADDED, Run, good, replaying, run
 
 # make test starts processes in the background, where a shell ignores Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -112,8 +113,8 @@ def rollouts(full) -> Path:
 @pytest.fixture(scope="session")
 def padded(run_once, rollouts) -> Run:
     """The same on one rank, padded, in four static micro-batches, on the fewest CPUs of Ray's; after the recorded three
-    steps it goes on for 19 more."""
-    longer = ["trainer.save_freq=3", "trainer.total_training_steps=22", "ray_kwargs.ray_init.num_cpus=5"]
+    steps it goes on for 10 more."""
+    longer = ["trainer.save_freq=3", "trainer.total_training_steps=13", "ray_kwargs.ray_init.num_cpus=5"]
     return run_once("padded", lambda folder: [*COIN_REWARD, *DESCENT, *PADDED, *replaying(rollouts), *longer])
 
 

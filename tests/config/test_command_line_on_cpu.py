@@ -19,8 +19,8 @@ from typing import Any
 import composing
 import pytest
 import yaml
+from composing import COMPOSE
 from omegaconf import OmegaConf
-from runs import COMPOSE
 
 from recipe.egrsd.machines import slots
 

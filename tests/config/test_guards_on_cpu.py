@@ -11,8 +11,9 @@ import pytest
 import torch
 from composing import PRESETS, composed, refusal
 from hydra.errors import ConfigCompositionException
+from inputs import write_inputs
 from omegaconf import DictConfig, OmegaConf
-from runs import ROOT, run, write_inputs
+from runs import ROOT, run
 from transformers import AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
 
 from examples.tiny_cpu.task import make_problems, verl_row
@@ -444,7 +445,7 @@ def test_a_model_that_softcaps_its_logits_is_refused(inputs, tmp_path):
     assert "Gemma2ForCausalLM changes the logits of its head (a softcap or a scale" in result.log
 
 
-@pytest.mark.parametrize("allowed", ["", "1"])
+@pytest.mark.parametrize("allowed", ["", pytest.param("1", marks=pytest.mark.long)])
 def test_a_verl_out_of_range_is_named(allowed, inputs, tmp_path):
     """Another version in front of the installed one, as the metadata of a package that importlib.metadata finds
     first."""

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import composing
 import pytest
+from inputs import write_inputs
 from omegaconf import DictConfig
-from runs import ROOT, command, write_inputs
+from runs import ROOT, command
 
 from recipe.egrsd import parts
 from recipe.egrsd.config import validation

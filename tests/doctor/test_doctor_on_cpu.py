@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from composing import composed
+from inputs import write_inputs
 from peft import LoraConfig, get_peft_model
-from runs import ROOT, command, write_inputs
+from runs import ROOT, command
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config
 
 from examples.tiny_cpu.task import make_problems, verl_row

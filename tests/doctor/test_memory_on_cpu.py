@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
+from inputs import qwen3
 from peft import LoraConfig, get_peft_model
-from runs import qwen3
 from test_doctor_on_cpu import case, given, inputs, said  # noqa: F401  fixtures
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 

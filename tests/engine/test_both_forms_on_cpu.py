@@ -6,7 +6,8 @@ import sys
 
 import pytest
 import torch
-from runs import ROOT, write_inputs
+from inputs import write_inputs
+from runs import ROOT
 
 pytestmark = pytest.mark.long
 PRESETS, FORMS = (

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 import torch
-from runs import ROOT, on_bfloat16_grid, write_inputs
+from inputs import write_inputs
+from runs import ROOT, on_bfloat16_grid
 
 from recipe.egrsd.engine.fsdp import float32_logits
 
@@ -63,6 +64,7 @@ def test_compiled_is_covered_where_a_compiler_is_installed(outputs):
         pytest.skip("torch.compile needs g++ or clang++, and neither is installed")
 
 
+@pytest.mark.long
 def test_verls_own_outputs_would_not_do(tmp_path):
     """Why engine/fsdp.py exists: the same logits through verl's own code. This is also the proof that the test above
     can fail."""

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from inputs import write_inputs
 from peft import LoraConfig, get_peft_model
-from runs import ROOT, write_inputs
+from runs import ROOT
 from safetensors.torch import load_file, save_file
 from tensordict import TensorDict
 from torch import Tensor, nn

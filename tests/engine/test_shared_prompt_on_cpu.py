@@ -8,8 +8,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from inputs import write_inputs
 from queues import PromptTable
-from runs import ROOT, write_inputs
+from runs import ROOT
 from transformers import DynamicCache, MambaConfig, Qwen3Config, Qwen3ForCausalLM
 from verl.utils import tensordict_utils as tu
 

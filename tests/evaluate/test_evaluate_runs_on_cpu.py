@@ -13,11 +13,13 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
+from inputs import write_inputs
 from peft import PeftModel
-from runs import ROOT, write_inputs
+from runs import ROOT
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from recipe.egrsd.evaluate import Refused
+from recipe.egrsd.evaluate import Refused, run
+from recipe.egrsd.evaluate.__main__ import main
 from recipe.egrsd.evaluate.engine import CPU_TOKENS
 from recipe.egrsd.evaluate.model import ModelFiles, locate
 
@@ -41,27 +43,24 @@ def checkpoints(inputs, tmp_path_factory) -> Path:
 
 
 def start(inputs: Path, model: Path, out: Path, *options: str) -> subprocess.Popen:
-    command = [
-        sys.executable,
-        "-m",
-        "recipe.egrsd.evaluate",
-        "--model",
-        model,
-        "--data",
-        inputs / "val.parquet",
-        "--out",
-        out,
-    ]
+    words = [sys.executable, "-m", "recipe.egrsd.evaluate", *command(inputs, model, out, *options)]
     with out.with_suffix(".log").open("a") as log:
-        return subprocess.Popen(
-            [*map(str, command), "--dtype", "float32", "--part-size", "1", *options],
-            cwd=ROOT, env={**os.environ, "VERL_PLATFORM": "cpu"}, stdout=log, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+        environment = {**os.environ, "VERL_PLATFORM": "cpu"}
+        return subprocess.Popen(words, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+
+
+def command(inputs: Path, model: Path, out: Path, *options: str) -> list[str]:
+    files = ["--model", model, "--data", inputs / "val.parquet", "--out", out]
+    return [*map(str, files), "--dtype", "float32", "--part-size", "1", *options]
 
 
 def finished(process: subprocess.Popen, out: Path) -> list[dict]:
     """The stored responses, in order, of a run that must end well."""
     assert process.wait() == 0, out.with_suffix(".log").read_text()[-6000:]
+    return stored(out)
+
+
+def stored(out: Path) -> list[dict]:
     return sorted(pq.read_table(out / "generations").to_pylist(), key=lambda row: (row["index"], row["sample"]))
 
 
@@ -73,7 +72,9 @@ def queue(inputs, tmp_path_factory) -> Path:
     return out
 
 
-def test_a_killed_run_goes_on_where_it_stopped_and_ends_as_if_it_had_not_been_killed(inputs, queue, tmp_path):
+def test_a_killed_run_goes_on_where_it_stopped_and_ends_as_if_it_had_not_been_killed(
+    inputs, queue, tmp_path, monkeypatch
+):
     options = ["--k", str(SAMPLES), "--max-tokens", str(TOKENS)]
     killed, whole = tmp_path / "killed", queue
     process = start(inputs, inputs / "model", killed, *options)
@@ -92,15 +93,16 @@ def test_a_killed_run_goes_on_where_it_stopped_and_ends_as_if_it_had_not_been_ki
     log = killed.with_suffix(".log").read_text()
     assert f"{PROBLEMS * SAMPLES - len(early)} of {PROBLEMS * SAMPLES} responses to generate" in log
     assert {name: (parts / name).stat().st_mtime_ns for name in early} == early
-    uninterrupted = finished(start(inputs, inputs / "model", whole, *options), whole)  # its first samples, no engine
-    assert resumed == [row for row in uninterrupted if row["sample"] < SAMPLES]
+    monkeypatch.setattr(run, "complete", None)  # from here on there is nothing to generate
+    main(command(inputs, inputs / "model", whole, *options))  # the figures of its first samples
+    assert resumed == [row for row in stored(whole) if row["sample"] < SAMPLES]
     assert (killed / "results.json").read_bytes() == (whole / "results.json").read_bytes()
     assert len({row["response"] for row in resumed}) == PROBLEMS * SAMPLES  # every sample has a seed of its own
 
-    again = start(inputs, inputs / "model", killed, *options)  # nothing is left to do: no engine starts
-    assert finished(again, killed) == resumed
-    assert start(inputs, inputs / "model", killed, *options, "--seed", "1").wait() != 0
-    assert "seed: 0 there, 1 now" in killed.with_suffix(".log").read_text()
+    main(command(inputs, inputs / "model", killed, *options))
+    assert stored(killed) == resumed
+    with pytest.raises(SystemExit, match="seed: 0 there, 1 now"):
+        main(command(inputs, inputs / "model", killed, *options, "--seed", "1"))
 
 
 def test_a_queue_longer_than_what_is_read_at_a_time_is_answered(inputs, queue):

@@ -15,10 +15,11 @@ from statistics import mean
 
 import matplotlib
 import pytest
+from composing import COMPOSE
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from made_up_runs import write_run
 from omegaconf import OmegaConf
-from runs import COMPOSE, ROOT
+from runs import ROOT
 
 import recipe.egrsd.config.resolvers  # noqa: F401  what the CPU's config asks for
 from examples.tiny_cpu import compare, demo

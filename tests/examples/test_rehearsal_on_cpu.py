@@ -16,7 +16,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from runs import COMPOSE, ROOT, on_bfloat16_grid
+from composing import COMPOSE
+from runs import ROOT, on_bfloat16_grid
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer
 

@@ -16,9 +16,10 @@ import peft
 import pytest
 import yaml
 from hydra import compose, initialize_config_module
+from inputs import qwen3
 from made_up_runs import write_evaluation, write_tokens
 from omegaconf import DictConfig, OmegaConf
-from runs import ROOT, qwen3
+from runs import ROOT
 from verl.utils.config import omega_conf_to_dataclass
 
 import recipe.egrsd.hydra_plugin  # noqa: F401  opens the config group

@@ -10,7 +10,7 @@ from examples.tiny_cpu.task import make_problems
 
 
 def test_prompts_and_rewards_are_those_of_today():
-    tokenizer, problems = tiny.build_tokenizer(), make_problems("train", 128, seed=0)  # as runs.write_inputs does
+    tokenizer, problems = tiny.build_tokenizer(), make_problems("train", 128, seed=0)  # as inputs.write_inputs does
     steps = json.loads(fixed_rollouts.FILE.read_text()).values()
     rows = [row["fields"] for step in steps for row in step["rows"]]
     assert len(rows) == 3 * 8

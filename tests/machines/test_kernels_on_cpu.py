@@ -11,9 +11,10 @@ import sys
 
 import pytest
 import torch
+from inputs import write_inputs
 from packages import project
 from plain import plain_forward
-from runs import COIN_REWARD, ROOT, TEMPERATURE, good, run, write_inputs
+from runs import COIN_REWARD, ROOT, TEMPERATURE, good, run
 from transformers import AutoModelForCausalLM
 
 from recipe.egrsd.machines.attention import KEY

@@ -12,10 +12,11 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
+from inputs import COMMIT, on_the_hub, write_inputs
 from omegaconf import OmegaConf
 from peft import LoraConfig, get_peft_model
 from peft.utils.save_and_load import get_peft_model_state_dict
-from runs import COMMIT, ROOT, on_the_hub, write_inputs
+from runs import ROOT
 from transformers import AutoModelForCausalLM
 
 import recipe.egrsd.hydra_plugin  # noqa: F401  opens the config group

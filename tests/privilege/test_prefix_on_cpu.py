@@ -6,7 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from composing import composed, refusal_of
-from runs import ROOT, write_inputs
+from inputs import write_inputs
+from runs import ROOT
 from test_dataset_on_cpu import PROBLEMS, dataset, write
 from transformers import AutoTokenizer
 from verl.utils.config import omega_conf_to_dataclass

@@ -8,7 +8,8 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 import torch
-from runs import INSTRUCTION, ROOT, TEMPERATURE, tiny, write_inputs
+from inputs import write_inputs
+from runs import INSTRUCTION, ROOT, TEMPERATURE, tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
 
 from recipe.egrsd.report import sampling

@@ -9,7 +9,8 @@ import sys
 import time
 
 import pytest
-from runs import COIN_REWARD, ROOT, run, write_inputs
+from inputs import write_inputs
+from runs import COIN_REWARD, ROOT, run
 
 DIED = r"EngineDied: the vLLM server at \S+ \(pid \d+\) died"
 CAUSES = {

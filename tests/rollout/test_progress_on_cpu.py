@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import pytest
 import ray
 import transfer_queue as tq
+from inputs import write_inputs
 from omegaconf import OmegaConf
-from runs import COIN_REWARD, good, processes, run, write_inputs
+from runs import COIN_REWARD, good, processes, run
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 from recipe.egrsd.rollout import progress

@@ -2,7 +2,8 @@
 why."""
 
 import pytest
-from runs import COIN_REWARD, COMMIT, good, on_the_hub, run, write_inputs
+from inputs import COMMIT, on_the_hub, write_inputs
+from runs import COIN_REWARD, good, run
 from transformers import Qwen2VLConfig, Qwen3Config
 
 from recipe.egrsd.machines.models import is_tied

@@ -20,6 +20,24 @@ from recipe.egrsd.hydra_plugin import Validation
 
 PRESETS = ROOT / "recipe" / "egrsd" / "config" / "algorithm"
 
+# Composes many command lines in one process: JSON, name -> (primary config, overrides), to JSON, name -> config or
+# refusal.
+COMPOSE = """
+import json, sys
+import verl
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+result = {"modules": [name for name in sys.modules if name.split(".")[0] == "recipe"]}
+with initialize_config_module("verl.trainer.config", version_base=None):
+    for case, (name, overrides) in json.load(sys.stdin).items():
+        try:
+            result[case] = OmegaConf.to_container(compose(name, overrides))
+        except Exception as error:
+            result[case] = f"{error}\\n{error.__cause__}"
+json.dump(result, sys.stdout)
+"""
+
 
 def settings(preset: str = "egrsd", **keys) -> schema.EgrsdConfig:
     return schema.read({**OmegaConf.to_container(_egrsd_of(preset)), **keys})

@@ -7,6 +7,7 @@ moves.
 """
 
 import itertools
+import shutil
 import signal
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import fixed_rollouts
 import pyarrow.parquet as pq
 import pytest
 import torch
+from inputs import write_inputs
 from packages import is_pinned
 from runs import (
     COIN_REWARD,
@@ -27,7 +29,6 @@ from runs import (
     parameters,
     replaying,
     run,
-    write_inputs,
 )
 
 from examples.rehearsal.scripts import GPU_PRECISION
@@ -59,7 +60,7 @@ def packed(run_once, tied) -> Run:
     def overrides(folder: Path) -> list[str]:
         if is_pinned("verl"):
             fixed_rollouts.lay_out(folder / "rollouts")
-        saved = ["trainer.n_gpus_per_node=2", "trainer.save_freq=3", "trainer.total_training_steps=4", *EVERY_TOKEN]
+        saved = ["trainer.n_gpus_per_node=2", "trainer.save_freq=1", "trainer.total_training_steps=4", *EVERY_TOKEN]
         return [*SETTINGS, *tied, *replaying(folder / "rollouts"), *saved]
 
     return run_once("bf16", overrides)
@@ -163,22 +164,45 @@ def test_a_teacher_that_sees_nothing_raises_the_alarm(inputs, tmp_path):
     assert "EGRSD alarm, privilege inert: egrsd/log_ratio_abs_mean = " in result.log
 
 
-@pytest.mark.timeout(1800)
-def test_a_kill_and_looking_at_tokens_change_nothing(packed, tied, inputs, tmp_path):
-    """Killed while the second checkpoint is written and resumed by the same command: the third step's parameters and
-    baseline to the bit.
+def goes_on(packed: Run, tied: list[str], inputs: Path, folder: Path) -> Run:
+    """The run in this folder, resumed up to step 3. Saves its tokens, with 0.05 nat of noise on whatever
+    old_log_probs it would train on."""
+    return good(run(inputs, folder, resumable(packed, tied, folder), EGRSD_NOISE="0.05"))
 
-    The resumed run saves its tokens with 0.05 nat of noise on whatever old_log_probs it would train on.
-    """
+
+def resumable(packed: Run, tied: list[str], folder: Path) -> list[str]:
     overrides = [*SETTINGS, *tied, *EVERY_TOKEN, *replaying(packed.folder / "rollouts"), "trainer.save_freq=1"]
-    overrides += ["trainer.n_gpus_per_node=2", f"trainer.default_local_dir={tmp_path / 'checkpoints'}"]
-    killed = run(inputs, tmp_path / "killed", overrides, EGRSD_KILL="_save_checkpoint:2:0.02")
-    assert killed.returncode not in (0, None, -signal.SIGTERM)
-    assert "The actor is dead because its worker process has died" in killed.log
-    resumed = good(run(inputs, tmp_path, overrides, EGRSD_NOISE="0.05"))
-    assert resumed.metrics[0]["training/global_step"] in (2, 3) and resumed.metrics[-1]["training/global_step"] == 3
+    return [*overrides, "trainer.n_gpus_per_node=2", f"trainer.default_local_dir={folder / 'checkpoints'}"]
+
+
+def assert_ends_as(resumed: Run, packed: Run) -> None:
+    """Parameters and baseline of the third step, to the bit."""
+    assert resumed.metrics[-1]["training/global_step"] == 3
     assert resumed.probe(3)["baseline"] == packed.probe(3)["baseline"]
-    before, expected = parameters(resumed, 2), parameters(packed, 3)
+    before, expected = parameters(packed, 2), parameters(packed, 3)
     for name, tensor in parameters(resumed, 3).items():
         assert torch.equal(tensor, expected[name]), name
     assert any(not torch.equal(before[name], expected[name]) for name in expected)
+
+
+def test_a_resume_and_looking_at_tokens_change_nothing(packed, tied, inputs, tmp_path):
+    """From the second step's checkpoint."""
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(packed.folder / "checkpoints" / "global_step_2", folder / "global_step_2")
+    (folder / "latest_checkpointed_iteration.txt").write_text("2")
+    resumed = goes_on(packed, tied, inputs, tmp_path)
+    assert [step["training/global_step"] for step in resumed.metrics] == [3]
+    assert_ends_as(resumed, packed)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_a_kill_while_a_checkpoint_is_written_changes_nothing(packed, tied, inputs, tmp_path):
+    """The second one; resumed by the same command."""
+    overrides = resumable(packed, tied, tmp_path)
+    killed = run(inputs, tmp_path / "killed", overrides, EGRSD_KILL="_save_checkpoint:2:0.02")
+    assert killed.returncode not in (0, None, -signal.SIGTERM)
+    assert "The actor is dead because its worker process has died" in killed.log
+    resumed = goes_on(packed, tied, inputs, tmp_path)
+    assert resumed.metrics[0]["training/global_step"] in (2, 3)
+    assert_ends_as(resumed, packed)
