@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from composing import refusal_of, settings
+from composing import settings
 from micro_batches import GATE_MEAN
 from torch import Tensor
 
@@ -80,28 +80,6 @@ def test_every_token_with_a_teacher_has_the_batchs_gate(window):
     assert torch.equal(found["mean"].token[mask], found["mean"].ratio[mask] * GATE_MEAN)
     assert torch.equal(found["mean"].gate[mask], torch.full((6,), GATE_MEAN))
     assert (found["mean"].token[~mask] == 1).all() and (found["token"].gate[mask] != GATE_MEAN).all()
-
-
-@pytest.mark.parametrize(
-    ("algorithm", "overrides", "said"),
-    [
-        ("egrsd", ["algorithm.egrsd.gate=median"], "gate=median is not available; choose from ('token', 'mean')"),
-        ("egrsd_ungated", ["algorithm.egrsd.gate=mean"], "gate=mean means nothing to gamma=0 or floor=1"),
-        ("egrsd_mean_gate", ["algorithm.egrsd.floor=1"], "gate=mean means nothing to gamma=0 or floor=1"),
-        ("opsd", ["algorithm.egrsd.gate=mean"], "gate=mean means nothing to gamma=0 or floor=1"),
-        ("egrsd_mean_gate", ["algorithm.egrsd.divergence=forward_kl"], "gamma=0.3 means nothing to algorithm.egrsd"),
-        (
-            "egrsd_mean_gate",
-            ["algorithm.egrsd.token_weight=OWN:mine"],
-            "my_weights.py:mine, which does not read it; leave it at token",
-        ),
-    ],
-)
-def test_where_there_is_no_gate_it_is_refused(algorithm, overrides, said, tmp_path):
-    own = tmp_path / "my_weights.py"
-    own.write_text("def mine(s, t, e, advantages, m, *, gamma):\n    return advantages * 0 + gamma\n")
-    overrides = [word.replace("OWN", str(own)) for word in overrides]
-    assert said in refusal_of(*overrides, algorithm=algorithm)
 
 
 def test_the_preset_is_egrsd_with_that_key_alone():

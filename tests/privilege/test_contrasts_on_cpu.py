@@ -4,20 +4,15 @@ The trainer's steps with such a teacher: tests/steps/test_contrast_steps_on_cpu.
 """
 
 import math
-import re
 from collections import Counter
 
 import pytest
 import torch
-from composing import composed, refusal_of
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from examples.tiny_cpu import model as tiny
-from recipe.egrsd import parts
-from recipe.egrsd.config import validation
-from recipe.egrsd.config.contrast import ContrastConfig
 from recipe.egrsd.privilege.contrasts import boxed_ids, wrong_answers, wrong_peers
 from recipe.egrsd.teacher.readings import Reading, contrast
 from recipe.egrsd.teacher.scoring import nested
@@ -105,68 +100,3 @@ def test_what_several_wrong_guides_say_together():
     found = contrast(readings, [nested([torch.tensor(row).log() for row in rows]) for rows in passes])
     assert found.values().tolist() == pytest.approx([math.log(0.35), math.log(0.3), 0.0], abs=1e-6)
     assert contrast([[Reading([1])]], [nested([torch.zeros(1)])]) is None
-
-
-GROUP = "actor_rollout_ref.rollout.n=8"
-ON = "algorithm.egrsd.contrast.strength=0.5"
-REFUSED = {
-    f"{ON}": "contrast.strength=0.5 means nothing but to privilege=peer_contrast or answer_contrast; set it to 0",
-    f"algorithm.egrsd.privilege=peer_contrast {GROUP}": (
-        "contrast.strength=0.0 adds nothing of what privilege=peer_contrast contrasts; set it, or use privilege=none"
-    ),
-    f"algorithm.egrsd.privilege=peer_contrast {ON} {GROUP}": (
-        "algorithm.egrsd.privilege=peer_contrast has the teacher read right and wrong guides, and "
-        "algorithm.egrsd.token_weight=recipe.egrsd.method.weights:token_weights does not read contrast_log_probs; "
-    ),
-    f"algorithm.egrsd.token_weight={SIPO}": (
-        f"algorithm.egrsd.token_weight={SIPO} reads contrast_log_probs, which algorithm.egrsd.privilege=solution does "
-        "not have; use one of ('peer_contrast', 'answer_contrast')"
-    ),
-    f"algorithm.egrsd.privilege=answer_contrast {ON} {GROUP} algorithm.egrsd.divergence=forward_kl "
-    "algorithm.egrsd.gamma=0 algorithm.egrsd.clip_range=0 algorithm.egrsd.length_bonus=0": (
-        "no divergence can pull to both; set algorithm.egrsd.divergence to null"
-    ),
-    f"algorithm.egrsd.contrast.strength=-1 {GROUP}": "contrast.strength=-1.0 would teach the wrong answers; use >= 0",
-    "algorithm.egrsd.contrast.scale=0": "contrast.scale=0.0 must be positive (nats)",
-    "algorithm.egrsd.contrast.threshold=-1": "contrast.threshold=-1.0 must be >= 0",
-    "algorithm.egrsd.contrast.wrong_guides=0": "contrast.wrong_guides=0 must be >= 1",
-    "+algorithm.egrsd.contrast.guides=1": "algorithm.egrsd.contrast has unknown key(s) ['guides']",
-}  # fmt: skip
-OF_PRESETS = {
-    ("rlcsd", "actor_rollout_ref.rollout.n=1"): "privilege=peer_contrast shows the teacher another response",
-    ("sipo", "actor_rollout_ref.rollout.n=1"): (
-        "privilege=answer_contrast holds a right response against the wrong answers of its group, and "
-        "actor_rollout_ref.rollout.n=1 samples one; set rollout.n to 2 or more"
-    ),
-    ("rlcsd", "data.max_response_length=7681"): "cannot hold a problem and a response of up to 8193 tokens",
-}
-
-
-@pytest.mark.parametrize("overrides", REFUSED)
-def test_refused_before_ray(overrides):
-    message = refusal_of(*overrides.split(" "))
-    assert REFUSED[overrides] in message and message.isprintable()
-
-
-@pytest.mark.parametrize(("algorithm", "override"), OF_PRESETS)
-def test_a_presets_needs_are_named(algorithm, override):
-    with pytest.raises(ValueError, match=re.escape(OF_PRESETS[algorithm, override])):
-        validation.validate(composed(override, algorithm=algorithm))
-
-
-@pytest.mark.parametrize("algorithm", ["rlcsd", "sipo"])
-def test_the_presets_are_the_published_settings(algorithm):
-    config = composed(algorithm=algorithm)
-    egrsd = validation.validate(config)
-    parts.check(config, egrsd)
-    assert (egrsd.advantage, egrsd.teacher.kind, egrsd.teacher.sync_every) == ("grpo", "snapshot", 10)
-    assert (egrsd.gamma, egrsd.clip_range, egrsd.length_bonus, config.actor_rollout_ref.rollout.n) == (0, 0, 0, 8)
-    assert egrsd.weighs and egrsd.contrasts and egrsd.compares_within_groups and not egrsd.pulls
-    knobs = {"rlcsd": (0.5, 0.02, 0.02, 4), "sipo": (0.5, 0.2, 0.0, 4)}[algorithm]
-    assert egrsd.contrast == ContrastConfig(
-        **dict(zip(("strength", "scale", "threshold", "wrong_guides"), knobs, strict=True))
-    )
-    assert config.algorithm.norm_adv_by_std_in_grpo == (algorithm == "rlcsd")
-    assert (egrsd.privilege, egrsd.teacher.peer, egrsd.token_weight) == (
-        ("peer_contrast", "random", RLCSD) if algorithm == "rlcsd" else ("answer_contrast", "shortest", SIPO)
-    )

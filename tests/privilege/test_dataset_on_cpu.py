@@ -7,17 +7,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from omegaconf import OmegaConf
+from rows import PROBLEMS, write
 from transformers import PreTrainedTokenizerBase
 from verl.utils.dataset.rl_dataset import collate_fn
 
 from examples.tiny_cpu import model as tiny
-from examples.tiny_cpu.task import INSTRUCTION, make_problems, reference_solution, verl_row
+from examples.tiny_cpu.task import INSTRUCTION, reference_solution, verl_row
 from recipe.egrsd.privilege import prompts, texts
 from recipe.egrsd.privilege.dataset import EgrsdDataset
 from recipe.egrsd.privilege.peers import spliced
 from recipe.egrsd.privilege.prompts import SLOT
 
-PROBLEMS = make_problems("train", 6, seed=0)
 TOOLS = '''
 from verl.tools.function_tool import function_tool
 
@@ -44,15 +44,6 @@ def multiply(a: int) -> str:
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerBase:
     return tiny.build_tokenizer()
-
-
-def write(path: Path, change: dict[int, dict] | None = None) -> Path:
-    """Rows of the task; ``change`` updates the extra_info of single rows (None removes a key)."""
-    rows = [verl_row(problem, index) for index, problem in enumerate(PROBLEMS)]
-    for row, extra in (change or {}).items():
-        rows[row]["extra_info"] |= extra
-    pq.write_table(pa.Table.from_pylist(rows), path)
-    return path
 
 
 def dataset(

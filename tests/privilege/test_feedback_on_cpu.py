@@ -4,7 +4,6 @@ The trainer's steps with such a teacher: tests/steps/test_feedback_steps_on_cpu.
 """
 
 import pytest
-from composing import refusal_of
 
 from examples.tiny_cpu import model as tiny
 from recipe.egrsd.privilege.feedback import said_of, sources, told_ids, without_forged
@@ -83,21 +82,3 @@ def test_what_does_not_fit_is_named_and_not_cut():
     assert found == [ids, None, None]
     around = f"row a_1_0: {len(ids)} tokens of feedback and 11 around it are more than "
     assert refused == [f"{around}algorithm.egrsd.teacher.max_prompt_length={10 + len(ids)}"]
-
-
-@pytest.mark.parametrize(
-    ("overrides", "said"),
-    [
-        ("", "reward.custom_reward_function.path=pkg://recipe.egrsd.reward says nothing; name a function of your own"),
-        ("reward.custom_reward_function.path=null", "path=None says nothing; name a function of your own that returns"),
-        (
-            "reward.custom_reward_function.path=mine.py reward.reward_model.enable=true",
-            "without enable_resource_pool scores a batch when all of it is there",
-        ),
-    ],
-)
-@pytest.mark.parametrize("privilege", ["feedback", "feedback_shuffled"])
-def test_refused_before_ray(privilege, overrides, said):
-    words = [f"algorithm.egrsd.privilege={privilege}", *overrides.split()]
-    message = refusal_of(*words)
-    assert f"algorithm.egrsd.privilege={privilege} shows" in message and said in message and message.isprintable()

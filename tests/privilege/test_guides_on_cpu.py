@@ -5,7 +5,6 @@ The trainer's steps with such a teacher: tests/steps/test_guide_steps_on_cpu.py.
 
 import pytest
 import torch
-from composing import refusal_of
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
@@ -203,29 +202,3 @@ def test_a_response_that_is_read_once_keeps_its_hidden_states():
     kept, nothing = total.rounded().unbind()
     assert torch.equal(kept, states) and kept.dtype == nothing.dtype == torch.bfloat16 and not len(nothing)
     assert HiddenSum(2).rounded() is None
-
-
-WITHOUT_DIVERGENCE = " ".join(
-    f"algorithm.egrsd.{key}=null" for key in ("divergence", "divergence_clip", "divergence_clip_low")
-)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "said"),
-    [
-        ("actor_rollout_ref.rollout.n=1", "rollout.n=1 samples one; set rollout.n to 2 or more"),
-        ("data.max_response_length=7681", "max_prompt_length=8192 cannot hold a problem and a response of up to 8193"),
-        ("algorithm.egrsd.privilege=solution", "strength=3.0 means nothing but to privilege=peers; set it to 0"),
-        ("algorithm.egrsd.steering.strength=0", "strength=0.0 steers nothing; set it, or use privilege=none"),
-        ("algorithm.egrsd.steering.strength=-1", "strength=-1.0 would steer towards wrong answers; use >= 0"),
-        ("algorithm.egrsd.steering.warmup_steps=0", "steering.warmup_steps=0 must be >= 1, or null"),
-        (f"{WITHOUT_DIVERGENCE} algorithm.egrsd.pull.rows=all algorithm.egrsd.pull.tokens=null",
-         "several prompts, which only a divergence can use; set algorithm.egrsd.divergence"),
-        ("algorithm.egrsd.pull.policy_gradient=true algorithm.egrsd.clip_range=0.2",
-         "several prompts, and no token weight can read that; set gamma and clip_range to 0 and drop token_weight"),
-        ("+algorithm.egrsd.steering.power=2", "algorithm.egrsd.steering has unknown key(s) ['power']"),
-    ],
-)  # fmt: skip
-def test_refused_before_ray(overrides, said):
-    message = refusal_of(*overrides.split(" "), algorithm="ogls_sd")
-    assert said in message and message.isprintable()

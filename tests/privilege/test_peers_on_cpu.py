@@ -4,7 +4,6 @@ The trainer's steps with such a teacher: tests/steps/test_peer_steps_on_cpu.py.
 """
 
 import pytest
-from composing import refusal_of
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
@@ -82,26 +81,3 @@ def test_a_response_is_shown_without_its_end_and_never_with_a_control_token():
 def test_a_rollout_of_several_rows_is_refused():
     with pytest.raises(ValueError, match=r"row u_0_1 is a later row of its rollout, and a peer is one response"):
         peers([1, 1], [3, 3], keys=["u_0_0", "u_0_1"])
-
-
-@pytest.mark.parametrize(
-    ("overrides", "said"),
-    [
-        ("algorithm.egrsd.privilege=peer_correct", "rollout.n=1 samples one; set rollout.n to 2 or more"),
-        ("algorithm.egrsd.privilege=peer_wrong", "privilege=peer_wrong shows the teacher another response"),
-        ("algorithm.egrsd.privilege=answer_and_peer", "privilege=answer_and_peer shows the teacher another response"),
-        (
-            "algorithm.egrsd.privilege=peer_correct actor_rollout_ref.rollout.n=8 data.max_response_length=7681",
-            "max_prompt_length=8192 cannot hold a problem and a response of up to 8193 tokens",
-        ),
-        (
-            ("algorithm.egrsd.privilege=peer_correct actor_rollout_ref.rollout.n=8 data.max_response_length=7681 "
-            "algorithm.egrsd.teacher.max_prompt_length=9000"),
-            "max_token_len_per_gpu=16384 (x 1 sequence-parallel ranks) cannot hold one teacher row of up to",
-        ),
-        ("algorithm.egrsd.teacher.peer=best", "teacher.peer=best is not available; choose from"),
-    ],
-)  # fmt: skip
-def test_refused_before_ray(overrides, said):
-    message = refusal_of(*overrides.split(" "))
-    assert said in message and message.isprintable()

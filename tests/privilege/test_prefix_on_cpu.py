@@ -5,22 +5,19 @@ import copy
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from composing import composed, refusal_of
 from inputs import write_inputs
+from rows import PROBLEMS, write
 from runs import ROOT
-from test_dataset_on_cpu import PROBLEMS, dataset, write
+from test_dataset_on_cpu import dataset
 from transformers import AutoTokenizer
-from verl.utils.config import omega_conf_to_dataclass
 
 from examples.tiny_cpu import model as tiny
 from examples.tiny_cpu.task import INSTRUCTION
-from recipe.egrsd.config import schema
 from recipe.egrsd.evaluate import Refused
 from recipe.egrsd.evaluate import __main__ as evaluate
 from recipe.egrsd.evaluate.model import locate
 from recipe.egrsd.evaluate.problems import Problem
-from recipe.egrsd.privilege import columns, prefix
-from recipe.egrsd.privilege.prefix import MARK, template_with
+from recipe.egrsd.privilege.prefix import template_with
 
 WORDS = "Nitafikiri kwa \"Kiswahili\", {{ hatua }} kwa 'hatua' \\boxed{é}."
 QWEN3 = (ROOT / "examples/rehearsal/qwen3_chat_template.jinja").read_text()
@@ -100,21 +97,6 @@ def inputs(tmp_path_factory):
     return folder
 
 
-def test_verls_model_config_takes_them(inputs):
-    """The one from which trainer, workers, agent loops and the doctor have their tokenizer."""
-    config = composed(f"actor_rollout_ref.model.path={inputs}/model", "algorithm.egrsd.assistant_prefix='Sawa.'")
-    prefix.use(config)
-    template = config.actor_rollout_ref.model.custom_chat_template
-    assert MARK in template
-    tokenizer = omega_conf_to_dataclass(config.actor_rollout_ref.model).tokenizer
-    assert text(tokenizer).endswith("assistant\n<think>\nSawa.")
-    prefix.use(config)  # as the doctor after a trainer: once is enough
-    assert config.actor_rollout_ref.model.custom_chat_template == template
-    config = composed(f"actor_rollout_ref.model.path={inputs}/model")
-    prefix.use(config)
-    assert config.actor_rollout_ref.model.custom_chat_template is None
-
-
 def test_an_evaluation_begins_with_them(inputs, tmp_path):
     files = locate(str(inputs / "model"), base=None)
     problem = Problem("swahili", 0, CHAT, "2")
@@ -122,22 +104,6 @@ def test_an_evaluation_begins_with_them(inputs, tmp_path):
     assert recorder.tokenizer.decode(recorder.prompt(problem)).endswith("assistant\n<think>\nSawa.")
     with pytest.raises(Refused, match=r"--assistant-prefix: .* leaves the think block closed"):
         evaluate._recorder(files, thinking=False, words="Sawa.")
-
-
-@pytest.mark.parametrize(
-    ("overrides", "said"),
-    [
-        (
-            ["+data.apply_chat_template_kwargs.enable_thinking=false"],
-            "data.apply_chat_template_kwargs.enable_thinking=false closes the thoughts that algorithm.egrsd.assistant",
-        ),
-        (["algorithm.egrsd.teacher.enable_thinking=false"], "algorithm.egrsd.teacher.enable_thinking=false closes the"),
-        (["algorithm.egrsd.assistant_prefix=' '"], "algorithm.egrsd.assistant_prefix=  must be some words, or null"),
-    ],
-)
-def test_refused_before_ray(overrides, said):
-    message = refusal_of("algorithm.egrsd.assistant_prefix='Sawa.'", *overrides)
-    assert said in message and message.isprintable()
 
 
 def in_english(folder, change=None):
@@ -192,28 +158,3 @@ def test_a_row_without_a_usable_english_problem_is_named(value, reason, tokenize
     with pytest.raises(ValueError, match=r"cannot use 1 of 6 training rows") as refused:
         dataset(tokenizer, path, **CROSSLINGUAL)
     assert f"row 2: {reason}" in str(refused.value)
-
-
-def test_missing_columns_are_refused_before_ray(inputs, tmp_path):
-    path, validation = write(tmp_path / "rows.parquet"), write(tmp_path / "val.parquet")
-    files = [f"data.train_files={path}", f"data.val_files={validation}", "ray_kwargs.ray_init.num_cpus=64"]
-    files += [f"actor_rollout_ref.model.path={inputs}/model"]
-    message = refusal_of(*files, algorithm="copsd")
-    assert (
-        f"data.train_files={path} has no extra_info.problem_en, which algorithm.egrsd.privilege=crosslingual shows; "
-        "extra_info holds ['index', 'solution']: name the right one in algorithm.egrsd.teacher.problem_key, or"
-        in message
-    )
-    message = refusal_of(*files, "algorithm.egrsd.teacher.solution_key=proof")
-    assert "has no extra_info.proof, which algorithm.egrsd.privilege=solution shows" in message
-    path.write_bytes(path.read_bytes()[:-9])
-    assert f"data.train_files={path} is no parquet file (" in refusal_of(*files)
-
-
-@pytest.mark.parametrize("privilege", ["answer_only", "peer_correct", "feedback", "none", "concise"])
-def test_other_privileges_need_no_column(privilege, tmp_path):
-    path = write(tmp_path / "rows.parquet", {0: {}})
-    table = pq.read_table(path).drop_columns("extra_info")
-    pq.write_table(table, path)
-    config = composed(f"algorithm.egrsd.privilege={privilege}", f"data.train_files={path}")
-    columns.check(config.data, schema.read(config.algorithm.egrsd))

@@ -1,0 +1,19 @@
+"""Rows of the small task as a parquet file, with whatever a test puts beside their solutions."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from examples.tiny_cpu.task import make_problems, verl_row
+
+PROBLEMS = make_problems("train", 6, seed=0)
+
+
+def write(path: Path, change: dict[int, dict] | None = None) -> Path:
+    """Rows of the task; ``change`` updates the extra_info of single rows (None removes a key)."""
+    rows = [verl_row(problem, index) for index, problem in enumerate(PROBLEMS)]
+    for row, extra in (change or {}).items():
+        rows[row]["extra_info"] |= extra
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
