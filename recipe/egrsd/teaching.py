@@ -102,7 +102,7 @@ def _pulled(
     coefficient = pull.coefficient_at(step)
     has_teacher = [has and coefficient > 0 and bool(mask.any()) for has, mask in zip(has_teacher, masks, strict=True)]
     rows = pulled_rows(groups, numbers, correct, [*map(len, masks)], has_teacher, rows=pull.rows)
-    weights = pull_weights(masks, groups, correct, rows, tokens=pull.tokens, weighting=pull.weighting)
+    weights = pull_weights(masks, groups, numbers, correct, rows, tokens=pull.tokens, weighting=pull.weighting)
     # Each of several updates trains on a part of the batch alone.
     parts = mini_batches(config, len(masks))
     weights = [weight * (coefficient * parts) for weight in weights]

@@ -31,12 +31,11 @@ def test_responses_by_hand():
     assert pulled([1, 1, 0, 0], [3, 2, 4, 2], "longest_wrong", groups=["a", "b", "a", "b"]) == [2, 3]
 
 
-def weights(correct, lengths, rows, *, groups=None, **knobs):
+def weights(correct, lengths, rows, *, groups=None, numbers=None, **knobs):
     masks = [torch.ones(length, dtype=torch.int64) for length in lengths]
-    groups = groups or ["x"] * len(correct)
-    return pull_weights(
-        masks, groups, [*map(bool, correct)], rows, **({"tokens": None, "weighting": "frontier"} | knobs)
-    )
+    groups, numbers = groups or ["x"] * len(correct), numbers or range(len(correct))
+    knobs = {"tokens": None, "weighting": "frontier"} | knobs
+    return pull_weights(masks, groups, numbers, [*map(bool, correct)], rows, **knobs)
 
 
 def test_the_frontiers_weight_by_hand():
@@ -54,6 +53,12 @@ def test_the_frontiers_weight_by_hand():
     assert sum(w.count_nonzero() for w in found) == 2
 
 
+def test_a_rollout_of_several_rows_is_one_for_the_frontier():
+    """One of two rollouts is right, whatever the three rows of the other: p = 1/2, shared by its three rows."""
+    found = weights([1, 0, 0, 0], [2] * 4, [1, 2, 3], numbers=[0, 1, 1, 1])
+    assert [w.sum().item() for w in found] == pytest.approx([0, 1 / 3, 1 / 3, 1 / 3], abs=1e-6)
+
+
 response = st.tuples(st.sampled_from("ab"), st.booleans(), st.lists(st.booleans(), min_size=1, max_size=5))
 
 
@@ -64,7 +69,7 @@ def test_weights_against_loops(rows, tokens, weighting):
     masks = [torch.tensor(mask, dtype=torch.int64) for _, _, mask in rows]
     groups, correct = [group for group, _, _ in rows], [right for _, right, _ in rows]
     chosen = [i for i in range(0, len(rows), 2) if masks[i][:tokens].any()]
-    found = pull_weights(masks, groups, correct, chosen, tokens=tokens, weighting=weighting)
+    found = pull_weights(masks, groups, range(len(rows)), correct, chosen, tokens=tokens, weighting=weighting)
     real = [i for i in range(len(rows)) if masks[i].any()]
     for i, row in enumerate(found):
         for t, value in enumerate(row.tolist()):

@@ -167,7 +167,7 @@ def test_plausible_other_teachers_are_other_numbers():
 
 def test_tokens_behind_the_limit_are_not_pulled():
     masks = [torch.ones(1500, dtype=torch.int64)] * 2
-    found = pull_weights(masks, ["u", "u"], [True, False], [1], tokens=1024, weighting="token_mean")
+    found = pull_weights(masks, ["u", "u"], [0, 1], [True, False], [1], tokens=1024, weighting="token_mean")
     assert [int(weights.count_nonzero()) for weights in found] == [0, 1024] and not found[1][1024:].any()
 
 

@@ -13,7 +13,7 @@ import reference
 import torch
 import transfer_queue as tq
 from composing import composed
-from micro_batches import jagged, settings, trained
+from micro_batches import EVERYWHERE, jagged, settings, trained
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
@@ -21,6 +21,8 @@ from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
 from verl.trainer.ppo.v1 import PPOTrainerSync
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
+from recipe.egrsd import batches, teaching
+from recipe.egrsd.config.pull import PullConfig
 from recipe.egrsd.method.advantage import RunningBaseline
 from recipe.egrsd.privilege.rows import last_rows, teacher_prompts
 from recipe.egrsd.teacher.kinds import Teacher
@@ -177,6 +179,19 @@ def test_an_estimator_that_would_count_each_row_of_a_rollout_is_refused(trainer,
     trainer.egrsd = replace(trainer.egrsd, advantage="rloo")
     with pytest.raises(ValueError, match=r"row b_1_1 is a later row .*advantage=rloo would count each as a response"):
         trainer._compute_advantage(batch, {})
+
+
+def test_the_frontier_counts_rollouts_once(trainer, batch):
+    """b_0 is wrong here and b_1 right, whose rows are two: p = 1/2, as for a, and 4p(1-p) of each of two problems."""
+    tq.kv_batch_put(keys=["b_0_0"], partition_id="train", fields=TensorDict({"rm_scores": jagged([torch.zeros(8)])}, 1))
+    pull = PullConfig(**(EVERYWHERE | {"rows": "wrong", "weighting": "frontier"}))
+    off = {"gamma": 0.0, "window": 0, "clip_range": 0.0, "length_bonus": 0.0}
+    trainer.egrsd = settings(divergence="forward_kl", pull=pull, **off)
+    data = batches.read(batch, *teaching.FIELDS)
+    weights, _ = teaching._pulled(batch, data, trainer.egrsd, trainer.config, step=1, has_teacher=[True] * 8)
+    totals = {key: weight.sum().item() for key, weight in zip(batch.keys, weights, strict=True)}
+    expected = {"a_1_0": 0.5, "b_0_0": 0.5}
+    assert totals == pytest.approx({key: expected.get(key, 0.0) for key in totals}, abs=1e-6)
 
 
 @pytest.mark.parametrize("mini_batch", [2, 4])

@@ -7,7 +7,7 @@ What depends on the divergences themselves, ``propagation``, belongs to each res
 B  responses      T  response positions of a row
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -50,6 +50,7 @@ def pulled_rows(
 def pull_weights(
     masks: Sequence[Tensor],
     groups: Sequence[str],
+    numbers: Sequence[int],
     correct: Sequence[bool],
     pulled: Sequence[int],
     *,
@@ -61,23 +62,23 @@ def pull_weights(
     | token_mean    | 1 / number of pulled tokens of the batch                                                 |
     | response_mean | 1 / number of pulled responses / number of pulled tokens of the response                 |
     | frontier      | 4 p (1 - p) / number of problems / number of pulled responses of the problem / tokens of |
-    |               | the response; p: share of right responses of the problem (arXiv 2605.17497)              |
+    |               | the response; p: share of right rollouts of the problem (arXiv 2605.17497)               |
 
     Args:
         masks: B of (T,), 1 where a token was sampled; all 0 for a padding sample.
         groups: B names of the problems; of padding samples any.
-        correct: B.
+        numbers: B numbers of the rollouts within their problem's; those of one rollout of several rows are equal.
+        correct: B; of one rollout's rows equal.
         pulled: of ``pulled_rows``.
         tokens: how many positions of a response are pulled at most, from its start; None: all.
         weighting: of the table.
     """
     chosen = {i: (masks[i] != 0) & (torch.arange(len(masks[i])) < (tokens or len(masks[i]))) for i in pulled}
     counts = {i: int(mask.sum()) for i, mask in chosen.items()}
-    of_group, right, size = Counter(groups[i] for i in pulled), defaultdict(int), defaultdict(int)
-    for i, mask in enumerate(masks):
-        if mask.any():
-            right[groups[i]] += bool(correct[i])
-            size[groups[i]] += 1
+    of_group = Counter(groups[i] for i in pulled)
+    rollouts = {(groups[i], numbers[i]): correct[i] for i, mask in enumerate(masks) if mask.any()}
+    size = Counter(group for group, _ in rollouts)
+    right = Counter(group for (group, _), is_right in rollouts.items() if is_right)
 
     def weight(i: int) -> float:
         if weighting == "token_mean":
