@@ -72,6 +72,7 @@ def queue(inputs, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.long
 def test_a_killed_run_goes_on_where_it_stopped_and_ends_as_if_it_had_not_been_killed(
     inputs, queue, tmp_path, monkeypatch
 ):
