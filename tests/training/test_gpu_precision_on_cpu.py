@@ -22,6 +22,7 @@ from runs import (
     DESCENT,
     LORA,
     PADDED,
+    ROOT,
     SHOWS_NOTHING,
     Run,
     good,
@@ -135,6 +136,21 @@ LONG = {
     "rlcsd": ("rlcsd", []),
     "snapshot": ("cl_egrsd", ["algorithm.egrsd.teacher.kind=snapshot", "algorithm.egrsd.teacher.sync_every=1"]),
 }
+IN_FLIGHT = {
+    "copsd": ["algorithm.egrsd.assistant_prefix=Sawa.", "algorithm.egrsd.teacher.problem_key=solution",
+              "algorithm.egrsd.teacher.template=null", "algorithm.egrsd.teacher.max_prompt_length=1024",
+              "+data.apply_chat_template_kwargs.enable_thinking=True"],
+    "dash": [],
+    "egrsd_mean_gate": [],
+    "hsd": [],
+    "oasis": [],
+    "ogls_sd": ["algorithm.egrsd.steering.warmup_steps=null"],
+    "op2sd": [f"algorithm.egrsd.teacher.template={ROOT}/examples/tiny_cpu/other_problem.jinja"],
+    "rlsd": [],
+    "sipo": [],
+    "ssopd": [],
+}  # fmt: skip
+"""Presets with what the tiny model and its rows need, for verl's other mode, where rollouts go on over a step."""
 
 
 @pytest.mark.long
@@ -143,8 +159,18 @@ def test_no_other_method_rounds_either(case, inputs, tmp_path):
     """Adapter, divergences (whose head is gathered once a step) and a teacher that moves: three steps that end, and
     train."""
     algorithm, overrides = LONG[case]
-    settings = [*COIN_REWARD, *GPU_PRECISION, *AUTO, *overrides]
-    result = good(run(inputs, tmp_path, settings, algorithm=algorithm))
+    assert_trains_unrounded(inputs, tmp_path, algorithm, overrides)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("algorithm", IN_FLIGHT)
+def test_nor_does_any_in_the_asynchronous_mode(algorithm, inputs, tmp_path):
+    overrides = [*IN_FLIGHT[algorithm], "trainer.v1.trainer_mode=egrsd_colocate_async"]
+    assert_trains_unrounded(inputs, tmp_path, algorithm, overrides)
+
+
+def assert_trains_unrounded(inputs: Path, folder: Path, algorithm: str, overrides: list[str]) -> None:
+    result = good(run(inputs, folder, [*COIN_REWARD, *GPU_PRECISION, *AUTO, *overrides], algorithm=algorithm))
     assert len(result.metrics) == 3 and all(step["actor/grad_norm"] > 0 for step in result.metrics)
     assert_nothing_was_rounded(result)
 
