@@ -254,10 +254,11 @@ def test_a_stopped_worker_ends_the_run(sent, reason, tmp_path):
 @pytest.mark.long
 def test_a_slow_reward_is_waited_for(tmp_path):
     """Longer than the log's patience, not than the watchdog's, for each response of its own: vLLM has nothing to do
-    meanwhile."""
+    meanwhile. Of two prompts one may be done when the log speaks."""
     write_inputs(tmp_path / "inputs")
     (tmp_path / "slow.py").write_text("import time\n\ndef compute_score(**_):\n    time.sleep(8)\n    return 1.0\n")
     reward = [f"reward.custom_reward_function.path={tmp_path / 'slow.py'}", "trainer.total_training_steps=1"]
     result = good(run(tmp_path / "inputs", tmp_path / "run", reward, EGRSD_WATCH=WATCH))
     assert "EGRSD sees no progress: step 1 is in fit > step > _step_once > sample" in result.log
-    assert "prompts held by each agent-loop worker: 2" in result.log and "Stuck" not in result.log
+    assert re.search(r"_step_once > sample, .*prompts held by each agent-loop worker: [12]\. ", result.log)
+    assert "Stuck" not in result.log
