@@ -171,8 +171,16 @@ def test_nor_does_any_in_the_asynchronous_mode(algorithm, inputs, tmp_path):
 
 def assert_trains_unrounded(inputs: Path, folder: Path, algorithm: str, overrides: list[str]) -> None:
     result = good(run(inputs, folder, [*COIN_REWARD, *GPU_PRECISION, *AUTO, *overrides], algorithm=algorithm))
-    assert len(result.metrics) == 3 and all(step["actor/grad_norm"] > 0 for step in result.metrics)
+    assert len(result.metrics) == 3 and any(map(has_something_to_teach, result.metrics))
+    assert [step["actor/grad_norm"] > 0 for step in result.metrics] == [*map(has_something_to_teach, result.metrics)]
     assert_nothing_was_rounded(result)
+
+
+def has_something_to_teach(step: dict[str, float]) -> bool:
+    """By chance a group's rewards may all be equal."""
+    return (
+        any(step.get(f"critic/advantages/{end}") for end in ("min", "max")) or step.get("egrsd/pull_weight_sum", 0) > 0
+    )
 
 
 @pytest.mark.long
