@@ -11,7 +11,14 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from recipe.egrsd.watch.metrics import INERT_NATS, METRICS, OF_DIVERGENCE, OF_GROUPS, OF_PRIVILEGE
+from recipe.egrsd.watch.metrics import (
+    INERT_NATS,
+    METRICS,
+    OF_DIVERGENCE,
+    OF_GROUPS,
+    OF_PRIVILEGE,
+    OF_PROPAGATION,
+)
 
 Metrics = Mapping[int, Mapping[str, float]]
 
@@ -25,6 +32,8 @@ NOT_JUDGED = {
     *("egrsd/truncated_frac", "egrsd/first_token_log_ratio", "egrsd/mixed_problems_frac"),
 }
 """How well a model does on a few problems, and how much it wants to think first, says nothing about the machine."""
+ROUNDING = 1e-5
+"""What a float32 sum of equal weights may be above 1."""
 TIMES = ("gen", "teacher", "update_actor", "update_weights", "step")
 """verl's ``timing_s/...`` of every step; the last contains the others."""
 COST = 2.0
@@ -48,8 +57,8 @@ def steps_logged(metrics: Metrics, *, first: int, last: int) -> Finding:
 
 
 def complete(metrics: Metrics, *, divergence: bool) -> Finding:
-    """Every metric of recipe/egrsd/watch/metrics.py in every step, and finite."""
-    names = set(METRICS) - OF_PRIVILEGE - OF_GROUPS - (OF_WEIGHTS if divergence else OF_DIVERGENCE)
+    """Every metric of recipe/egrsd/watch/metrics.py in every step, and finite. divergence: opsd's."""
+    names = set(METRICS) - OF_PRIVILEGE - OF_GROUPS - OF_PROPAGATION - (OF_WEIGHTS if divergence else OF_DIVERGENCE)
     wrong = [
         f"{name} is {data.get(name, 'missing')} in step {step}"
         for step, data in _steps(metrics)
@@ -65,10 +74,13 @@ def healthy(metrics: Metrics) -> Finding:
         f"{name} = {data[name]:.4g} in step {step}, healthy {low} … {high}"
         for step, data in _steps(metrics)
         for name, (_, _, low, high) in METRICS.items()
-        if name in data and name not in NOT_JUDGED
-        if not (-math.inf if low is None else low) <= data[name] <= (math.inf if high is None else high)
+        if name in data and name not in NOT_JUDGED and not _within(data[name], low, high)
     ]
     return _complaints("ranges", wrong, "healthy", metrics)
+
+
+def _within(value: float, low: float | None, high: float | None) -> bool:
+    return (-math.inf if low is None else low - ROUNDING) <= value <= (math.inf if high is None else high + ROUNDING)
 
 
 def possible_entropies(metrics: Metrics, *, vocabulary: int) -> Finding:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 
 FOLDER = "recipe/egrsd"
-MOVED = "docs|examples|requirements|tests"
+MOVED = "benchmarks|docs|examples|requirements|tests"
 """Top-level folders that become folders of ``recipe/egrsd``."""
 PLUGIN = "recipe.egrsd.hydra_plugin"
 LICENCE = """\
@@ -32,7 +32,7 @@ def moved_paths(text: str, path: str) -> str:
     Comments in Python files name files of the folder by their place in it, so there only paths below ROOT change.
     """
     text = re.sub(r"(?<![\w.])examples\.(?=[a-z])", "recipe.egrsd.examples.", text)
-    text = re.sub(r"^from examples import", "from recipe.egrsd.examples import", text, flags=re.MULTILINE)
+    text = re.sub(r"^from (examples|benchmarks)(?=[ .])", r"from recipe.egrsd.\1", text, flags=re.MULTILINE)
     if not path.endswith(".py"):
         text = re.sub(rf"(?<![\w/.-])(?<!\]\()({MOVED})/(?=[\w{{]|`)", rf"{FOLDER}/\1/", text)
     text = re.sub(rf'ROOT / "({MOVED})(?=["/])', rf'ROOT / "{FOLDER}/\1', text)

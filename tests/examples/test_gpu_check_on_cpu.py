@@ -97,6 +97,23 @@ def test_one_bad_number_fails_and_is_named(name, changed, said):
     assert not finding.ok and said in finding.measured
 
 
+def of_opsd() -> dict[int, dict[str, float]]:
+    """Two steps of opsd as gpu-check's run logged them: no propagation; weights of 1 / 59 whose float32 sum is above
+    1."""
+    names = {"divergence_mean", "clipped_entries_frac", "clipped_tokens_frac", "clip_removed", "pulled_responses_frac"}
+    names |= {"pulled_tokens_frac"}
+    step = {name: value for name, value in GOOD.items() if name not in checks.OF_WEIGHTS | {"egrsd/mixing"}}
+    step |= {f"egrsd/{name}": 0.005 for name in names} | {"egrsd/mixing": 1.0, "egrsd/pull_weight_sum": 1.0000001}
+    return {1: step, 2: step}
+
+
+def test_what_opsd_logs_is_complete_and_healthy():
+    assert checks.complete(of_opsd(), divergence=True).ok
+    assert checks.healthy(of_opsd()).ok
+    changed = {step: data | {"egrsd/pull_weight_sum": 1.0001} for step, data in of_opsd().items()}
+    assert "egrsd/pull_weight_sum = 1 in step 1" in checks.healthy(changed).measured
+
+
 def test_the_fastest_steps_are_compared():
     slow = {step: {**data, "timing_s/teacher": 2.1} for step, data in two_steps().items() if step}
     finding = checks.cost(slow, two_steps())

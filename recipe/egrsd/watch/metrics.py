@@ -141,10 +141,12 @@ OF_PRIVILEGE = {
     *("egrsd/evidence_mean", "egrsd/evidence_abs_mean", "egrsd/added_abs_mean", "egrsd/added_frac"),
 }
 """Logged where the step makes what the teacher is shown: peers, feedback, contrasts."""
+OF_PROPAGATION = {"egrsd/propagation_mean"}
+"""Logged with pull.propagation alone."""
 OF_DIVERGENCE = {
     *("egrsd/divergence_mean", "egrsd/clipped_entries_frac", "egrsd/clipped_tokens_frac", "egrsd/clip_removed"),
     *("egrsd/pulled_responses_frac", "egrsd/pulled_tokens_frac", "egrsd/pull_weight_sum"),
-    "egrsd/propagation_mean",
+    *OF_PROPAGATION,
 }
 """Logged with a divergence alone."""
 
