@@ -35,7 +35,8 @@ def moved_paths(text: str, path: str) -> str:
     text = re.sub(r"^from (examples|benchmarks)(?=[ .])", r"from recipe.egrsd.\1", text, flags=re.MULTILINE)
     if not path.endswith(".py"):
         text = re.sub(rf"(?<![\w/.-])(?<!\]\()({MOVED})/(?=[\w{{]|`)", rf"{FOLDER}/\1/", text)
-    text = re.sub(rf'ROOT / "({MOVED})(?=["/])', rf'ROOT / "{FOLDER}/\1', text)
+    text = re.sub(rf"ROOT / ([\"'])({MOVED})(?=[\"'/])", rf"ROOT / \1{FOLDER}/\2", text)
+    text = text.replace("$HERE/../recipe", "$HERE/../../../recipe")
     if path.startswith(f"{FOLDER}/"):
         return text
     above = len(PurePosixPath(path).parts) - 1  # parents[above] is the root; two folders more lie between

@@ -108,7 +108,7 @@ def environment(folder: Path) -> dict[str, str]:
     return {
         **os.environ,
         "VERL_PLATFORM": "cpu",
-        "VERL_USE_EXTERNAL_MODULES": "probe",
+        "VERL_USE_EXTERNAL_MODULES": ",".join(filter(None, [os.environ.get("VERL_USE_EXTERNAL_MODULES"), "probe"])),
         "PYTHONPATH": os.pathsep.join([str(ROOT / "tests" / "support"), os.environ.get("PYTHONPATH", "")]),
         "VERL_FILE_LOGGER_PATH": str(folder / "metrics.jsonl"),
         "EGRSD_PROBE": str(folder / "probe"),

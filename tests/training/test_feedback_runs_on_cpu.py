@@ -35,16 +35,19 @@ def prompts(tokenizer, batch: dict, row: int, said: list[str], *, shuffled: bool
     ("privilege", "mode"), [("feedback", "egrsd_sync"), ("feedback_shuffled", "egrsd_colocate_async")]
 )
 def test_each_teacher_is_the_initial_model_that_was_told_what_the_reward_said(privilege, mode, inputs, tmp_path):
-    """Two ranks, eight responses a step of two problems. log p_T by a plain forward pass of the model; the texts by the
-    reward function once more, of the decoded responses."""
+    """Two ranks, eight responses a step of two problems; four steps, so that chance shows some teacher some text.
+
+    log p_T by a plain forward pass of the model; the texts by the reward function once more, of the decoded
+    responses.
+    """
     overrides = [f"reward.custom_reward_function.path={ROOT}/tests/support/feedback_reward.py",
-                 "trainer.n_gpus_per_node=2", "trainer.total_training_steps=2", "algorithm.egrsd.save_tokens_every=1",
+                 "trainer.n_gpus_per_node=2", "trainer.total_training_steps=4", "algorithm.egrsd.save_tokens_every=1",
                  f"algorithm.egrsd.privilege={privilege}", "algorithm.egrsd.teacher.template=null",
                  "algorithm.egrsd.teacher.max_prompt_length=460", f"trainer.v1.trainer_mode={mode}"]  # fmt: skip
     result = good(run(inputs, tmp_path, overrides, algorithm="egrsd"))
     model = AutoModelForCausalLM.from_pretrained(inputs / "model", dtype=torch.float32)
     tokenizer, taught, forged_ones = tiny.build_tokenizer(), 0, 0
-    for step in (1, 2):
+    for step in (1, 2, 3, 4):
         batch = result.probe(step)
         responses = [row.tolist() for row in batch["responses"]]
         decoded = [tokenizer.decode(row, skip_special_tokens=True) for row in responses]
