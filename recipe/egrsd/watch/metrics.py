@@ -56,7 +56,11 @@ METRICS: dict[str, Meaning] = {
         2.0,
     ),
     "egrsd/divergence_mean": Meaning(
-        "divergence of teacher and student, mean over pulled tokens; algorithm.egrsd.divergence only", "nats", 0.0, 1.0
+        "divergence of teacher and student, mean over pulled tokens; below 0 where divergence_clip takes much of its "
+        "positive part; algorithm.egrsd.divergence only",
+        "nats",
+        -0.05,
+        1.0,
     ),
     "egrsd/clipped_entries_frac": Meaning(
         "share of vocabulary entries that divergence_clip bounds", "share", 0.0, 0.01
