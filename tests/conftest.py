@@ -114,7 +114,7 @@ def rollouts(full) -> Path:
 def padded(run_once, rollouts) -> Run:
     """The same on one rank, padded, in four static micro-batches, on the fewest CPUs of Ray's; after the recorded three
     steps it goes on for 10 more."""
-    longer = ["trainer.save_freq=3", "trainer.total_training_steps=13", "ray_kwargs.ray_init.num_cpus=5"]
+    longer = ["trainer.save_freq=1", "trainer.total_training_steps=13", "ray_kwargs.ray_init.num_cpus=5"]
     return run_once("padded", lambda folder: [*COIN_REWARD, *DESCENT, *PADDED, *replaying(rollouts), *longer])
 
 

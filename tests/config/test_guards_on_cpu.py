@@ -392,6 +392,7 @@ def test_checkpoints_without_a_tracker_stop_the_command_line(monkeypatch, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_bad_rows_stop_the_run(inputs, tmp_path):
     result = run(inputs, tmp_path, [f"data.train_files={inputs}/bad.parquet"], timeout=200)
     assert result.returncode not in (0, None)

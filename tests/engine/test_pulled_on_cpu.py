@@ -10,7 +10,7 @@ from runs import ROOT
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.long), 2])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_only_pulled_tokens_are_pulled(ranks, inputs, tmp_path):
     """Policy gradient and divergence in one backward pass; a micro-batch of which nothing is pulled among them."""
     script, out = ROOT / "tests" / "support" / "pulled_outputs.py", tmp_path / "out.pt"

@@ -19,6 +19,7 @@ from composing import COMPOSE
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from made_up_runs import write_run
 from omegaconf import OmegaConf
+from pretended import pretend
 from runs import ROOT
 
 import recipe.egrsd.config.resolvers  # noqa: F401  what the CPU's config asks for
@@ -302,14 +303,6 @@ def test_the_folder_of_a_method_can_stand_in_an_override_of_hydra():
     assert folder == "egrsd_gamma_1.0_window_5"
     (override,) = OverridesParser.create().parse_overrides([f"hydra.run.dir=outputs/{folder}/hydra"])
     assert override.value() == f"outputs/{folder}/hydra"
-
-
-def pretend(folder, method: str, seed: int) -> dict:
-    """Stands for a run that takes minutes: counts its calls, and fails for one method."""
-    (folder / f"{method}-{seed}").open("a").write("x")
-    if method == "rlsd":
-        raise RuntimeError("Ray is gone")
-    return {"accuracy": 0.5 + seed / 10, "length": 80.0, "seconds": 1}
 
 
 def test_a_second_start_does_only_what_is_missing(tmp_path):

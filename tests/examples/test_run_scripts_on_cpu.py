@@ -286,8 +286,8 @@ def test_grpo_is_the_same_trainer_with_every_token_weight_one(composed):
     ("script", "variables"),
     [
         ("run_qwen3_4b_fsdp.sh", {}),
-        ("run_qwen3_8b_fsdp.sh", {"ALGORITHM": "cl_egrsd", "NNODES": 2}),
-        ("run_qwen3_0_6b_one_gpu.sh", {"LORA_RANK": 0}),
+        pytest.param("run_qwen3_8b_fsdp.sh", {"ALGORITHM": "cl_egrsd", "NNODES": 2}, marks=pytest.mark.long),
+        pytest.param("run_qwen3_0_6b_one_gpu.sh", {"LORA_RANK": 0}, marks=pytest.mark.long),
     ],
 )
 def test_the_real_command_line_gives_the_same_config(composed, tmp_path, script, variables):

@@ -188,6 +188,7 @@ def test_ray_agrees(full: Run, padded: Run):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_rank_has_a_thread_for_each_core_of_its_share():
     """Ray itself gives an actor that asks for no CPU one thread, when it is created and before torch is loaded."""
     unset = {key: value for key, value in os.environ.items() if key not in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")}

@@ -99,6 +99,7 @@ print(json.dumps(ray.get(ray.remote(sockets).remote())))
 """
 
 
+@pytest.mark.long
 def test_two_runs_on_one_machine_use_two_sockets():
     """Each has a Ray of its own, in which it is the first job. With one socket for both, both wait for ever."""
     settings = {"stdout": subprocess.PIPE, "text": True, "cwd": ROOT, "env": {**os.environ, "VERL_PLATFORM": "cpu"}}

@@ -24,6 +24,21 @@ update."""
 
 
 @pytest.mark.slow
+def test_a_run_resumes_to_the_same_end(padded, inputs, rollouts, tmp_path):
+    """From the second step's checkpoint; ``make test-long`` kills, and resumes in bfloat16."""
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(padded.folder / "checkpoints" / "global_step_2", folder / "global_step_2")
+    (folder / "latest_checkpointed_iteration.txt").write_text("2")
+    saved = ["trainer.save_freq=1", f"trainer.default_local_dir={folder}", "ray_kwargs.ray_init.num_cpus=5"]
+    resumed = good(run(inputs, tmp_path, [*COIN_REWARD, *DESCENT, *PADDED, *replaying(rollouts), *saved]))
+    assert [step["training/global_step"] for step in resumed.metrics] == [3]
+    before, expected = parameters(padded, 2), parameters(padded, 3)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in parameters(resumed, 3).items())
+    assert any(not torch.equal(before[name], expected[name]) for name in expected)
+    assert resumed.probe(3)["baseline"] == padded.probe(3)["baseline"]
+
+
+@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.timeout(2400)  # six runs, behind two that others make meanwhile
 @pytest.mark.parametrize("seed", range(6))

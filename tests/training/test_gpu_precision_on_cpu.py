@@ -219,6 +219,7 @@ def assert_ends_as(resumed: Run, packed: Run) -> None:
     assert any(not torch.equal(before[name], expected[name]) for name in expected)
 
 
+@pytest.mark.long
 def test_a_resume_and_looking_at_tokens_change_nothing(packed, tied, inputs, tmp_path):
     """From the second step's checkpoint."""
     folder = tmp_path / "checkpoints"
