@@ -11,6 +11,7 @@ in float32. Lines: how certain the model is, by its entropy.
 
 import argparse
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -46,6 +47,37 @@ def scores(hidden: Tensor, weight: Tensor, rows: Tensor, *, float32_product: boo
     return torch.cat(parts).unbind(1)
 
 
+def differences(model, exact, groups: Tensor) -> dict[str, Tensor]:
+    """Of every token: the exact model's entropy and, by name, |difference of log p|; both in nats.
+
+    Args:
+        exact: the model's weights in float32.
+        groups: (groups, 4, tokens) ids; the rows of a group are packed.
+    """
+    weight, found = model.lm_head.weight.detach(), {}
+    for rows in groups:
+        alone, packed = (hidden_states(model, rows, packed=packed, autocast=True) for packed in (False, True))
+        precisely = hidden_states(exact, rows, packed=False, autocast=False)
+        reference, entropy = scores(precisely, weight, rows, float32_product=True)
+        found.setdefault("entropy", []).append(entropy)
+        for name, float32_product in (("bfloat16 head", False), ("float32 head", True)):
+            knobs = {"float32_product": float32_product}
+            one, other = (scores(hidden.bfloat16(), weight, rows, **knobs)[0] for hidden in (alone, packed))
+            found.setdefault(f"two passes, {name}", []).append((one - other).abs())
+            found.setdefault(f"pass against float32, {name}", []).append((one - reference).abs())
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def lines(values: Tensor, entropy: Tensor) -> Iterator[str]:
+    """Mean, quantiles and largest of all values, then of those in each bin of the entropy."""
+    for low, high in [(BINS[0], BINS[-1]), *itertools.pairwise(BINS)]:
+        chosen = values[(entropy >= low) & (entropy < high)]
+        if len(chosen):
+            quantiles = [torch.quantile(chosen, q).item() for q in (0.9, 0.99)]
+            numbers = " ".join(f"{number:.4f}" for number in (chosen.mean().item(), *quantiles, chosen.max().item()))
+            yield f"  {low:4.1f} to {high:4.1f} nats, {len(chosen):6,} tokens: {numbers}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
@@ -58,41 +90,18 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     ids = tokenizer("\n".join(path.read_text() for path in args.text), return_tensors="pt").input_ids[0][: args.tokens]
     groups = ids[: len(ids) // (4 * args.row) * 4 * args.row].view(-1, 4, args.row)
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.bfloat16, attn_implementation="sdpa").eval()
-    exact = (
-        AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.bfloat16, attn_implementation="sdpa")
-        .eval()
-        .float()
+    model, exact = (
+        AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.bfloat16, attn_implementation="sdpa").eval()
+        for _ in range(2)
     )
-    weight = model.lm_head.weight.detach()
-    found: dict[str, list[Tensor]] = {}
-    for rows in groups:
-        alone, packed = (hidden_states(model, rows, packed=packed, autocast=True) for packed in (False, True))
-        reference, entropy = scores(
-            hidden_states(exact, rows, packed=False, autocast=False), weight, rows, float32_product=True
-        )
-        found.setdefault("entropy", []).append(entropy)
-        for name, float32_product in (("bfloat16 head", False), ("float32 head", True)):
-            knobs = {"float32_product": float32_product}
-            one, other = (scores(hidden.bfloat16(), weight, rows, **knobs)[0] for hidden in (alone, packed))
-            found.setdefault(f"two passes, {name}", []).append((one - other).abs())
-            found.setdefault(f"pass against float32, {name}", []).append((one - reference).abs())
-    columns = {name: torch.cat(parts) for name, parts in found.items()}
+    columns = differences(model, exact.float(), groups)
     entropy = columns.pop("entropy")
     print(
         f"{args.model}: {len(entropy):,} tokens, T = {TEMPERATURE}; |difference of log p|, nats: mean, 90 %, 99 %, "
         "largest"
     )
     for name, values in columns.items():
-        print(f"\n{name}")
-        for low, high in [(BINS[0], BINS[-1]), *itertools.pairwise(BINS)]:
-            chosen = values[(entropy >= low) & (entropy < high)]
-            if len(chosen):
-                quantiles = [torch.quantile(chosen, q).item() for q in (0.9, 0.99)]
-                numbers = " ".join(
-                    f"{number:.4f}" for number in (chosen.mean().item(), *quantiles, chosen.max().item())
-                )
-                print(f"  {low:4.1f} to {high:4.1f} nats, {len(chosen):6,} tokens: {numbers}")
+        print(f"\n{name}", *lines(values, entropy), sep="\n")
 
 
 if __name__ == "__main__":

@@ -127,6 +127,13 @@ def _parser() -> argparse.ArgumentParser:
         help=f"samples of each problem (default {protocol.SAMPLES})",
     )
     add("--seed", type=int, default=0)
+    _add_machine(parser)
+    return parser
+
+
+def _add_machine(parser: argparse.ArgumentParser) -> None:
+    """How the samples are made, which is no part of what they are."""
+    add = parser.add_argument
     add(
         "--dtype",
         default="auto",
@@ -146,7 +153,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="responses in one part file (default 256; or those of a minute)",
     )
-    return parser
 
 
 def _add_protocol(parser: argparse.ArgumentParser) -> None:
