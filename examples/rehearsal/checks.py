@@ -33,8 +33,8 @@ NOT_JUDGED = {
 }
 """How well a model does on a few problems, and how much it wants to think first, says nothing about the machine."""
 OF_WHAT_IT_KNOWS = {"egrsd/log_ratio_mean", "egrsd/log_ratio_abs_mean"}
-"""Not judged of the rehearsal's model, which was taught no arithmetic: what a solution does to it is chance. In one step
-of 8 responses it was -0.63 nats a token."""
+"""Not judged of the rehearsal's model, which was taught no arithmetic: what a solution does to it is chance. In one
+step of 8 responses it was -0.63 nats a token."""
 ROUNDING = 1e-5
 """What a float32 sum of equal weights may be above 1."""
 TIMES = ("gen", "teacher", "update_actor", "update_weights", "step")
