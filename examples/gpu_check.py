@@ -68,6 +68,11 @@ class Session:
     def data_folder(self) -> Path:
         return self.folder / "data"
 
+    @property
+    def pretrained(self) -> bool:
+        """Not the rehearsal's model, which is made here."""
+        return Path(self.model) != self.folder / "model"
+
     @cached_property
     def vocabulary(self) -> int:
         return AutoConfig.from_pretrained(self.model).vocab_size
@@ -110,7 +115,7 @@ class Session:
     # ---- phases
 
     def data(self) -> list[Finding]:
-        if Path(self.model) == self.folder / "model":
+        if not self.pretrained:
             self.command("data", "examples.rehearsal.model", "--out", self.model)
         elif not Path(
             self.model
@@ -173,7 +178,7 @@ class Session:
         return [
             checks.steps_logged(metrics, first=1, last=last),
             checks.complete(metrics, divergence=divergence),
-            checks.healthy(metrics),
+            checks.healthy(metrics, pretrained=self.pretrained),
             checks.possible_entropies(metrics, vocabulary=self.vocabulary),
             checks.unrounded(metrics),
             checks.timed(metrics),

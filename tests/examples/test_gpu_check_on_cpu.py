@@ -32,7 +32,7 @@ GOOD = {
 CHECKS = {
     "steps": lambda m: checks.steps_logged(m, first=1, last=2),
     "complete": lambda m: checks.complete(m, divergence=False),
-    "healthy": checks.healthy,
+    "healthy": lambda m: checks.healthy(m, pretrained=True),
     "entropies": lambda m: checks.possible_entropies(m, vocabulary=151_936),
     "unrounded": checks.unrounded,
     "timed": checks.timed,
@@ -97,6 +97,13 @@ def test_one_bad_number_fails_and_is_named(name, changed, said):
     assert not finding.ok and said in finding.measured
 
 
+def test_how_far_the_teacher_is_from_the_student_is_judged_of_a_pretrained_model_alone():
+    far = two_steps(log_ratio_mean=-0.63, log_ratio_abs_mean=1.1)  # -0.6276 was seen of the rehearsal's, in 8 responses
+    assert not checks.healthy(far, pretrained=True).ok
+    assert checks.healthy(far, pretrained=False).ok
+    assert not checks.healthy(two_steps(gate_mean=0.4), pretrained=False).ok
+
+
 def of_opsd() -> dict[int, dict[str, float]]:
     """Two steps of opsd as gpu-check's run logged them: no propagation; weights of 1 / 59 whose float32 sum is above
     1."""
@@ -110,9 +117,9 @@ def of_opsd() -> dict[int, dict[str, float]]:
 
 def test_what_opsd_logs_is_complete_and_healthy():
     assert checks.complete(of_opsd(), divergence=True).ok
-    assert checks.healthy(of_opsd()).ok
+    assert checks.healthy(of_opsd(), pretrained=True).ok
     changed = {step: data | {"egrsd/pull_weight_sum": 1.0001} for step, data in of_opsd().items()}
-    assert "egrsd/pull_weight_sum = 1 in step 1" in checks.healthy(changed).measured
+    assert "egrsd/pull_weight_sum = 1 in step 1" in checks.healthy(changed, pretrained=True).measured
 
 
 def test_the_fastest_steps_are_compared():
