@@ -53,7 +53,7 @@ compare: $(VENV)/ok
 	PYTHON=$(VENV)/bin/python examples/tiny_cpu/compare.sh
 
 rehearsal: $(VENV)/ok
-	$(VENV)/bin/python -m pytest tests/examples/test_rehearsal_on_cpu.py -m "long or not long" $(ARGS)
+	$(VENV)/bin/python -m pytest tests/examples/test_rehearsal_on_cpu.py tests/examples/test_rehearsal_keys_on_cpu.py -m "long or not long" $(ARGS)
 
 gpu-check: $(if $(filter cpu,$(VERL_PLATFORM)),$(VENV)/ok)
 	$(GPU_PYTHON) -m examples.gpu_check $(ARGS)

@@ -1,6 +1,6 @@
 """What a run must have logged, whatever the machine: pure functions from metrics to findings.
 
-tests/examples/test_gpu_check_on_cpu.py makes each of them fail. Metrics are by step, as examples/training.py
+tests/examples/test_rehearsal_checks_on_cpu.py makes each of them fail. Metrics are by step, as examples/training.py
 reads them.
 """
 

@@ -1,4 +1,4 @@
-"""What pyproject.toml and requirements/ say, and which files the recipe has."""
+"""What pyproject.toml and requirements/ say, which files the recipe has, and which pages there are."""
 
 from collections.abc import Iterable
 from importlib.metadata import version
@@ -12,6 +12,8 @@ from packaging.version import Version
 from runs import ROOT
 
 RECIPE = ROOT / "recipe" / "egrsd"
+FILES = sorted(RECIPE.rglob("*.py"))
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *RECIPE.glob("*.md")])
 
 
 def files_below(folder: Path) -> set[str]:

@@ -2,6 +2,16 @@
 
 import torch
 
+SGD = [
+    "actor_rollout_ref.actor.optim.optimizer=SGD", "actor_rollout_ref.actor.optim.lr=1.0",
+    "actor_rollout_ref.actor.optim.weight_decay=0", "actor_rollout_ref.actor.optim.clip_grad=1000",
+    "trainer.save_freq=1", "actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model]",
+    "trainer.total_training_steps=2",
+]  # fmt: skip
+"""Overrides of a whole run of two steps that ``descend`` follows."""
+TOKENS = 10
+"""Of each response the first ones, which such a run pulls where its method pulls a part."""
+
 
 def plain_forward(
     model, prompt: list[int], response: torch.Tensor, *, temperature: float

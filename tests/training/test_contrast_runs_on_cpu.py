@@ -8,11 +8,9 @@ from pathlib import Path
 import fixed_rollouts
 import pytest
 import torch
-from plain import assert_close_parameters, descend, plain_forward
+from plain import SGD, assert_close_parameters, descend, plain_forward
 from runs import COIN_REWARD, TEMPERATURE, good, parameters, replaying, run
-from test_divergence_runs_on_cpu import SGD
-from test_peer_runs_on_cpu import shown
-from test_pull_runs_on_cpu import frames
+from teacher_texts import frames, shown
 from transformers import AutoModelForCausalLM
 
 from examples.tiny_cpu import model as tiny

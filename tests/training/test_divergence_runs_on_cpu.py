@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from plain import assert_close_parameters, descend
+from plain import SGD, assert_close_parameters, descend
 from runs import COIN_REWARD, LORA, MODES, ROOT, TEMPERATURE, good, parameters, run
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -34,14 +34,6 @@ def whole_batch_loss(model, teacher, batch: dict, *, kind: str, clip: float | No
         divergence = shares.clamp(max=torch.inf if clip is None else clip).sum(-1)  # torch's own gradient
         total, tokens = total + divergence.sum(), tokens + len(response)
     return total / tokens
-
-
-SGD = [
-    "actor_rollout_ref.actor.optim.optimizer=SGD", "actor_rollout_ref.actor.optim.lr=1.0",
-    "actor_rollout_ref.actor.optim.weight_decay=0", "actor_rollout_ref.actor.optim.clip_grad=1000",
-    "trainer.save_freq=1", "actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model]",
-    "trainer.total_training_steps=2",
-]  # fmt: skip
 
 
 @pytest.mark.slow

@@ -4,16 +4,10 @@ import pytest
 import torch
 from reference import ratio_weight
 from runs import COIN_REWARD, MODES, TEMPERATURE, good, run
+from teacher_texts import shown
 from transformers import AutoModelForCausalLM
 
 from examples.tiny_cpu import model as tiny
-
-
-def shown(response: list[int], end: set[int]) -> list[int]:
-    """Without its end; nothing if a control token stands elsewhere."""
-    while response and response[-1] in end:
-        response = response[:-1]
-    return [] if end & set(response) else response
 
 
 @pytest.mark.slow
