@@ -4,51 +4,16 @@ after)."""
 import copy
 import json
 import math
-from collections.abc import Callable
 
 import pytest
 import reference
 import torch
+from formula_checks import ATOL, check_running_baseline, check_shaped_reward, run_baseline
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import Rewards, Scores, reward_runs, scores
-from torch import Tensor
+from strategies import Rewards, Scores, few, reward_runs, scores
 
 from recipe.egrsd.method.advantage import RunningBaseline, shaped_reward
-
-ATOL = 1e-6
-
-few = settings(max_examples=60, deadline=None, derandomize=True, database=None)
-
-
-# ---------------------------------------------------------------- checks, shared with test_mutants_on_cpu.py
-
-
-def check_shaped_reward(shaped_reward: Callable[..., Tensor], scores: Scores) -> None:
-    correct, length, knobs = scores.correct, scores.length, (scores.max_length, scores.length_bonus)
-    expected = reference.shaped_reward(correct.tolist(), length.tolist(), *knobs)
-    actual = shaped_reward(correct, length, max_length=scores.max_length, length_bonus=scores.length_bonus)
-    assert actual.shape == correct.shape and actual.dtype == torch.float32
-    torch.testing.assert_close(actual.double(), torch.tensor(expected, dtype=torch.float64), atol=ATOL, rtol=0)
-
-
-def run_baseline(rewards: Rewards) -> list[list[float]]:
-    """Advantages of each training step, asked for before the step's own rewards are added."""
-    baseline = RunningBaseline(rewards.warmup_steps, rewards.warmup_mean, rewards.min_std)
-    result = []
-    for step in rewards.steps:
-        result.append(baseline.advantages(torch.tensor(step)).tolist())
-        baseline.update(torch.tensor(step))
-    return result
-
-
-def check_running_baseline(run_baseline: Callable[[Rewards], list[list[float]]], rewards: Rewards) -> None:
-    expected = reference.running_advantages(*rewards)
-    actual = run_baseline(rewards)
-    assert [len(step) for step in actual] == [len(step) for step in expected]
-    for step, (found, wanted) in enumerate(zip(actual, expected, strict=True)):
-        assert found == pytest.approx(wanted, abs=ATOL, rel=0), f"step {step}"
-
 
 # ---------------------------------------------------------------- shaped reward
 

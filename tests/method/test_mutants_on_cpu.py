@@ -9,18 +9,20 @@ from itertools import chain
 
 import pytest
 import torch
-from strategies import Batch, Rewards, Scores, batch_from_seed, make_batch, rewards_from_seed
-from test_advantage_on_cpu import check_running_baseline, check_shaped_reward, run_baseline
-from test_weights_on_cpu import (
+from formula_checks import (
     GOLDEN,
     check_entropy_gate,
     check_entropy_scale,
     check_lookahead_entropy,
     check_ratio_weight,
+    check_running_baseline,
+    check_shaped_reward,
     check_token_advantages,
     golden_batch,
+    run_baseline,
     token_advantages,
 )
+from strategies import Batch, Rewards, Scores, batch_from_seed, make_batch, rewards_from_seed
 from torch import Tensor
 
 from recipe.egrsd.method import advantage, weights
