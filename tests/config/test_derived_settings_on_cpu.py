@@ -1,9 +1,13 @@
-"""Settings that follow from others: under an adapter, on a CPU."""
+"""Settings that follow from others or from the shell: under an adapter, on a CPU, in the environment of the workers."""
 
 import os
+from collections.abc import Callable
+from typing import Any
 
+import composing
 import pytest
 from composing import LORA, composed
+from config_changes import changes, leaves
 from omegaconf import OmegaConf
 
 from recipe.egrsd.config import validation
@@ -87,3 +91,30 @@ def test_a_precision_that_fsdp_does_not_know_is_named(monkeypatch, tmp_path):
         ValueError, match=r"fsdp_config.model_dtype=auto is str; it should be 'fp32', 'float32', 'bf16'"
     ):
         validation.validate(composed("actor_rollout_ref.rollout.dtype=auto"))
+
+
+MODULES = "ray_kwargs.ray_init.runtime_env.env_vars.VERL_USE_EXTERNAL_MODULES"
+
+
+@pytest.fixture
+def in_a_shell(monkeypatch) -> Callable[..., dict[str, Any]]:
+    """What hydra composes of algorithm=egrsd, in this process, in a shell that has set this variable."""
+
+    def values(**variables: str) -> dict[str, Any]:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        return leaves(OmegaConf.to_container(composing.composed()))
+
+    return values
+
+
+def test_whoever_allows_an_untested_verl_allows_it_to_the_workers(in_a_shell):
+    refused = in_a_shell(EGRSD_ALLOW_UNTESTED_VERL="")  # make test-verl sets it for all tests
+    allowed = in_a_shell(EGRSD_ALLOW_UNTESTED_VERL="1")
+    assert changes(refused, allowed) == {"ray_kwargs.ray_init.runtime_env.env_vars.EGRSD_ALLOW_UNTESTED_VERL": "1"}
+
+
+def test_modules_of_the_user_are_loaded_in_the_workers_too(in_a_shell):
+    plain = in_a_shell(VERL_USE_EXTERNAL_MODULES="")
+    egrsd = in_a_shell(VERL_USE_EXTERNAL_MODULES="colorsys,recipe.egrsd.register,wave")
+    assert changes(plain, egrsd) == {MODULES: "colorsys,wave,recipe.egrsd.register"}
