@@ -20,7 +20,8 @@ VERL ?=
 VERLS = 0.9.0 0.9.1
 # of gpu-check: the one named, or the one that README's line has installed into
 GPU_PYTHON := $(if $(filter file,$(origin PYTHON)),$(if $(filter cpu,$(VERL_PLATFORM)),$(VENV)/bin/python,python),$(PYTHON))
-MATRIX = tests/training/test_end_to_end_on_cpu.py tests/config/test_command_line_on_cpu.py tests/config/test_guards_on_cpu.py
+OF_CONFIG = command_line neighbours derived_settings presets guards guard_files guard_runs
+MATRIX = tests/training/test_end_to_end_on_cpu.py $(OF_CONFIG:%=tests/config/test_%_on_cpu.py)
 SEED ?= 0
 MODEL ?= tiny_cpu
 TASK ?= addition

@@ -6,31 +6,22 @@ that need no command line of their own are composed in one process (``composed``
 
 import functools
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
-from pathlib import Path
-from subprocess import CompletedProcess
 from typing import Any
 
-import composing
 import pytest
 import yaml
+from bare_shell import Process, run
 from composing import COMPOSE
-from omegaconf import OmegaConf
+from config_changes import changes, differing, leaves, preset
+from packages import RECIPE
 
 from recipe.egrsd.machines import slots
 
-RECIPE = Path(__file__).resolve().parents[2] / "recipe" / "egrsd"
-MODULES = "ray_kwargs.ray_init.runtime_env.env_vars.VERL_USE_EXTERNAL_MODULES"
-
 GROUP = sorted([*(path.stem for path in (RECIPE / "config" / "algorithm").glob("*.yaml")), "rollout_correction"])
 """Options of verl's group algorithm: the presets, and verl's own."""
-
-Process = CompletedProcess[str]
 
 # Names of the cases that one process composes: primary config, overrides.
 OVERRIDES = ["algorithm.egrsd.gamma=0.5", "+x=y", "algorithm.rollout_correction.rollout_is=token"]
@@ -51,30 +42,6 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "misspelt key": ("ppo_trainer", ["algorithm=egrsd", "algorithm.egrsd.gama=1"]),
     "key without the word": ("ppo_trainer", ["algorithm.egrsd.floor=1"]),
 }
-
-ANOTHER_APPLICATION = """
-import verl  # loads the plugin
-import hydra
-
-@hydra.main(config_path="conf", config_name="config", version_base=None)
-def main(config):
-    pass
-
-main()
-"""
-
-
-def run(arguments: list[str], cwd: Path, *, stdin: str = "", **variables: str) -> Process:
-    """Python with these arguments, in a shell that has set none of verl's variables, or of ours, but the given ones."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("VERL_", "HYDRA_", "PYTHON", "EGRSD_"))
-    }
-    environment = {**kept, **variables}
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=cwd, env=environment, input=stdin, capture_output=True, text=True, timeout=300
-    )
 
 
 @pytest.fixture(scope="module")
@@ -106,37 +73,6 @@ def composed(tmp_path_factory) -> dict[str, Any]:
     process = run(["-c", COMPOSE], tmp_path_factory.mktemp("empty"), stdin=json.dumps(CASES))
     assert process.returncode == 0, process.stderr
     return json.loads(process.stdout)
-
-
-def leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> value. Lists and empty mappings are values."""
-    if not isinstance(tree, dict) or not tree:
-        return {prefix: tree}
-    return {
-        key: value
-        for name, subtree in tree.items()
-        for key, value in leaves(subtree, f"{prefix}.{name}" if prefix else str(name)).items()
-    }
-
-
-def preset(path: str) -> dict[str, Any]:
-    """The leaves of one of our files that end up in verl's config: not those that steer hydra itself."""
-    tree = yaml.safe_load((RECIPE / path).read_text())
-    for steering in ("defaults", "hydra"):
-        tree.pop(steering, None)
-    return leaves(tree)
-
-
-def changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    """What was set anew or to another value. Nothing may have gone; an empty value may have got keys of its own."""
-    for key in before.keys() - after.keys():
-        assert not before[key] and any(name.startswith(f"{key}.") for name in after), f"{key} has gone"
-    return {key: value for key, value in after.items() if key not in before or before[key] != value}
-
-
-def differing(wanted: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
-    """The entries of ``wanted`` that the base does not have already."""
-    return {key: value for key, value in wanted.items() if key not in base or base[key] != value}
 
 
 # ---------------------------------------------------------------- without the word
@@ -228,6 +164,16 @@ def test_overrides_before_the_word_on_the_command_line(config):
     assert changes(config("algorithm=egrsd"), overridden) == expected
 
 
+def test_cpu_platform_adds_its_file_below_the_command_line(config):
+    egrsd = config("algorithm=egrsd")
+    on_cpu = config("algorithm=egrsd", "trainer.n_gpus_per_node=2", VERL_PLATFORM="cpu")
+    assert on_cpu.pop("trainer.n_gpus_per_node") == 2
+    wanted = preset("cpu/config.yaml")
+    assert wanted.pop("trainer.n_gpus_per_node") == 1
+    egrsd.pop("trainer.n_gpus_per_node")
+    assert changes(egrsd, on_cpu) == differing(wanted, egrsd)
+
+
 # ---------------------------------------------------------------- help and refusals
 
 
@@ -259,65 +205,3 @@ def test_misspelt_key_is_refused(composed):
 
 def test_our_keys_without_the_word_are_refused(composed):
     assert "Could not override 'algorithm.egrsd.floor'" in composed["key without the word"]
-
-
-# ---------------------------------------------------------------- what the shell says
-
-
-@pytest.fixture
-def in_a_shell(monkeypatch) -> Callable[..., dict[str, Any]]:
-    """What hydra composes of algorithm=egrsd, in this process, in a shell that has set this variable."""
-
-    def values(**variables: str) -> dict[str, Any]:
-        for name, value in variables.items():
-            monkeypatch.setenv(name, value)
-        return leaves(OmegaConf.to_container(composing.composed()))
-
-    return values
-
-
-def test_whoever_allows_an_untested_verl_allows_it_to_the_workers(in_a_shell):
-    refused = in_a_shell(EGRSD_ALLOW_UNTESTED_VERL="")  # make test-verl sets it for all tests
-    allowed = in_a_shell(EGRSD_ALLOW_UNTESTED_VERL="1")
-    assert changes(refused, allowed) == {"ray_kwargs.ray_init.runtime_env.env_vars.EGRSD_ALLOW_UNTESTED_VERL": "1"}
-
-
-def test_modules_of_the_user_are_loaded_in_the_workers_too(in_a_shell):
-    plain = in_a_shell(VERL_USE_EXTERNAL_MODULES="")
-    egrsd = in_a_shell(VERL_USE_EXTERNAL_MODULES="colorsys,recipe.egrsd.register,wave")
-    assert changes(plain, egrsd) == {MODULES: "colorsys,wave,recipe.egrsd.register"}
-
-
-def test_cpu_platform_adds_its_file_below_the_command_line(config):
-    egrsd = config("algorithm=egrsd")
-    on_cpu = config("algorithm=egrsd", "trainer.n_gpus_per_node=2", VERL_PLATFORM="cpu")
-    assert on_cpu.pop("trainer.n_gpus_per_node") == 2
-    wanted = preset("cpu/config.yaml")
-    assert wanted.pop("trainer.n_gpus_per_node") == 1
-    egrsd.pop("trainer.n_gpus_per_node")
-    assert changes(egrsd, on_cpu) == differing(wanted, egrsd)
-
-
-# ---------------------------------------------------------------- neighbours
-
-
-def test_another_hydra_application_is_unaffected(tmp_path):
-    (tmp_path / "application.py").write_text(ANOTHER_APPLICATION)
-    options = tmp_path / "conf" / "algorithm"
-    options.mkdir(parents=True)
-    (options / "sgd.yaml").write_text("lr: 1\n")
-    (tmp_path / "conf" / "config.yaml").write_text("defaults: [_self_, algorithm: sgd]\nseed: 0\n")
-    # --cfg all also prints hydra.runtime.config_sources, the search path
-    command = ["application.py", "--cfg", "all"]
-    with_plugin, without = (run(command, tmp_path, VERL_USE_EXTERNAL_PLUGINS=policy) for policy in ("auto", "none"))
-    assert with_plugin.returncode == without.returncode == 0, with_plugin.stderr + without.stderr
-    assert "config_sources" in without.stdout
-    assert with_plugin.stdout == without.stdout
-
-
-def test_the_plugin_imports_hydra_only(tmp_path):
-    code = "import sys, recipe.egrsd.hydra_plugin; print(*{name.split('.')[0] for name in sys.modules})"
-    process = run(["-c", code], tmp_path)
-    assert process.returncode == 0, process.stderr
-    heavy = {"numpy", "ray", "torch", "transfer_queue", "transformers", "verl", "vllm", "wrapt"}
-    assert heavy & set(process.stdout.split()) == set()

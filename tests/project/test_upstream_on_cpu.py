@@ -17,7 +17,11 @@ from runs import ROOT
 from examples.upstream import text
 from examples.upstream.__main__ import main, place
 
-FEW = ("method/test_weights_on_cpu.py", "method/test_place_on_cpu.py", "training/test_loss_on_cpu.py")
+FEW = (
+    "method/test_weights_on_cpu.py", "method/test_lookahead_and_gate_on_cpu.py",
+    "method/test_weight_invariants_on_cpu.py", "method/test_weight_gradients_and_dtypes_on_cpu.py",
+    "method/test_place_on_cpu.py", "training/test_loss_on_cpu.py",
+)  # fmt: skip
 """Of its tests, those that `make test` tries: formulas, verl's own loss, and that nothing comes from elsewhere."""
 PLACE = """
 from pathlib import Path

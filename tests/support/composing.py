@@ -19,6 +19,7 @@ from recipe.egrsd.config import schema
 from recipe.egrsd.hydra_plugin import Validation
 
 PRESETS = ROOT / "recipe" / "egrsd" / "config" / "algorithm"
+LORA = "actor_rollout_ref.model.lora_rank=8"
 
 # Composes many command lines in one process: JSON, name -> (primary config, overrides), to JSON, name -> config or
 # refusal.
