@@ -64,7 +64,7 @@ DERIVED = {
     "checkpoints": lambda config: [*range(0, config.trainer.total_training_steps + 1, config.trainer.save_freq)][1:],
     "lora_dropout": lambda config: peft.LoraConfig().lora_dropout,  # verl gives peft none, so that peft's default holds
 }
-ELSEWHERE = {"gamma_window", "data"}  # test_gamma_and_window, test_data_on_cpu.py
+ELSEWHERE = {"gamma_window", "data"}  # test_gamma_and_window, test_sources_on_cpu.py
 
 # Every variable of run_qwen3_fsdp.sh: a value unlike any script's default, and the keys it must reach when all are
 # given at once.
