@@ -1,123 +1,68 @@
-"""The doctor's estimate of memory against what torch really keeps, and against figures worked out by hand."""
+"""The doctor's estimate of a GPU's memory against figures worked out by hand."""
 
-from types import SimpleNamespace
-
-import psutil
 import pytest
-import torch
-from inputs import qwen3
-from peft import LoraConfig, get_peft_model
-from test_doctor_on_cpu import case, given, inputs, said  # noqa: F401  fixtures
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
+from findings import GREEN, RED, YELLOW, said
+from memory_estimates import GIB, estimates
+from transformers import AutoModelForCausalLM
 
-from benchmarks import logit_memory
 from recipe.egrsd.doctor import host, memory
-from recipe.egrsd.doctor.case import Case, Level
+from recipe.egrsd.doctor.case import Case
 from recipe.egrsd.doctor.shapes import shapes
 from recipe.egrsd.machines import attention
 
-GREEN, YELLOW, RED = Level
-GIB = 2**30
-TOKENS = 64  # of a measured pass: the head's weight then adds up to 0.2 byte a logit
-SMALL = {
-    "vocab_size": 500,
-    "hidden_size": 128,
-    "intermediate_size": 320,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-}
+
+def test_memory(case, monkeypatch):
+    monkeypatch.delenv("VERL_PLATFORM", raising=False)
+    built = case("trainer.n_gpus_per_node=2", rows=True)
+    found = list(memory.check(built))
+    assert not said(found, YELLOW) and not said(found, RED)
+    assert "frozen teacher: weights of its own in host memory" in said(list(host.memory(built)), GREEN)
+    built.gpu_gib = 0.001
+    assert "training, T =" in said(list(memory.check(built)), RED)
+    training = next(finding for finding in memory.check(built) if finding.text.startswith("training"))
+    built.gpu_gib = 1e-9 + float(sum(estimated(built))) / 0.9 / memory.GIB
+    training = next(finding for finding in memory.check(built) if finding.text.startswith("training"))
+    assert training.level is YELLOW and "measure one step first" in training.text
 
 
-def test_a_logit_of_the_head_however_many_chunks():
-    """Forward and backward: what exists does not grow with the tokens."""
-    for chunks in (2, 6):
-        assert logit_memory.in_chunks(TOKENS, chunks=chunks) == pytest.approx(memory.CHUNK_LOGIT, abs=0.4)
-    scored = logit_memory.in_chunks(TOKENS, also="entropy", backward=False)
-    assert scored == pytest.approx(memory.CHUNK_LOGIT, abs=0.4)
+def estimated(case: Case) -> list[float]:
+    """The training phase by hand, bytes: two ranks, packed; a rank's 4 rows hold fewer tokens than the limit of
+    1,024."""
+    model = AutoModelForCausalLM.from_pretrained(case.config.actor_rollout_ref.model.path)
+    parameters, tokens = model.num_parameters(), 4 * (case.longest_student_prompt + 24)
+    ends = sum(end.weight.numel() for end in (model.get_input_embeddings(), model.get_output_embeddings()))
+    block = sum(p.numel() for p in model.model.layers[0].parameters())
+    config, size = model.config, model.config.head_dim
+    heads = size * (config.num_attention_heads + config.num_key_value_heads)
+    layer = 6 * (2 * 128 + heads) + 2 * (2 * 128 + 2 * heads + 4 * config.intermediate_size)
+    logits, inputs, mask = 20 * tokens * 407, 2 * tokens * 128 * 2, 5 * tokens**2
+    trained = [4 * parameters / 2, 4 * parameters / 2, 8 * parameters / 2]
+    return [*trained, 2 * (ends + 2 * block), inputs, layer * tokens, logits, mask]
 
 
-@pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl"])
-def test_a_logit_of_a_divergence(kind):
-    assert logit_memory.in_chunks(TOKENS, also=kind) == pytest.approx(memory.DIVERGENCE_LOGIT, abs=0.4)
+@pytest.mark.parametrize(
+    ("overrides", "tokens"),
+    [
+        ([], 8 * 100),  # one rank's whole batch
+        (["actor_rollout_ref.actor.ppo_max_token_len_per_gpu=500"], 500),
+        (["trainer.n_gpus_per_node=4"], 2 * 100),
+        (["trainer.n_gpus_per_node=4", "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"], 4 * 50),
+        (
+            ["actor_rollout_ref.actor.use_dynamic_bsz=false", "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=3"],
+            3 * 100,
+        ),
+    ],
+)
+def test_tokens_of_a_micro_batch(case, overrides, tokens):
+    config = case("trainer.n_gpus_per_node=1", *overrides).config
+    assert memory.micro_batch_tokens(config, config.actor_rollout_ref.actor, "ppo", prompt=76) == tokens
 
 
-def test_a_logit_by_verls_functions():
-    with logit_memory.flash_attention():
-        assert logit_memory.trained_by_verl(TOKENS) == pytest.approx(memory.TRAINED_LOGIT[True], abs=0.3)
-    assert logit_memory.trained_by_verl(TOKENS) == pytest.approx(memory.TRAINED_LOGIT[False], abs=0.4)
-    assert logit_memory.trained_by_verl(TOKENS, torch.float32) == pytest.approx(memory.TRAINED_LOGIT[False], abs=0.5)
-    chunk_of_entropy = memory.VERL_SCORED_LOGIT + memory.VERL_ENTROPY_LOGIT
-    assert logit_memory.scored_by_verl(TOKENS) == pytest.approx(chunk_of_entropy, abs=0.3)
-
-
-def verls_model(config, **own) -> SimpleNamespace:
-    """verl's HFModelConfig, as far as the doctor reads it."""
-    plain = {"lora_rank": 0, "lora_adapter_path": None, "target_modules": "all-linear", "exclude_modules": None}
-    plain |= {"trust_remote_code": False, "enable_gradient_checkpointing": True}
-    return SimpleNamespace(hf_config=config, **plain | own)
-
-
-def saved_bytes(config, dtype: torch.dtype, *, lora_rank: int = 0) -> float:
-    """What a layer keeps for the backward pass, a token: two layers less one, each storage once, parameters not
-    counted."""
-    totals = []
-    for layers in (1, 2):
-        config.num_hidden_layers, config._attn_implementation = layers, "sdpa"
-        config.layer_types = ["full_attention"] * layers
-        model = AutoModelForCausalLM.from_config(config).to(dtype)
-        if lora_rank:
-            model = get_peft_model(model, LoraConfig(r=lora_rank, target_modules="all-linear")).to(dtype)
-        parameters, kept = {p.untyped_storage().data_ptr() for p in model.parameters()}, {}
-
-        def keep(tensor, parameters=parameters, kept=kept):
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in parameters:
-                kept[storage.data_ptr()] = (storage.nbytes(), tensor)  # the tensor, so that no other takes its place
-            return tensor
-
-        ids = torch.arange(96)[None]
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            output = model(input_ids=ids, position_ids=ids, use_cache=False, logits_to_keep=1)
-        totals.append(sum(size for size, _ in kept.values()))
-        del output
-    return (totals[1] - totals[0]) / 96
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("config", [Qwen3Config(**SMALL, head_dim=48), LlamaConfig(**SMALL), Qwen2Config(**SMALL)])
-def test_the_activations_of_a_layer(config, dtype):
-    estimate = shapes(verls_model(config)).widths.activations(dtype.itemsize)
-    assert estimate == pytest.approx(saved_bytes(config, dtype), rel=0.01)
-
-
-def test_the_activations_of_a_layer_under_an_adapter():
-    config = Qwen3Config(**SMALL, head_dim=48)
-    estimate = shapes(verls_model(config, lora_rank=4)).widths.activations(2)
-    assert estimate == pytest.approx(saved_bytes(config, torch.bfloat16, lora_rank=4), rel=0.03)
-
-
-def estimates(built: Case) -> dict[str, dict[str, float]]:
-    """GiB, by phase without its tokens and by term."""
-    phases = memory.phases(built, shapes(built.model)) | host.demands(built, shapes(built.model))
-    return {name.split(", T")[0]: {term.name: term.size / GIB for term in terms} for name, terms in phases.items()}
-
-
-@pytest.fixture
-def qwen3_8b(case):  # noqa: F811  a fixture
-    """8 GPUs of 80 GiB, adapters of rank 64, 4 rows of 3,072 tokens a rank, of which 8,192 fit."""
-
-    def build(*own: str, **model) -> Case:
-        built = case(
-            "data.train_batch_size=32", "actor_rollout_ref.actor.ppo_mini_batch_size=32",
-            "actor_rollout_ref.rollout.n=1", "data.max_prompt_length=2048", "data.max_response_length=1024",
-            "trainer.n_gpus_per_node=8", "actor_rollout_ref.rollout.tensor_model_parallel_size=1",
-            "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=8192", "actor_rollout_ref.model.lora_rank=64",
-            "algorithm.egrsd.score_student=auto", *own,
-        )  # fmt: skip
-        built.model = verls_model(qwen3("8B"), lora_rank=64, **model)
-        return built
-
-    return build
+def test_tokens_of_a_pass_over_some_of_the_batch(case):
+    config = case("trainer.n_gpus_per_node=2").config
+    for responses, rows in ((5, 3), (8, 4), (100, 4)):  # of 8 in all
+        found = memory.micro_batch_tokens(config, config.actor_rollout_ref.rollout, "log_prob", 76, responses)
+        assert found == 100 * rows
 
 
 def test_an_update_by_hand(qwen3_8b, monkeypatch):
@@ -184,7 +129,7 @@ def test_the_lines_of_the_doctor(qwen3_8b, monkeypatch):
     )
 
 
-def test_checkpointing_off_never_looks_cheaper(case):  # noqa: F811  a fixture
+def test_checkpointing_off_never_looks_cheaper(case):
     off = "actor_rollout_ref.model.enable_gradient_checkpointing=false"
     with_it, without = (estimates(case(*own, rows=True))["training"] for own in ([], [off]))
     assert sum(without.values()) > sum(with_it.values())
@@ -204,63 +149,7 @@ def test_who_scores_the_student(qwen3_8b):
     assert verls["their entropy"] == pytest.approx(6 * 2048 * 151936 / GIB)
 
 
-def test_host_memory_by_hand(qwen3_8b):
-    """8B: untied, read by one rank; every vLLM's sleeping weights. 4B: tied, read by every rank. Full: the reference
-    model."""
-    adapter, full = qwen3_8b(), qwen3_8b("actor_rollout_ref.model.lora_rank=0")
-    full.model.lora_rank = 0
-    weights, whole = 8_190_735_360, 8_190_735_360 + 174_587_904
-    found = estimates(adapter)
-    assert found["host, starting"]["weights, whole on one rank"] == pytest.approx(4 * whole / GIB)
-    assert found["host, training"]["sleeping vLLM's weights"] == pytest.approx(2 * 8 * whole / GIB)
-    found = estimates(full)["host, training"]
-    assert found["reference model"] == pytest.approx(2 * weights / GIB) and "sleeping vLLM's weights" not in found
-    adapter.model.hf_config = qwen3("4B")
-    assert estimates(adapter)["host, starting"]["tied weights, whole on every rank"] == pytest.approx(
-        4 * 8 * shapes(adapter.model).parameters / GIB
-    )
-
-
-def test_hidden_states_of_the_teacher_by_hand(qwen3_8b):
-    """32 problems, 8 responses, 1,024 of at most 16,384 tokens, hidden size 4,096. OGLS-SD: a pass in bfloat16 and the
-    sum in float32; SSOPD: one response a problem; EGRSD: none."""
-    batch = ["data.train_batch_size=32", "actor_rollout_ref.rollout.n=8", "data.max_response_length=16384"]
-    room = ["algorithm.egrsd.teacher.max_prompt_length=20000"]
-    divergence = [*batch, *room, "algorithm.egrsd.divergence=reverse_kl", "algorithm.egrsd.pull.tokens=1024"]
-    name, tokens = "teacher's hidden states", 32 * 8 * 1024
-    steered = ["algorithm.egrsd.privilege=peers", "algorithm.egrsd.pull.rows=wrong"]
-    for overrides, expected in (
-        ([*divergence, *steered], 6 * tokens * 4096),
-        ([*divergence, "algorithm.egrsd.pull.rows=longest_wrong"], 2 * tokens / 8 * 4096),
-        ([*divergence, "algorithm.egrsd.pull.tokens=null"], 2 * tokens * 16 * 4096),
-        ([*batch, *room], None),
-    ):
-        found = estimates(qwen3_8b(*overrides))["host, training"].get(name)
-        assert found == (None if expected is None else pytest.approx(expected / GIB))
-
-
-@pytest.mark.parametrize("level", Level)
-def test_a_node_of_that_size(case, level):  # noqa: F811  a fixture
-    built = case(rows=True)
-    needed = max(
-        sum(terms.values()) for terms in (estimates(built)["host, starting"], estimates(built)["host, training"])
-    )
-    built.host_gib = {RED: needed - 1, YELLOW: needed + 1, GREEN: needed / 0.69}[level]
-    found = list(host.memory(built))
-    assert f"of {built.host_gib:.1f} GiB a node" in said(found, level)
-    assert not [finding for finding in found if finding.level is RED] or level is RED
-
-
-def test_this_machine_is_no_reason_to_stop_where_another_one_trains(case, monkeypatch):  # noqa: F811  a fixture
-    monkeypatch.delenv("VERL_PLATFORM", raising=False)
-    monkeypatch.setattr(host, "this_machine", lambda: GIB)
-    found = list(host.memory(case(rows=True)))
-    assert "of 1.0 GiB a node, this machine's (--host-gib for another)" in said(found, YELLOW) and not said(found, RED)
-    monkeypatch.setenv("VERL_PLATFORM", "cpu")
-    assert "of 1.0 GiB a node, this machine's" in said(list(host.memory(case(rows=True))), RED)
-
-
-def test_on_a_cpu_there_is_no_gpu_to_estimate(case, monkeypatch):  # noqa: F811  a fixture
+def test_on_a_cpu_there_is_no_gpu_to_estimate(case, monkeypatch):
     monkeypatch.setenv("VERL_PLATFORM", "cpu")
     built = case("trainer.n_gpus_per_node=2", rows=True)
     assert [finding.level for finding in memory.check(built)] == [GREEN]  # what the letters mean
@@ -268,7 +157,3 @@ def test_on_a_cpu_there_is_no_gpu_to_estimate(case, monkeypatch):  # noqa: F811 
     training = estimates(built)["host, training"]
     assert {"vLLM's weights", "vLLM's cache", "weights", "Adam", "reference model"} <= set(training)
     assert training["Adam"] == pytest.approx(8 * shapes(built.model).parameters / GIB)  # both ranks' halves
-
-
-def test_the_memory_of_this_machine():
-    assert 0 < host.this_machine() <= psutil.virtual_memory().total

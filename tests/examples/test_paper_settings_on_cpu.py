@@ -5,7 +5,7 @@ from omegaconf import OmegaConf
 from paper import DERIVED, KEYS, PAPER
 from shell_scripts import MODELS, plain
 
-ELSEWHERE = {"gamma_window", "data"}  # test_gamma_and_window, test_data_on_cpu.py
+ELSEWHERE = {"gamma_window", "data"}  # test_gamma_and_window, test_sources_on_cpu.py
 
 
 def test_every_setting_of_the_paper_is_compared():

@@ -3,7 +3,6 @@ becomes of each."""
 
 import json
 
-import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,11 +17,6 @@ SOURCE = Source(name="mine", path="mine.parquet", solution="solution", answer="a
 NAN, INF = float("nan"), float("inf")
 USER, ASSISTANT = {"role": "user", "content": "How many?"}, {"role": "assistant", "content": r"\boxed{7}"}
 SYSTEM = {"role": "system", "content": "Be brief."}
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 def row(**changes):

@@ -3,8 +3,8 @@ tests/reward/test_hostile_responses_on_cpu.py."""
 
 import hostile
 import pytest
+from egrsd_dataset import dataset
 from rows import PROBLEMS, write
-from test_dataset_on_cpu import dataset
 
 from examples.tiny_cpu import model as tiny
 from examples.tiny_cpu.task import verl_row

@@ -5,10 +5,10 @@ import copy
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from egrsd_dataset import dataset
 from inputs import write_inputs
 from rows import PROBLEMS, write
 from runs import ROOT
-from test_dataset_on_cpu import dataset
 from transformers import AutoTokenizer
 
 from examples.tiny_cpu import model as tiny

@@ -17,3 +17,13 @@ def write(path: Path, change: dict[int, dict] | None = None) -> Path:
         rows[row]["extra_info"] |= extra
     pq.write_table(pa.Table.from_pylist(rows), path)
     return path
+
+
+def write_rows(path: Path, *, rows: int = 16, change=None) -> Path:
+    """Rows of the task; change(index, row) edits a row in place."""
+    written = [verl_row(problem, index) for index, problem in enumerate(make_problems("train", rows, seed=0))]
+    for index, row in enumerate(written):
+        if change:
+            change(index, row)
+    pq.write_table(pa.Table.from_pylist(written), path)
+    return path

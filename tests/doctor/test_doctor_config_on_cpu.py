@@ -1,0 +1,124 @@
+"""The doctor on a config: keys that contradict each other, a checkpoint to resume from, batch sizes, token limits,
+Ray's CPUs."""
+
+import pytest
+from findings import GREEN, RED, YELLOW, examine_only, said
+
+from recipe.egrsd import checkpoint
+from recipe.egrsd.doctor import checks, host
+
+REFUSED = {
+    "trainer.use_v1=false": "verl's legacy trainer",
+    "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu=100": "cannot hold one teacher row",
+    "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2 actor_rollout_ref.model.use_remove_padding=false": (
+        "you must enable `use_remove_padding`"  # verl's own refusal
+    ),
+}
+
+
+@pytest.mark.parametrize("overrides", REFUSED)
+def test_config(case, overrides):
+    findings = examine_only(case(*overrides.split(" ")), "config")
+    assert REFUSED[overrides] in said(findings, RED)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "shares"),
+    [
+        ([], "fewer than 33% (short responses) to 50% (long ones) are right"),  # 0.5 / 1.5, 0.5 / 1
+        (["algorithm.egrsd.length_bonus=0"], "fewer than 50% (short responses) to 50% (long ones) are right"),
+        (["algorithm.egrsd.warmup_steps=1"], ""),
+        (["algorithm.egrsd.advantage=grpo"], ""),
+    ],
+)
+def test_whom_the_first_steps_push_down(case, overrides, shares):
+    spoken = said(list(checks.settings(case(*overrides))), GREEN)
+    assert shares in spoken and ("push down" in spoken) == bool(shares)
+
+
+def test_an_adapter_is_looked_at_where_vllm_is_not_installed(case, monkeypatch):
+    """verl's validate_config would end there; everything but the rank is still checked."""
+    monkeypatch.setattr(checks, "installed", lambda name: None)
+    lora = "actor_rollout_ref.model.lora_rank=8"
+    findings = examine_only(case(lora), "config")
+    assert not said(findings, RED) and "whether vLLM takes this lora_rank was not asked" in said(findings, YELLOW)
+    broken = next(overrides for overrides in REFUSED if "use_remove_padding" in overrides)
+    assert REFUSED[broken] in said(examine_only(case(lora, *broken.split(" ")), "config"), RED)
+
+
+def test_resume(case, tmp_path):
+    assert said(list(checks.resume(case())), GREEN) == "starts from the initial weights"
+    (tmp_path / "checkpoints" / "global_step_2").mkdir(parents=True)
+    assert "global_step_2 holds no complete checkpoint" in said(list(checks.resume(case())), GREEN)
+    (tmp_path / "checkpoints" / checkpoint.TRACKER).write_text("2")
+    assert "the checkpoint is torn" in said(examine_only(case(), "resume"), RED)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "level", "reason"),
+    [
+        (["data.train_batch_size=4"], YELLOW, "2 update(s) a batch; the paper makes one"),
+        (["actor_rollout_ref.actor.ppo_epochs=2"], YELLOW, "2 update(s) a batch"),
+        ([], GREEN, "1 update(s) a batch"),
+    ],
+)
+def test_batches(case, overrides, level, reason):
+    assert reason in said(list(checks.batches(case(*overrides))), level)
+
+
+BUDGETS = {
+    "data.max_prompt_length=30": "student prompt {student} > 30 (data.max_prompt_length)",
+    "actor_rollout_ref.rollout.max_model_len=50": "student row {student_row} > 50 (vLLM's max_model_len)",
+    "actor_rollout_ref.rollout.max_model_len=600": "row of vLLM 600 > 512 (the model's max_position_embeddings)",
+    "data.max_response_length=500": "teacher row {long_row} > 512 (the model's max_position_embeddings)",
+    "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=50": (
+        "student row {student_row} > 50 (actor_rollout_ref.actor.ppo_max"
+    ),
+    "actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=50": (
+        "student row {student_row} > 50 (actor_rollout_ref.rollout."
+    ),
+    "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu=100": (
+        "teacher row {teacher_row} > 100 (actor_rollout_ref.ref."
+    ),
+}
+
+
+@pytest.mark.parametrize("override", BUDGETS)
+def test_token_budgets(case, override):
+    built = case(override, rows=True)
+    student, teacher = built.longest_student_prompt, built.longest_teacher_prompt
+    lengths = {"student": student, "student_row": student + 24, "teacher_row": teacher + 24, "long_row": teacher + 500}
+    assert BUDGETS[override].format(**lengths) in said(list(checks.budgets(built)), RED)
+
+
+def test_a_prompt_that_is_just_short_enough_fits(case):
+    longest = case(rows=True).longest_student_prompt
+    assert not said(list(checks.budgets(case(f"data.max_prompt_length={longest}", rows=True))), RED)
+    assert said(list(checks.budgets(case(f"data.max_prompt_length={longest - 1}", rows=True))), RED)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "told", "level", "reason"),
+    [
+        (
+            2,
+            None,
+            YELLOW,
+            "a run holds 26; this machine has 2, and a run would be refused. Ray counts CPUs and reserves none",
+        ),
+        (
+            26,
+            None,
+            GREEN,
+            "holds 26; this machine has 26\n  1 for TransferQueue's controller: transfer_queue/controller.py:943",
+        ),
+        (64, 25, RED, "a run holds 26; Ray is told that it has 25, and a run would be refused"),
+        (2, 26, GREEN, "a run holds 26; Ray is told that it has 26\n"),
+    ],
+)
+def test_rays_cpus(case, monkeypatch, tmp_path, cpus, told, level, reason):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setattr("os.cpu_count", lambda: cpus)
+    overrides = ["trainer.n_gpus_per_node=8"] + [f"ray_kwargs.ray_init.num_cpus={told}"] * (told is not None)
+    assert reason in said(list(host.cpus(case(*overrides))), level)
