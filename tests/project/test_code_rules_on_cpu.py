@@ -101,10 +101,12 @@ def test_the_files_and_functions_stay_small():
     files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
     long = [str(path.relative_to(ROOT)) for path in files if len(path.read_text().splitlines()) > 250]
     assert not long, "\n".join(long)
-    for path in FILES:
+    for path in (path for path in files if path.relative_to(ROOT).parts[0] != "tests"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                assert node.end_lineno - node.lineno < 50, (path, node.name)
+                words = node.body[0] if ast.get_docstring(node) else None
+                of_words = words.end_lineno - words.lineno + 1 if words else 0
+                assert node.end_lineno - node.lineno + 1 - of_words <= 40, (path, node.name)
 
 
 def test_nothing_names_the_workplace():
