@@ -1,4 +1,4 @@
-"""recipe/egrsd/evaluation/statistics.py against enumeration, against simulation, and where nothing can be said."""
+"""recipe/egrsd/evaluate/statistics.py against enumeration, against simulation, and where nothing can be said."""
 
 from itertools import combinations, permutations
 
