@@ -1,10 +1,10 @@
 """examples/gpu_check.py: a phase that fails, hangs or misses its tools hides no other, and leaves nothing behind."""
 
-import os
 import re
 import subprocess
 import sys
 
+import bare_shell
 import pytest
 from rich.console import Console
 from runs import ROOT
@@ -83,9 +83,7 @@ def test_the_whole_program_with_the_rehearsals_model(tmp_path):
 
 def test_make_takes_the_python_that_trains():
     def said(*words: str, **variables: str) -> str:
-        ours = ("PYTHON", "VERL_PLATFORM", "MAKE", "MFLAGS", "ARGS")  # make test, too, is a make
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-        return subprocess.check_output(["make", "-n", "gpu-check", *words], cwd=ROOT, env=kept | variables, text=True)
+        return bare_shell.make("-n", "gpu-check", *words, cwd=ROOT, **variables).stdout
 
     assert said() == "python -m examples.gpu_check \n"
     assert said("PYTHON=/x/python", "ARGS=--only data") == "/x/python -m examples.gpu_check --only data\n"

@@ -26,7 +26,7 @@ from examples.training import steps_of
 from recipe.egrsd import checkpoint
 
 CPU = {"VERL_PLATFORM": "cpu"}
-RUN_SECONDS = 500  # a busy machine needs three times what an idle one does
+RUN_SECONDS = 1000  # a slow and busy machine took 530
 ROLLOUT_BOUND = 0.15
 """Of |p_vLLM - p_FSDP| at the worst token, both in bfloat16: measured up to 0.05 (mean 0.003), p without the
 weights."""
@@ -40,7 +40,7 @@ def prepared(once) -> Path:
         write_files(folder / "problems")
         prepare = ["recipe.egrsd.prepare_data", *prepare_arguments(folder / "problems", folder / "data")]
         for words in (["examples.rehearsal.model", "--out", folder / "model"], prepare):
-            assert run([sys.executable, "-m", *words], log=folder / "log", timeout=300).well, (
+            assert run([sys.executable, "-m", *words], log=folder / "log", timeout=600).well, (
                 folder / "log"
             ).read_text()
 
@@ -165,7 +165,7 @@ def test_a_script_from_the_data_to_the_report(leg, prepared, tmp_path):
     ]
     log = tmp_path / "evaluate.log"
     assert run(
-        [sys.executable, "-m", "recipe.egrsd." + words[0], *words[1:]], log=log, timeout=300, variables=CPU
+        [sys.executable, "-m", "recipe.egrsd." + words[0], *words[1:]], log=log, timeout=600, variables=CPU
     ).well, log.read_text()[-6000:]
     assert_fine(
         checks.evaluated(json.loads((evaluated / "results.json").read_text()), benchmark=BENCHMARK, problems=TEST)
@@ -174,7 +174,7 @@ def test_a_script_from_the_data_to_the_report(leg, prepared, tmp_path):
     page = tmp_path / "report.html"
     words = [sys.executable, "-m", "recipe.egrsd.report", tmp_path / leg, "--out", page]
     log = tmp_path / "report.log"
-    assert run(words, log=log, timeout=200).well, log.read_text()[-6000:]
+    assert run(words, log=log, timeout=600).well, log.read_text()[-6000:]
     assert all(path.stat().st_size > 10_000 for path in [page, *tmp_path.glob("report_*.png")])
     assert len(list(tmp_path.glob("report_*.png"))) > 0
     assert BENCHMARK in page.read_text() and "predictive entropy, mean over response tokens" in page.read_text()

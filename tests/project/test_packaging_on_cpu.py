@@ -17,6 +17,7 @@ from importlib.metadata import Distribution, PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
+import bare_shell
 import pytest
 from packages import RECIPE, files_below, pinned, project, requirements, verl_lines
 from packaging.requirements import Requirement
@@ -237,7 +238,7 @@ def test_make_says_which_python_it_needs(tmp_path):
     shutil.copy(ROOT / "Makefile", tmp_path)
     shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
     (tmp_path / "pyproject.toml").touch()
-    process = subprocess.run(["make", "demo", "PYTHON=/bin/false"], cwd=tmp_path, capture_output=True, text=True)
+    process = bare_shell.make("demo", "PYTHON=/bin/false", cwd=tmp_path)
     assert process.returncode != 0
     assert "are for Python 3.11 and 3.12, and '/bin/false' is neither" in process.stderr
     assert "make demo PYTHON=" in process.stderr

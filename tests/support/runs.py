@@ -121,7 +121,7 @@ def run(
     overrides: Sequence[str] = (),
     *,
     algorithm: str = "cl_egrsd",
-    timeout: float = 600,
+    timeout: float = 1000,
     watch: Any = None,
     cwd: Path = ROOT,
     **env: str,
