@@ -43,7 +43,7 @@ class Forks(Problem):
     WORDINGS = ("Add {terms}.", "Find the sum of {terms}.", "What do {terms} make?", "Sum up {terms}.")
     FORGET = 0.27
     CHECK = 0.3
-    MAX_PROMPT, MAX_RESPONSE, MAX_TEACHER_PROMPT = 96, 192, 224
+    MAX_PROMPT, MAX_RESPONSE, MAX_TEACHER_PROMPT = 96, 192, 288  # the last holds a problem and a peer's response
     WARM_START_ROWS: ClassVar = {"student": 20, "teacher": 12, "concise": 4}
     WARM_START_STEPS = 350
     CHOICES: ClassVar = {

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from runs import ROOT
 
 import recipe.egrsd.config.resolvers  # noqa: F401  what the CPU's config asks for
 from examples.tiny_cpu import demo
-from examples.tiny_cpu.training import ALGORITHMS, TRAIN_SCRIPT
+from examples.tiny_cpu.task import TASKS
+from examples.tiny_cpu.training import ALGORITHMS, TRAIN_SCRIPT, tiny_training
 from recipe.egrsd.config.validation import validate
 
 # ---------------------------------------------------------------- train.sh
@@ -24,14 +26,14 @@ from recipe.egrsd.config.validation import validate
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory):
-    """(train.sh, algorithm) -> the words that it starts verl with."""
+    """(train.sh, algorithm, what else it reads) -> the words that it starts verl with."""
     python = tmp_path_factory.mktemp("examples") / "python"  # runs a file, and writes down what it starts as a module
     python.write_text(f'#!/bin/sh\n[ "$1" = -m ] || exec \'{sys.executable}\' "$@"\nprintf \'%s\\0\' "$@"\n')
     python.chmod(0o755)
     settings = {"MODEL": "model", "DATA": "data", "OUTPUT": "output", "PYTHON": str(python)}
 
-    def start(script: Path, algorithm: str) -> list[str]:
-        environment = {**os.environ, **settings, "ALGORITHM": algorithm}
+    def start(script: Path, algorithm: str, **variables: str) -> list[str]:
+        environment = {**os.environ, **settings, "ALGORITHM": algorithm, **variables}
         recorded = subprocess.check_output(["bash", str(script)], env=environment, text=True).split("\0")
         assert recorded[:2] == ["-m", "verl.trainer.main_ppo"]
         return recorded[2:-1]
@@ -41,19 +43,23 @@ def words(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def composed(words) -> dict:
-    """What verl would be given, by algorithm."""
-    cases = {name: ("ppo_trainer", words(TRAIN_SCRIPT, name)) for name in ALGORITHMS}
+    """What verl would be given, by task and algorithm."""
+    cases = {}
+    for task, name in product(TASKS, ALGORITHMS):
+        run = tiny_training(*map(Path, "rmd"), task=task, algorithm=name, seed=0, steps=1)
+        cases[f"{task} {name}"] = ("ppo_trainer", words(run.script, name, **run.variables))
     process = subprocess.run(
         [sys.executable, "-c", COMPOSE], env={**os.environ, "VERL_PLATFORM": "cpu"}, input=json.dumps(cases),
         capture_output=True, text=True, check=True, timeout=300,
     )  # fmt: skip
     configs = json.loads(process.stdout)
-    return {name: OmegaConf.create(configs[name]) for name in ALGORITHMS}
+    return {name: OmegaConf.create(config) for name, config in configs.items()}
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_every_algorithm_gets_the_same_rollouts_and_optimiser(composed, algorithm):
-    config, demo = composed[algorithm], composed["cl_egrsd"]
+@pytest.mark.parametrize("task", TASKS)
+def test_every_algorithm_gets_the_same_rollouts_and_optimiser(composed, task, algorithm):
+    config, demo = composed[f"{task} {algorithm}"], composed[f"{task} cl_egrsd"]
     validate(config)
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
     assert config.data.train_batch_size * rollout.n == 32
@@ -64,13 +70,13 @@ def test_every_algorithm_gets_the_same_rollouts_and_optimiser(composed, algorith
 
 
 def test_the_demo_is_the_run_that_is_documented(composed):
-    config = composed["cl_egrsd"]
+    config = composed["addition cl_egrsd"]
     assert (config.data.train_batch_size, config.actor_rollout_ref.rollout.n) == (32, 1)
     assert (config.algorithm.egrsd.gamma, config.algorithm.egrsd.window) == (0.3, 3)
 
 
 def test_grpo_has_no_trace_of_a_teacher(composed):
-    egrsd = composed["grpo"].algorithm.egrsd
+    egrsd = composed["addition grpo"].algorithm.egrsd
     assert (egrsd.gamma, egrsd.clip_range, egrsd.length_bonus, egrsd.advantage) == (0, 0, 0, "grpo")
 
 
