@@ -127,10 +127,12 @@ def timed(metrics: Metrics) -> Finding:
 
 
 def near_rollout(metrics: Metrics, *, bound: float) -> Finding:
-    """Largest |p_vLLM - p_FSDP| of a sampled token; a rollout that does not follow its student is off by the size of
-    p."""
-    _, largest = _extremes(metrics, "training/rollout_probs_diff_max")
-    return Finding("rollout = student", f"{largest:.3g}", f"≤ {bound:g}", largest <= bound)
+    """Mean |p_vLLM - p_FSDP| of the sampled tokens; a rollout that does not follow its student is off by the size of p.
+
+    The largest is shown and not judged: kernels differ, and of thousands of tokens one may stand where rounding decides.
+    """
+    (_, mean), (_, largest) = (_extremes(metrics, f"training/rollout_probs_diff_{kind}") for kind in ("mean", "max"))
+    return Finding("rollout = student", f"mean {mean:.3g}, largest {largest:.3g}", f"mean ≤ {bound:g}", mean <= bound)
 
 
 def privileged(metrics: Metrics) -> Finding:

@@ -21,7 +21,7 @@ LEFT_OUT = (
     "tests/machines/test_kernels_on_cpu.py",  # reads pyproject.toml
 )  # fmt: skip
 """Of and about this repository: its package, its pages, its make."""
-OTHERS = {"SECURITY.md": "SECURITY.md", "setup.cfg": "tests/pytest.ini"}
+OTHERS = {"SECURITY.md": "SECURITY.md", "setup.cfg": "tests/tox.ini"}
 YEAR = 2026
 # As verl-recipe's pyproject.toml has them.
 RUFF = ["--isolated", "--quiet", "--line-length", "120", "--target-version", "py310"]
@@ -30,8 +30,8 @@ AFTERWARDS = """\
 {count} files in {out}. Left for a person, who must understand the change and be able to defend it:
 - rows for egrsd in the two tables of verl-recipe's README.md (REQUIRED_VERL.txt, available recipes);
 - title: [recipe] feat: add EGRSD and CL-EGRSD;
-- in the text: similar pull requests and how this differs (verl#6827, #6833, #6909), the tests that were run, what was
-  not run (GPUs), and any help of AI."""
+- in the text: similar pull requests and how this differs (verl#6827, #6833, #6909, #7659), the tests that were
+  run, what was not run (GPUs), and any help of AI."""
 
 
 def place(path: str) -> str | None:

@@ -78,6 +78,7 @@ def plugged(text: str) -> str:
 
 
 def pytest_settings(text: str) -> str:
-    """setup.cfg as ``tests/pytest.ini``, from where a verl checkout's root is three folders up."""
+    """setup.cfg as ``tests/tox.ini``, from where a verl checkout's root is three folders up; verl-recipe ignores a
+    pytest.ini."""
     text = text.replace("[tool:pytest]", "[pytest]").replace("testpaths = tests\n", "")
     return text.replace("pythonpath = . tests/support", "pythonpath = ../../.. support")

@@ -13,7 +13,6 @@ verl imports this module at ``import verl``: through the ``verl.plugins`` entry 
 
 import os
 from abc import abstractmethod
-from pathlib import Path
 
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
@@ -118,7 +117,7 @@ class AlgorithmSource(_WrappedSource):
         if verl_version.allows_untested():
             env_vars[verl_version.ALLOW_UNTESTED] = "1"
         if cpu.enabled():
-            config.merge_with(OmegaConf.load(Path(cpu.__file__).with_name("config.yaml")))
+            config.merge_with(cpu.settings())
 
 
 class VerlAlgorithmSearchPath(SearchPathPlugin):
@@ -154,7 +153,7 @@ class Validation(Callback):
         try:
             from recipe.egrsd import checkpoint, parts
             from recipe.egrsd.config import validation, verl_version
-            from recipe.egrsd.machines import attention, models, slots
+            from recipe.egrsd.machines import attention, models, slots, wandb_login
             from recipe.egrsd.privilege import columns
 
             if verl_version.allows_untested() and (untested := verl_version.untested()):
@@ -167,6 +166,7 @@ class Validation(Callback):
             validation.check_data_files(config.data)
             models.located(config)  # the trainer looks again, on its own machine
             columns.check(config.data, egrsd)
+            wandb_login.check(config)
             slots.check_when_ray_has_started(config)
         except Exception as problem:  # noqa: BLE001  hydra turns any but SystemExit into a warning, and the run goes on
             kind = "" if type(problem) in (ValueError, RuntimeError) else f"{type(problem).__name__}: "

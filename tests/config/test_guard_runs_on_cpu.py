@@ -9,6 +9,7 @@ import pytest
 from composing import LORA
 from inputs import write_inputs
 from runs import ROOT, run
+from shadowed import shadow_verl
 from transformers import AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
 
 from examples.tiny_cpu.task import make_problems, verl_row
@@ -83,11 +84,8 @@ def test_a_model_that_softcaps_its_logits_is_refused(inputs, tmp_path):
 
 @pytest.mark.parametrize("allowed", ["", pytest.param("1", marks=pytest.mark.long)])
 def test_a_verl_out_of_range_is_named(allowed, inputs, tmp_path):
-    """Another version in front of the installed one, as the metadata of a package that importlib.metadata finds
-    first."""
-    info = tmp_path / "verl-0.10.0.dev0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: verl\nVersion: 0.10.0.dev0\n")
+    """The installed code under another version, in front of it."""
+    shadow_verl(tmp_path, version="0.10.0.dev0")
     env = {"PYTHONPATH": f"{tmp_path}:{ROOT / 'tests' / 'support'}", "EGRSD_ALLOW_UNTESTED_VERL": allowed}
     result = run(inputs, tmp_path / "run", ["trainer.use_v1=false"], timeout=100, **env)
     assert result.returncode not in (0, None)

@@ -31,6 +31,30 @@ def test_scores_of_bf16_logits_are_those_of_float64(temperature, padding):
     torch.testing.assert_close(slope_sum, slopes, atol=1e-5, rtol=0)
 
 
+class Sums(TorchDispatchMode):
+    """Whether cuBLAS might round the parts of a sum, at each product."""
+
+    def __init__(self):
+        super().__init__()
+        self.allowed = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if "mm" in str(func):
+            self.allowed.append(torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("also", [None, Entropy()])
+def test_no_product_of_the_head_may_round_parts_of_its_sum(also):
+    """torch's default on CUDA is that it may; what others multiply stays as it was."""
+    assert torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
+    hidden, weight = (torch.randn(rows, 4, dtype=torch.bfloat16, requires_grad=True) for rows in (5, 9))
+    with Sums() as seen:
+        head_scores(hidden, weight, None, torch.arange(5), temperature=1.0, also=also).sum().backward()
+    assert seen.allowed == [False] * 4
+    assert torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
+
+
 QWEN3_VOCABULARY = 151_936
 VIEWS = {f"aten.{name}.default" for name in ("t", "permute", "detach", "_to_copy", "empty_like")} | {
     "aten.slice.Tensor"

@@ -27,9 +27,8 @@ from recipe.egrsd import checkpoint
 
 CPU = {"VERL_PLATFORM": "cpu"}
 RUN_SECONDS = 1000  # a slow and busy machine took 530
-ROLLOUT_BOUND = 0.15
-"""Of |p_vLLM - p_FSDP| at the worst token, both in bfloat16: measured up to 0.05 (mean 0.003), p without the
-weights."""
+ROLLOUT_BOUND = 0.01
+"""Of the mean |p_vLLM - p_FSDP|, both in bfloat16: measured 0.003 (up to 0.05 at a token), p without the weights."""
 
 
 @pytest.fixture(scope="module")

@@ -159,6 +159,7 @@ def test_the_install_script_of_verl_recipe_finds_its_lines(pinned):
     assert lines["MODE"] == "pinned_tag"
     assert lines["TAG"] == f"v{newest}"
     assert f"git clone {lines['UPSTREAM']} && cd verl && git checkout v{newest} &&" in lines["GIT_SETUP"]
+    assert lines["GIT_SETUP"].endswith(" --remote recipe")  # verl pins a recipe folder that is older than this one
     program, *words = shlex.split(lines["PIP_INSTALL"])
     assert (program, words[0]) == ("pip", "install")
     found = requirements(words[1:])

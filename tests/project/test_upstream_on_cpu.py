@@ -78,13 +78,24 @@ def test_what_stands_beside_the_recipe_moves_into_its_folder(out):
     for name in (
         "docs/method.md",
         "SECURITY.md",
-        "tests/pytest.ini",
+        "tests/tox.ini",
         "tests/method/golden.json",
         "requirements/cpu.txt",
     ):
         assert (out / "egrsd" / name).is_file(), name
     assert os.access(out / "egrsd" / "examples" / "run_qwen3_4b_fsdp.sh", os.X_OK)
     assert "## Required `verl` version" in (out / "egrsd" / "README.md").read_text()
+
+
+def test_git_leaves_nothing_of_it_out(out, tmp_path):
+    """verl-recipe ignores some names, pytest.ini among them, and git add says nothing of what it leaves out."""
+    shutil.copytree(out / "egrsd", tmp_path / "egrsd")
+    shutil.copy(Path(__file__).with_name("verl_recipe.gitignore"), tmp_path / ".gitignore")
+    for command in (["init", "-q"], ["add", "egrsd"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    added = subprocess.check_output(["git", "ls-files", "-z", "egrsd"], cwd=tmp_path, text=True).split("\0")[:-1]
+    written = {str(path.relative_to(tmp_path)) for path in (tmp_path / "egrsd").rglob("*") if path.is_file()}
+    assert written - set(added) == set()
 
 
 def test_code_carries_the_licence(out):

@@ -12,6 +12,6 @@ verl_keys.py   the types of verl's own keys that are read here
 strict.py      what a value may be, and the one line that is said of one that may not
 methods.py     checks across keys of what single methods need
 validation.py  every other check across keys, before Ray starts
-verl_version.py  the verl that this was tested with, and what becomes of another
+verl_version.py  the verl that is imported, those that this was tested with, and what becomes of another
 paper.json     figures and settings as printed in the paper
 """

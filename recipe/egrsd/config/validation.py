@@ -5,6 +5,7 @@ name.
 Imports neither torch nor verl.
 """
 
+import math
 from collections.abc import Mapping
 from glob import glob
 from pathlib import Path
@@ -115,6 +116,14 @@ def _check_batches(config: Any) -> None:
             f"actor_rollout_ref.actor.ppo_mini_batch_size={mini} x actor_rollout_ref.rollout.n={n} responses cannot be "
             f"shared equally by the {ranks} data-parallel ranks of trainer.n_gpus_per_node={gpus} x trainer.nnodes="
             f"{nodes}; use a multiple of {ranks}."
+        )
+    rollout = config.actor_rollout_ref.rollout
+    engine = math.prod(rollout[f"{split}_parallel_size"] for split in ("tensor_model", "data", "pipeline_model"))
+    if gpus * nodes % engine:  # verl looks when models are loaded (engine_workers.py:659)
+        raise ValueError(
+            f"trainer.n_gpus_per_node={gpus} x trainer.nnodes={nodes}: {gpus * nodes} GPUs cannot be shared out to vLLM "
+            f"engines of {engine} (actor_rollout_ref.rollout.{{tensor_model,data,pipeline_model}}_parallel_size); use a "
+            f"divisor of {gpus * nodes}."
         )
 
 

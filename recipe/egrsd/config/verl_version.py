@@ -2,7 +2,7 @@
 
 import os
 import re
-from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -18,9 +18,27 @@ def required() -> Requirement:
     return Requirement(line)
 
 
+def folder() -> Path:
+    """Of the verl that Python imports, which need not be the one that pip installed: a checkout in the working
+    directory comes before it. Nothing is imported.
+
+    Raises:
+        RuntimeError: without verl.
+    """
+    found = find_spec("verl")
+    if found is None or found.origin is None:
+        raise RuntimeError(f"verl is not installed here; pip install '{required()}'.")
+    return Path(found.origin).parent
+
+
+def installed() -> str:
+    """The version of that verl, where verl/__init__.py reads it, too."""
+    return (folder() / "version" / "version").read_text().strip()
+
+
 def untested() -> str | None:
     """Both versions in words where the tests never ran on the installed verl, else None."""
-    wanted, found = required(), version("verl")
+    wanted, found = required(), installed()
     tested = wanted.specifier.contains(found, prereleases=True)
     return None if tested else f"EGRSD was tested with {wanted}; this is verl {found}"
 

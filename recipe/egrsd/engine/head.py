@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from recipe.egrsd.engine.precision import as_called
 from recipe.egrsd.method.vocabulary import VocabularySum, scaled_log_probs
 
 CHUNK_LOGITS = 2**26
@@ -34,7 +35,7 @@ class _Scores(torch.autograd.Function):
         scores = torch.empty(len(hidden), columns, device=hidden.device)
         normaliser, slope_sum = (torch.empty(len(hidden), 1, device=hidden.device) for _ in range(2))
         ahead = torch.empty_like(hidden) if also is None and ctx.needs_input_grad[0] else None
-        with torch.autocast(hidden.device.type, enabled=False):
+        with as_called(hidden.device.type):
             for start in range(0, len(hidden), rows):
                 chunk = slice(start, start + rows)
                 log_p, normaliser[chunk] = scaled_log_probs(
@@ -60,7 +61,7 @@ class _Scores(torch.autograd.Function):
         if again:
             wanted = (ahead is None and ctx.needs_input_grad[0], *ctx.needs_input_grad[1:3])
             knobs = {"temperature": temperature, "also": also, "chunk_logits": chunk_logits, "wanted": wanted}
-            with torch.autocast(gradient.device.type, enabled=False):
+            with as_called(gradient.device.type):
                 to_hidden, to_weight, to_bias = _in_slices(gradient, *again, **knobs)
         if ahead is not None:
             to_hidden = (ahead * -gradient).to(ahead.dtype)

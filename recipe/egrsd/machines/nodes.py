@@ -7,7 +7,6 @@ and one with other files says nothing at all.
 from collections.abc import Callable, Sequence
 from functools import partial
 from hashlib import sha256
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +14,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from recipe.egrsd import token_weight
+from recipe.egrsd.config import verl_version
 from recipe.egrsd.machines.models import Model
 
 TIMEOUT_SECONDS, DOWNLOAD_SECONDS = 300.0, 3600.0
@@ -35,7 +35,7 @@ def installed() -> str:
     folder = Path(__file__).parents[1]
     files = sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     digest = sha256(b"".join(path.relative_to(folder).as_posix().encode() + path.read_bytes() for path in files))
-    return f"verl {version('verl')}, recipe {digest.hexdigest()[:12]}"
+    return f"verl {verl_version.installed()}, recipe {digest.hexdigest()[:12]}"
 
 
 def check(models: Sequence[Model], weight: str) -> None:

@@ -30,7 +30,6 @@ class Teacher:
 
     def __init__(self, settings: TeacherConfig, workers: Any, *, uses_lora: bool, **limits: Any):
         self.settings, self.workers, self.limits = settings, workers, limits
-        self.num_ranks = max(workers._query_dispatch_info("actor")) + 1  # as verl asks (trainer_base.py:1613)
         self.adapter_off = uses_lora and settings.kind == "frozen"
         if settings.kind == "live" or self.adapter_off:
             self.part, self.engine = "actor", workers.compute_log_prob
@@ -38,6 +37,7 @@ class Teacher:
             self.part, self.engine = "actor", workers.compute_teacher_log_prob
         else:
             self.part, self.engine = "ref", workers.compute_ref_log_prob
+        self.num_ranks = max(workers._query_dispatch_info(self.part)) + 1  # as verl asks (trainer_base.py:1613)
         if self.settings.moves:
             print(f"EGRSD keeps a {settings.kind} teacher of {workers.init_teacher()[0]:,} parameters on each rank.")
 

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from verl.single_controller.base.decorator import Dispatch, make_nd_compute_dataproto_dispatch_fn, register
+from verl.utils.device import get_torch_device
+from verl.utils.memory_utils import aggressive_empty_cache
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from recipe.egrsd.engine.fsdp import EgrsdEngine
@@ -30,6 +32,7 @@ def local_shards(module: nn.Module, *, trainable_only: bool) -> list[Tensor]:
     for part in module.modules():
         if isinstance(part, FSDPModule):
             part.reshard()  # a forward pass without a backward pass may have left it gathered
+    get_torch_device().synchronize()  # verl offloads without waiting, and here the host reads (fsdp_utils.py:197)
     parameters = [p for p in module.parameters() if p.requires_grad or not trainable_only]
     return [(p.data.to_local() if isinstance(p.data, DTensor) else p.data) for p in parameters]
 
@@ -54,6 +57,7 @@ class EgrsdWorker(ActorRolloutRefWorker):
                     "or VERL_ENGINE_VENDOR set in the workers' environment? Unset it."
                 )
             part.engine.require_plain_head()
+        aggressive_empty_cache(force_sync=True)  # as verl ends its own part: vLLM looks for free memory next
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def init_teacher(self) -> int:
