@@ -157,7 +157,8 @@ class Session:
         return [checks.inert(self.finish(script))]
 
     def grpo(self) -> list[Finding]:
-        script = self.script("grpo", "algorithm.egrsd.score_student=always", ALGORITHM="grpo", STEPS="3", **OF_ALL_LOGITS)
+        variables = {"ALGORITHM": "grpo", "STEPS": "3", **OF_ALL_LOGITS}
+        script = self.script("grpo", "algorithm.egrsd.score_student=always", **variables)
         return [checks.cost(steps_of(self.lora_script.output / "metrics"), self.finish(script))]
 
     def evaluate(self) -> list[Finding]:

@@ -129,7 +129,7 @@ def timed(metrics: Metrics) -> Finding:
 def near_rollout(metrics: Metrics, *, bound: float) -> Finding:
     """Mean |p_vLLM - p_FSDP| of the sampled tokens; a rollout that does not follow its student is off by the size of p.
 
-    The largest is shown and not judged: kernels differ, and of thousands of tokens one may stand where rounding decides.
+    The largest is shown and not judged: kernels differ, and one token of thousands may stand where rounding decides.
     """
     (_, mean), (_, largest) = (_extremes(metrics, f"training/rollout_probs_diff_{kind}") for kind in ("mean", "max"))
     return Finding("rollout = student", f"mean {mean:.3g}, largest {largest:.3g}", f"mean ≤ {bound:g}", mean <= bound)

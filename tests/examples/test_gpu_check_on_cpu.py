@@ -13,6 +13,7 @@ from examples import gpu_check
 from examples.rehearsal.checks import Finding
 from examples.rehearsal.scripts import run
 from examples.rehearsal.table import machine, table
+from recipe.egrsd.doctor.memory import TRAINED_LOGIT
 
 
 def broken(_) -> list[Finding]:
@@ -21,6 +22,12 @@ def broken(_) -> list[Finding]:
 
 def passing(_) -> list[Finding]:
     return [Finding("files", "three", "three", True)]
+
+
+def test_verls_grpo_leaves_half_of_a_gpu_of_24_gib_to_weights_and_contexts():
+    """Logits of one micro-batch at Qwen3's vocabulary, without flash-attn: 4,096 tokens make 11.6 GiB, 8,192 23.2."""
+    tokens = int(gpu_check.OF_ALL_LOGITS["MAX_TOKENS_PER_GPU"])
+    assert tokens * 151_936 * TRAINED_LOGIT[False] < 12 * 2**30
 
 
 def test_a_phase_that_fails_hides_no_other(tmp_path):

@@ -52,6 +52,15 @@ def double({FIVE}):
 def elsewhere({FIVE}):
     return torch.ones_like(advantages, device="meta")
 
+def from_the_cpu({FIVE}):
+    return (torch.arange(advantages.size(-1)) >= 2) * torch.ones_like(advantages)
+
+def on_the_cpu({FIVE}):
+    return torch.ones(advantages.shape)
+
+def asks_numbers({FIVE}):
+    return torch.ones_like(advantages) if teacher_mask.any() else advantages
+
 def of_a_parameter({FIVE}):
     return parameter * torch.ones_like(advantages)
 

@@ -29,6 +29,8 @@ REFUSED = {
     "reads_padding": "fails on made-up responses: its token weight is nan at token 0 of response 0",
     "of_the_batch": "so that the split into micro-batches would change the training",
     "by_length": "token 0 of response 1 weighs 0.2 beside others and 1 alone",
+    "from_the_cpu": "makes a tensor on the CPU, which does not go with those on a GPU; give torch.arange and the like",
+    "on_the_cpu": "makes a tensor on the CPU, which does not go with those on a GPU",
     "bad_part": "fails on made-up responses: its gate weight has shape (4, 1), expected (4, 5)",
 }
 
@@ -70,7 +72,7 @@ def test_a_name_that_is_none_is_refused_on_the_command_line(value, said, tmp_pat
         "{folder}/my_weights.py:halved",
         "file://{folder}/my_weights.py:halved",
     ]
-    + [f"my_weights:{function}" for function in ("edits", "gated", "everything", "fails_late")],
+    + [f"my_weights:{function}" for function in ("edits", "gated", "everything", "fails_late", "asks_numbers")],
 )
 def test_what_works_is_let_through(name, tmp_path):
     config = composed(f"{KEY}={name.format(folder=tmp_path)}")

@@ -121,9 +121,9 @@ def _check_batches(config: Any) -> None:
     engine = math.prod(rollout[f"{split}_parallel_size"] for split in ("tensor_model", "data", "pipeline_model"))
     if gpus * nodes % engine:  # verl looks when models are loaded (engine_workers.py:659)
         raise ValueError(
-            f"trainer.n_gpus_per_node={gpus} x trainer.nnodes={nodes}: {gpus * nodes} GPUs cannot be shared out to vLLM "
-            f"engines of {engine} (actor_rollout_ref.rollout.{{tensor_model,data,pipeline_model}}_parallel_size); use a "
-            f"divisor of {gpus * nodes}."
+            f"trainer.n_gpus_per_node={gpus} x trainer.nnodes={nodes}: {gpus * nodes} GPUs cannot be shared out to "
+            f"vLLM engines of {engine} (actor_rollout_ref.rollout.{{tensor_model,data,pipeline_model}}_parallel_size); "
+            f"use a divisor of {gpus * nodes}."
         )
 
 

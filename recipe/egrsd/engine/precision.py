@@ -12,7 +12,8 @@ _SUMS = [f"allow_{dtype}_reduced_precision_reduction" for dtype in ("bf16", "fp1
 def as_called(device: str) -> Iterator[None]:
     """Outside autocast, and with products that are summed in float32 and rounded once.
 
-    torch lets cuBLAS split a long sum, of a vocabulary, say, and add the parts in bfloat16 (torch.backends.cuda.matmul).
+    torch lets cuBLAS split a long sum, of a vocabulary, say, and add the parts in bfloat16
+    (torch.backends.cuda.matmul).
     """
     cublas = torch.backends.cuda.matmul
     before = {name: getattr(cublas, name) for name in _SUMS}

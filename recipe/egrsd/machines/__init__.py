@@ -4,4 +4,5 @@ attention.py  the attention that all of them have; a driver or a library that is
 models.py     a model's name becomes a folder, pinned to its commit on the hub, before any process reads it
 nodes.py      several Ray nodes: refuses one without this recipe or the model, or with another version of either
 slots.py      the CPUs a run holds of Ray's: refuses a Ray that has fewer, where verl would wait for ever
+wandb_login.py  verl's default logger asks who you are when everything has started: refuses a run that cannot answer
 """

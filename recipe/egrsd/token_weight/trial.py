@@ -1,5 +1,7 @@
 """A weight tried on made-up responses, before Ray starts."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -40,6 +42,19 @@ def try_out(egrsd: EgrsdConfig) -> None:
                 "that the split into micro-batches would change the training; let a weight read its own response, and "
                 "settings such as entropy_scale, which is the whole batch's"
             )
+    _on_another_device(egrsd, given, settings)
+
+
+def _on_another_device(egrsd: EgrsdConfig, given: Mapping[str, Tensor], settings: Mapping[str, float]) -> None:
+    """torch's meta device stands for a GPU: it has no numbers, but refuses a tensor that was made on the CPU."""
+    try:
+        called(egrsd, {name: value.to("meta") for name, value in given.items()}, **settings)
+    except Exception as problem:  # most of what is raised there says that there are no numbers
+        if "not on the expected device" in str(problem) or "weight has device" in str(problem):
+            raise ValueError(
+                "it makes a tensor on the CPU, which does not go with those on a GPU; give torch.arange and the like "
+                "device=advantages.device"
+            ) from problem
 
 
 def made_up() -> dict[str, Tensor]:
