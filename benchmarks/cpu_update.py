@@ -24,9 +24,9 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-import both_forms  # first: it loads register
-import engine_outputs
+import engine_outputs  # first: it loads register
 import torch
+from composing import settings
 from micro_batches import actor_config
 from tensordict import TensorDict
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -94,7 +94,7 @@ def update(engine, batch: TensorDict, *, threads: int, no_sync: bool, checkpoint
         if hasattr(module, "gradient_checkpointing"):
             module.gradient_checkpointing = checkpointing
     tu.assign_non_tensor(batch, max_token_len_per_gpu=pack)
-    engine.train_batch(batch, partial(egrsd_loss, actor_config(), both_forms.preset("cl_egrsd")))
+    engine.train_batch(batch, partial(egrsd_loss, actor_config(), settings("cl_egrsd")))
 
 
 def plain_update(model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, batch: TensorDict) -> None:

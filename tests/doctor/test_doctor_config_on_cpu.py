@@ -69,8 +69,8 @@ def test_batches(case, overrides, level, reason):
 BUDGETS = {
     "data.max_prompt_length=30": "student prompt {student} > 30 (data.max_prompt_length)",
     "actor_rollout_ref.rollout.max_model_len=50": "student row {student_row} > 50 (vLLM's max_model_len)",
-    "actor_rollout_ref.rollout.max_model_len=600": "row of vLLM 600 > 512 (the model's max_position_embeddings)",
-    "data.max_response_length=500": "teacher row {long_row} > 512 (the model's max_position_embeddings)",
+    "actor_rollout_ref.rollout.max_model_len=700": "row of vLLM 700 > 640 (the model's max_position_embeddings)",
+    "data.max_response_length=600": "teacher row {long_row} > 640 (the model's max_position_embeddings)",
     "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=50": (
         "student row {student_row} > 50 (actor_rollout_ref.actor.ppo_max"
     ),
@@ -87,7 +87,7 @@ BUDGETS = {
 def test_token_budgets(case, override):
     built = case(override, rows=True)
     student, teacher = built.longest_student_prompt, built.longest_teacher_prompt
-    lengths = {"student": student, "student_row": student + 24, "teacher_row": teacher + 24, "long_row": teacher + 500}
+    lengths = {"student": student, "student_row": student + 24, "teacher_row": teacher + 24, "long_row": teacher + 600}
     assert BUDGETS[override].format(**lengths) in said(list(checks.budgets(built)), RED)
 
 
@@ -95,6 +95,21 @@ def test_a_prompt_that_is_just_short_enough_fits(case):
     longest = case(rows=True).longest_student_prompt
     assert not said(list(checks.budgets(case(f"data.max_prompt_length={longest}", rows=True))), RED)
     assert said(list(checks.budgets(case(f"data.max_prompt_length={longest - 1}", rows=True))), RED)
+
+
+@pytest.mark.parametrize("response", [24, 2000])
+@pytest.mark.parametrize("algorithm", ["rlcsd", "ssopd", "hsd", "ogls_sd", "sipo"])
+def test_the_longest_prompt_of_a_teacher_that_is_shown_a_response_or_an_answer(case, algorithm, response):
+    """What stands around it, and as many tokens as it may have: an answer 1,000 characters, not the limit of 8,192."""
+    words = ["algorithm.egrsd.teacher.max_prompt_length=8192", f"data.max_response_length={response}"]
+    built = case(*words, algorithm=algorithm, rows=True)
+    own = "teacher_solution_ids" if algorithm == "ogls_sd" else "teacher_answer_ids"
+    own = max(map(len, built.rows.dataframe[own])) if algorithm in ("ogls_sd", "sipo") else 0
+    most = max(own, min(1000, response) if algorithm == "sipo" else response)
+    assert built.longest_teacher_prompt == max(map(len, built.teacher_ids)) + most
+    built.model.hf_config.max_position_embeddings = 4096
+    if algorithm == "sipo":
+        assert "model's max_position" not in said(list(checks.budgets(built)), RED)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import pytest
 from findings import GREEN, RED, YELLOW, said
 from memory_estimates import GIB, estimates
+from omegaconf import OmegaConf, open_dict
 from transformers import AutoModelForCausalLM
 
 from recipe.egrsd.doctor import host, memory
@@ -97,6 +98,20 @@ def test_an_update_by_hand(qwen3_8b, monkeypatch):
     everything = estimates(qwen3_8b(enable_gradient_checkpointing=False))["training"]
     assert everything["activations of all layers"] == pytest.approx(36 * layer * 8192 / GIB)
     assert "layers' inputs" not in everything
+
+
+def test_gradients_that_are_gathered_once_an_update_are_whole_on_every_rank(qwen3_8b):
+    """In the dtype of their sum, whatever the ranks; verl 0.9.0, which has no such key, gathers them so."""
+    fsdp, key = "actor_rollout_ref.actor.fsdp_config", "use_no_sync_for_gradient_accumulation"
+    trained, name = 174_587_904, "gradients, whole between micro-batches"
+    assert estimates(qwen3_8b(f"{fsdp}.{key}=false"))["training"]["gradients"] == pytest.approx(4 * trained / 8 / GIB)
+    whole, older, narrow = qwen3_8b(f"{fsdp}.{key}=true"), qwen3_8b(), qwen3_8b(f"{fsdp}.{key}=true")
+    with open_dict(older.config):
+        del older.config.actor_rollout_ref.actor.fsdp_config[key]
+    OmegaConf.update(narrow.config, f"{fsdp}.mixed_precision", {"reduce_dtype": "bf16"}, force_add=True)
+    for built, width in ((whole, 4), (older, 4), (narrow, 2)):
+        training = estimates(built)["training"]
+        assert training[name] == pytest.approx(width * trained / GIB) and "gradients" not in training
 
 
 def test_the_lines_of_the_doctor(qwen3_8b, monkeypatch):

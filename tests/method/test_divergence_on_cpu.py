@@ -140,6 +140,21 @@ def test_a_clipped_entry_turns_its_own_gradient_around():
         assert hidden.grad[0, 0].item() == pytest.approx(expected, abs=1e-6)
 
 
+def test_oasiss_example_of_the_clip():
+    """p_S = (.8, .1, .1), p_T = (.1, .1, .8), which wants the third token: shares .1 ln(.1/.8) = -.207944, 0, and
+    .8 ln 8 = 1.663553, cut to .05: -.157944. What is left of p_T is .1 + .1 = .2: the gradient is
+    .2 p_S - (.1, .1, 0) = (.06, -.08, .02), and a step lowers the third token's logit, too."""
+    student, teacher = (torch.tensor([row]).log() for row in ([0.8, 0.1, 0.1], [0.1, 0.1, 0.8]))
+    of_entry = shares(student, teacher, kind="forward_kl", clip=0.05)
+    assert of_entry[0].tolist() == pytest.approx([-0.207944, 0, 0.05], abs=1e-6)
+    hidden, weight = student.clone().requires_grad_(), torch.eye(3)
+    also = Divergence(teacher, weight, temperature=1.0, kind="forward_kl", clip=0.05)
+    scores = head_scores(hidden, weight, None, torch.tensor([0]), temperature=1.0, also=also)
+    scores[0, 1].backward()
+    assert scores[0, 1].item() == pytest.approx(-0.157944, abs=1e-6)
+    assert hidden.grad[0].tolist() == pytest.approx([0.06, -0.08, 0.02], abs=1e-6)
+
+
 @pytest.mark.parametrize(("kind", "beta"), KINDS)
 @pytest.mark.parametrize("clip", [None, 0.05])
 def test_slopes_are_the_derivative_of_shares(kind, beta, clip):

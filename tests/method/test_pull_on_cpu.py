@@ -1,14 +1,25 @@
 """Which tokens a divergence pulls, with what weight: by hand, and against loops."""
 
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
 import pytest
 import torch
+from composing import composed
+from composing import settings as preset
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from micro_batches import EVERYWHERE
+from micro_batches import EVERYWHERE, actor_config, jagged, micro_batch
+from torch.nn.functional import pad
+from verl import DataProto
+from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
+from verl.utils import tensordict_utils as tu
 
 from recipe.egrsd.config.pull import WEIGHTINGS, PullConfig
 from recipe.egrsd.engine.head import head_scores
+from recipe.egrsd.loss import training_loss
 from recipe.egrsd.method.divergence import Divergence
 from recipe.egrsd.method.pull import pull_weights, pulled_rows
 
@@ -109,6 +120,10 @@ def test_the_published_numbers_of_opsds_loss():
     for mean, knobs in ((-0.046908, {"temperature": 1.0}), (-0.008075, {"kind": "reverse_kl"})):
         other, _, _ = scores(STUDENT, TEACHER, **({"temperature": 1.1, "kind": "forward_kl", "clip": 0.05} | knobs))
         assert other.mean().item() == pytest.approx(mean, abs=1e-6)
+    # Of two responses, tokens 1 to 3 and token 4: (-.161588 / 3 - .006805) / 2, (.162371 / 3 + .011105) / 2.
+    of_means = torch.cat(weights([0, 0], [3, 1], [0, 1], weighting="response_mean"))
+    for values, expected in ((clipped, -0.030334), (plain, 0.032614)):
+        assert (of_means * values).sum().item() == pytest.approx(expected, abs=1e-6)
     clipped.mean().backward()
     assert hidden.grad[0].tolist() == pytest.approx([0.044559, -0.025350, -0.013692, -0.005516], abs=1e-6)
     assert hidden.grad[1].tolist() == pytest.approx([0.029953, -0.009719, -0.006169, -0.014065], abs=1e-6)
@@ -148,6 +163,56 @@ def test_ssopds_part_by_hand():
             assert hidden.grad[0].tolist() == pytest.approx([0.021436, -0.011737, -0.006760, -0.002938], abs=1e-6)
             assert hidden.grad[1].tolist() == pytest.approx([0.014405, -0.004672, -0.003080, -0.006652], abs=1e-6)
         assert not hidden.grad[2:].any()
+
+
+def group_advantages(correct: list[int]) -> list[float]:
+    """Of one problem's responses, as verl makes them of ssopd's settings."""
+    algorithm, one = composed(algorithm="ssopd").algorithm, torch.ones(len(correct), 1)
+    rewards = torch.tensor(correct).float()[:, None]
+    data = {"token_level_rewards": rewards, "rm_scores": rewards, "response_mask": one}
+    data = DataProto.from_single_dict(data | {"uid": np.array(["x"] * len(correct), dtype=object)})
+    keys, name = [f"x_{row}_0" for row in range(len(correct))], algorithm.egrsd.advantage
+    found = compute_advantage_for_multi_trajectories(data, batch_keys=keys, adv_estimator=name, config=algorithm)
+    return found.batch["advantages"][:, 0].tolist()
+
+
+@pytest.mark.parametrize(("correction", "right", "wrong"), [(1, 1.207612, -0.724567), (0, 1.290994, -0.774597)])
+def test_group_advantages_by_hand(correction, right, wrong, monkeypatch):
+    """Three right of eight, mean .375, squared deviations 8 * .375 * .625 = 1.875: .625 / sqrt(1.875 / 7) and
+    -.375 / sqrt(1.875 / 7). A population's standard deviation, the wrong one here, has 8 for 7."""
+    monkeypatch.setattr(torch, "std", partial(torch.std, correction=correction))
+    expected = [right if is_right else wrong for is_right in CORRECT]
+    assert group_advantages(CORRECT) == pytest.approx(expected, abs=3e-6)
+
+
+def test_ssopds_policy_gradient_and_divergence_together_by_hand():
+    """The longest wrong response of the first of two problems of four: ids 0, 1, 3, 0, T = 1.2, the weights of above.
+
+    A = -.5 / (.577350 + 1e-6) = -.866024. Token 4, which is not pulled: p(0) = e^.8333 / (e^.8333 + 3) = .434066, and
+    the mean over 8 responses of a mean over 4 tokens gives .866024 (1 - .434066) / (8 * 4 * 1.2) = .012763, for the
+    other ids -.866024 * .188645 / 38.4 = -.004254. Token 1 has p(0) = .586318, likewise .009330, and the divergence's
+    .021436: .030765.
+    """
+    config, egrsd = composed(algorithm="ssopd"), preset("ssopd")
+    student = torch.cat([STUDENT[:2], torch.tensor([[0.2, 0.1, 0, -0.3], [1, 0, 0, 0]])]).requires_grad_()
+    also = Divergence(TEACHER[:2], torch.eye(4), at=torch.tensor([0, 1]), temperature=1.2, **egrsd.divergence_knobs)
+    ids = torch.tensor([0, 1, 3, 0])
+    found = head_scores(student, torch.eye(4), None, ids, temperature=1.2, also=also)
+    scores = {"log_probs": found[:, 0], "divergence": found[:, 1]}
+    scores |= {name: torch.cat([values, torch.zeros(2)]) for name, values in also.watched.items()}
+    output = {name: jagged([pad(values, (0, 1))]) for name, values in scores.items()}
+    pull = weights([1, 0, 0, 1, 0, 0, 0, 0], [3, 2, 4, 2, 1, 1, 1, 1], [2], groups=[*"aaaabbbb"], tokens=2)[2]
+    once, nothing = torch.ones(4, dtype=torch.int64), torch.zeros(4)
+    row = {"prompts": once[:1], "responses": ids, "response_mask": once, "teacher_mask": once}
+    row |= {"teacher_log_probs": nothing, "teacher_entropy": nothing, "pull_weight": egrsd.pull.coefficient * pull}
+    row["advantages"] = nothing + group_advantages([1, 0, 0, 1])[2]
+    batch = micro_batch({name: [column] for name, column in row.items()}, [0])
+    tu.assign_non_tensor(batch, global_batch_size=8)
+    actor = replace(actor_config(), loss_agg_mode=config.actor_rollout_ref.actor.loss_agg_mode)
+    training_loss(actor, egrsd, output, batch)[0].backward()
+    expected = [[0.030765, -0.017484, -0.009258, -0.004023], [0.007609, 0.011084, -0.007560, -0.011133],
+                [-0.006583, -0.006057, -0.005573, 0.018213], [0.012763, -0.004254, -0.004254, -0.004254]]  # fmt: skip
+    torch.testing.assert_close(student.grad, torch.tensor(expected), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl", "jsd"])

@@ -15,9 +15,8 @@ from functools import partial
 import engine_outputs  # first: it loads register
 import torch
 import torch.multiprocessing
-from micro_batches import actor_config, settings
-from omegaconf import OmegaConf
-from runs import ROOT
+from composing import settings
+from micro_batches import actor_config
 from tensordict import TensorDict
 from torch import Tensor
 from verl.utils import tensordict_utils as tu
@@ -28,19 +27,11 @@ from recipe.egrsd.loss import egrsd_loss
 from recipe.egrsd.teacher.scoring import nested, scoring_batch
 from recipe.egrsd.teacher.worker import local_shards, move_towards
 
-PRESETS = ("egrsd", "cl_egrsd", "egrsd_ungated", "rlsd")
+PRESETS = ("egrsd", "cl_egrsd", "egrsd_mean_gate", "egrsd_ungated", "rlsd", "rlcsd", "sipo")
 FORMS = {"chunks": True, "all logits": False}
 PROMPTS, RESPONSES = (13, 5, 8, 2, 7, 11), (4, 9, 1, 30, 0, 17)
 CHUNK_LOGITS = 1000
-DESCENT = FSDPOptimizerConfig(optimizer="SGD", lr=0.3, weight_decay=0.0, clip_grad=1000.0)
-
-
-def preset(name: str):
-    """Its settings, as far as the loss reads them."""
-    folder = ROOT / "recipe" / "egrsd" / "config" / "algorithm"
-    merged = OmegaConf.merge(*(OmegaConf.load(folder / f"{each}.yaml").algorithm.egrsd for each in ("egrsd", name)))
-    keys = ("gamma", "window", "floor", "min_entropy_scale", "clip_range", "mixing")
-    return settings(**{key: merged[key] for key in keys})
+DESCENT = FSDPOptimizerConfig(optimizer="SGD", lr=0.2, weight_decay=0.0, clip_grad=1000.0)
 
 
 def rows(vocabulary: int, *, rank: int, ranks: int) -> TensorDict:
@@ -53,6 +44,7 @@ def rows(vocabulary: int, *, rank: int, ranks: int) -> TensorDict:
     masks[3][5:9] = 0
     columns = {
         "teacher_log_probs": [-6 * random(length) for length in RESPONSES],
+        "contrast_log_probs": [-6 * random(length) for length in RESPONSES],
         "teacher_entropy": [3 * random(length) for length in RESPONSES],
         "teacher_mask": masks,
         "advantages": [(random(1) * 4 - 2).expand(length).clone() for length in RESPONSES],
@@ -65,7 +57,7 @@ def rows(vocabulary: int, *, rank: int, ranks: int) -> TensorDict:
     tu.assign_non_tensor(
         batch, calculate_entropy=False, use_remove_padding=True, use_dynamic_bsz=True, max_token_len_per_gpu=64,
         use_fused_kernels=False, global_batch_size=len(PROMPTS), egrsd_entropy_scale=2.5, egrsd_gate_mean=0.8,
-        egrsd_mixing=1.0,
+        egrsd_modulated_frac=1.0,
     )  # fmt: skip
     return batch
 
@@ -79,6 +71,13 @@ def whole(engine, what: str) -> dict[str, Tensor]:
     }
 
 
+def loss_of(name: str, batch: TensorDict) -> partial:
+    """The preset's loss hook, of whose step the batch is told."""
+    egrsd = settings(name)
+    tu.assign_non_tensor(batch, egrsd_mixing=egrsd.mixing_at(1))
+    return partial(egrsd_loss, actor_config(), egrsd)
+
+
 def trained(engine, batch: TensorDict, *, steps: bool) -> dict:
     """See above."""
     start = [shard.clone() for shard in local_shards(engine.module, trainable_only=False)]
@@ -87,11 +86,11 @@ def trained(engine, batch: TensorDict, *, steps: bool) -> dict:
         tu.assign_non_tensor(batch, egrsd_in_chunks=chunks)
         with engine.train_mode():
             engine.optimizer_zero_grad()
-            engine.forward_backward_batch(batch, partial(egrsd_loss, actor_config(), preset("cl_egrsd")))
+            engine.forward_backward_batch(batch, loss_of("cl_egrsd", batch))
             results[form] = {"gradients": whole(engine, "grad")}
             for name in PRESETS if steps else ():
                 for _ in range(3):
-                    engine.train_batch(batch, partial(egrsd_loss, actor_config(), preset(name)))
+                    engine.train_batch(batch, loss_of(name, batch))
                 results[form][name] = whole(engine, "data")
                 move_towards(local_shards(engine.module, trainable_only=False), start, decay=0.0)
     return results

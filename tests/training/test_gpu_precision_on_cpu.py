@@ -133,7 +133,9 @@ LONG = {
     "lora": ("cl_egrsd", LORA),
     "opsd": ("opsd", []),
     "crisp": ("crisp", []),
+    "jsd": ("crisp", ["algorithm.egrsd.divergence=jsd", "algorithm.egrsd.divergence_beta=0.25"]),
     "rlcsd": ("rlcsd", []),
+    "egrsd_ungated": ("egrsd_ungated", []),
     "snapshot": ("cl_egrsd", ["algorithm.egrsd.teacher.kind=snapshot", "algorithm.egrsd.teacher.sync_every=1"]),
 }
 IN_FLIGHT = {

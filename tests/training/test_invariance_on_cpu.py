@@ -5,19 +5,23 @@ compared here; ``make test-long`` changes one at a time.
 """
 
 import itertools
+from pathlib import Path
 
+import fixed_rollouts
 import pytest
 import torch
+from composing import composed
+from plain import TOKENS
 from runs import COIN_REWARD, DESCENT, LORA, SHOWS_NOTHING, adapter, good, parameters, replaying, run, run_plain_grpo
+from safetensors.torch import load_file
 from same_training import LOGGED, assert_same_training, rows, weights
+from teacher_texts import recorded_for_peers
 
 pytestmark = pytest.mark.slow
 
 
 def test_ranks_micro_batches_batching_and_padding_change_nothing(full, padded, inputs):
     assert_same_training(full, padded)
-    from safetensors.torch import load_file
-
     before, after = load_file(inputs / "model" / "model.safetensors"), parameters(full, 3)
     assert max((after[name] - before[name]).abs().max() for name in before) > 1e-3
 
@@ -43,6 +47,42 @@ def test_one_change_at_a_time(change, full, inputs, rollouts, tmp_path):
     overrides = [*COIN_REWARD, *DESCENT, *ONE_AT_A_TIME[change], *replaying(rollouts), "trainer.save_freq=3"]
     overrides += ["actor_rollout_ref.ref.log_prob_max_token_len_per_gpu=1024"]
     assert_same_training(good(run(inputs, tmp_path, overrides)), full)
+
+
+@pytest.fixture
+def of_peers(inputs, tmp_path, monkeypatch) -> Path:
+    """The committed rollouts as a run records them whose teacher is shown other responses."""
+    (tmp_path / "peers.json").write_text(recorded_for_peers(inputs))
+    monkeypatch.setattr(fixed_rollouts, "FILE", tmp_path / "peers.json")
+    fixed_rollouts.lay_out(tmp_path / "peers")
+    return tmp_path / "peers"
+
+
+NO_CLIP = ["algorithm.egrsd.divergence_clip=null", "algorithm.egrsd.divergence_clip_low=null"]
+OTHER_METHODS = {
+    "ssopd": [f"algorithm.egrsd.pull.tokens={TOKENS}"],
+    "dash": [],
+    "ogls_sd": [*NO_CLIP, "algorithm.egrsd.steering.warmup_steps=null", "algorithm.egrsd.steering.strength=0.5"],
+    "rlcsd": ["algorithm.egrsd.contrast.scale=0.6", "algorithm.egrsd.contrast.threshold=0.2"],
+}  # fmt: skip
+"""With what leaves a random model some gradient, and no token within a rounding error of a threshold."""
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("algorithm", OTHER_METHODS)
+def test_ranks_and_batching_change_nothing_of_other_methods(algorithm, inputs, rollouts, of_peers, tmp_path):
+    """Two ranks with dynamic batches, one with four static micro-batches: parameters after three steps."""
+    recorded = rollouts if algorithm == "dash" else of_peers
+    overrides = [*COIN_REWARD, *DESCENT, *OTHER_METHODS[algorithm], *replaying(recorded), "trainer.save_freq=3"]
+    after = [
+        parameters(good(run(inputs, tmp_path / name, [*overrides, *split], algorithm=algorithm)), 3)
+        for name, split in (("one", static(2)), ("two", ["trainer.n_gpus_per_node=2"]))
+    ]
+    before = load_file(inputs / "model" / "model.safetensors")
+    assert max((after[0][name] - before[name]).abs().max() for name in before) > 1e-3
+    for name, tensor in after[0].items():
+        torch.testing.assert_close(after[1][name], tensor, atol=1e-6, rtol=0)
 
 
 def test_frozen_reference_is_lora_with_the_adapter_off(full, lora):
@@ -78,16 +118,24 @@ def test_a_teacher_that_sees_no_solution_leaves_only_the_gate(adapter, inputs, t
         assert logged["egrsd/gate_mean"] < 0.9999
 
 
+PARTS_OFF = {
+    "egrsd": [*(f"algorithm.egrsd.{part}=0" for part in ("gamma", "clip_range", "length_bonus")),
+              "algorithm.egrsd.advantage=grpo"],
+    "ssopd": ["algorithm.egrsd.pull.coefficient=0"],
+}  # fmt: skip
+
+
 @pytest.mark.long
-def test_without_its_parts_it_is_verls_grpo_to_the_bit(inputs, rollouts, tmp_path):
-    """gamma = clip_range = length_bonus = 0, group advantages: the same parameters as verl's own trainer, loss and
-    engine."""
-    shared = [*COIN_REWARD, *DESCENT, *replaying(rollouts), "trainer.save_freq=3"]
-    parts_off = ["algorithm.egrsd.gamma=0", "algorithm.egrsd.clip_range=0", "algorithm.egrsd.length_bonus=0"]
-    ours = good(
-        run(inputs, tmp_path / "ours", [*shared, *parts_off, "algorithm.egrsd.advantage=grpo"], algorithm="egrsd")
-    )
-    verls = good(run_plain_grpo(inputs, tmp_path / "verl", shared))
+@pytest.mark.parametrize("algorithm", PARTS_OFF)
+def test_without_its_parts_it_is_verls_grpo_to_the_bit(algorithm, inputs, rollouts, of_peers, tmp_path):
+    """gamma = clip_range = length_bonus = 0, group advantages; or ssopd without its pull. The same parameters as of
+    verl's own trainer, loss and engine."""
+    shared = [*COIN_REWARD, *DESCENT, "trainer.save_freq=3"]
+    shared += replaying(of_peers if algorithm == "ssopd" else rollouts)
+    ours = good(run(inputs, tmp_path / "ours", [*shared, *PARTS_OFF[algorithm]], algorithm=algorithm))
+    mean = composed(algorithm=algorithm).actor_rollout_ref.actor.loss_agg_mode
+    verls = [*shared, f"actor_rollout_ref.actor.loss_agg_mode={mean}"]
+    verls = good(run_plain_grpo(inputs, tmp_path / "verl", verls))
     assert not (verls.folder / "probe").exists()
     assert not any("egrsd" in name for name in verls.metrics[-1])
     expected = parameters(verls, 3)

@@ -133,12 +133,26 @@ def mean_gate_loss(algorithm: str, rows: Scored, batch: dict, logged: dict) -> T
     return total
 
 
+def ratio_loss(algorithm: str, rows: Scored, batch: dict, logged: dict) -> Tensor:
+    """-A (1 - m + m w) log p, w by the loops of the paper; RLSD's m falls from .5 to 0 in 50 steps, EGRSD's is 1."""
+    mixing = 0.5 * (1 - (logged["training/global_step"] - 1) / 50) if algorithm == "rlsd" else 1.0
+    assert logged["egrsd/mixing"] == pytest.approx(mixing)
+    total, tokens = 0.0, sum(map(len, batch["responses"]))
+    for advantages, (student, taught) in zip(batch["advantages"], of_sampled(rows, batch), strict=True):
+        log_probs = [student.tolist()], [taught.tolist()], [advantages[0].item()]
+        weight = torch.tensor(reference.ratio_weight(*log_probs, 0.2)[0])
+        total = total - (advantages * (1 - mixing + mixing * weight) * student).sum() / tokens
+    return total
+
+
 LOSSES = {
     "ssopd": (pull_loss, [f"algorithm.egrsd.pull.tokens={TOKENS}"]),
     "oasis": (pull_loss, [f"algorithm.egrsd.pull.tokens={TOKENS}"]),
     "dash": (dash_loss, []),
     "hsd": (hsd_loss, []),
     "egrsd_mean_gate": (mean_gate_loss, []),
+    "egrsd_ungated": (ratio_loss, []),
+    "rlsd": (ratio_loss, []),
 }
 
 

@@ -4,6 +4,7 @@ template."""
 from collections.abc import Iterator
 from typing import Any
 
+from recipe.egrsd.config.contrast import CONTRAST_PRIVILEGES
 from recipe.egrsd.doctor.case import Case, Finding, Level
 from recipe.egrsd.privilege import prompts
 from recipe.egrsd.privilege.prefix import think_state
@@ -27,9 +28,7 @@ def check(case: Case) -> Iterator[Finding]:
 
     heard = prompt(**{SWITCH: False}) != prompt(**{SWITCH: True})  # the template knows the switch
     off = think_state(ends[0]) == "closed" or (heard and switches[0] is False)
-    level, said = _boundary(
-        prompt() == prompt(**{SWITCH: switches[1]}), off, switches, bool(config.algorithm.egrsd.divergence)
-    )
+    level, said = _boundary(prompt() == prompt(**{SWITCH: switches[1]}), off, switches, config.algorithm.egrsd)
     yield Finding(level, f"student …{ends[0]!r}\nteacher …{ends[1]!r}\n{said}")
     template = tokenizer.chat_template or ""
     if not off and config.data.max_response_length <= SHORT_RESPONSE and "think" in template:
@@ -57,7 +56,7 @@ def check(case: Case) -> Iterator[Finding]:
         )
 
 
-def _boundary(alike: bool, off: bool, switches: tuple[bool | None, bool], divergence: bool) -> tuple[Level, str]:
+def _boundary(alike: bool, off: bool, switches: tuple[bool | None, bool], egrsd: Any) -> tuple[Level, str]:
     """alike: the same chat gives both the same tokens, before and behind the user's turn."""
     if alike and None not in switches and switches[0] != switches[1]:
         return (
@@ -71,8 +70,19 @@ def _boundary(alike: bool, off: bool, switches: tuple[bool | None, bool], diverg
             "the student may think where the teacher expects otherwise: all its thoughts would be scored as out of "
             f"place; set data.apply_chat_template_kwargs.{SWITCH} and algorithm.egrsd.teacher.{SWITCH} alike"
         )
+    return _first_token(egrsd)
+
+
+def _first_token(egrsd: Any) -> tuple[Level, str]:
+    """What comes of a teacher that expects thoughts where a student begins that has none."""
     expects = "the teacher may expect thoughts where the student's response begins"
-    if divergence:
+    if egrsd.privilege in CONTRAST_PRIVILEGES or egrsd.steering.strength > 0:
+        own = "; the teacher without a guide stands on the student's own prompt" if egrsd.steering.strength > 0 else ""
+        return Level.GREEN, f"{expects}, under right and wrong guides alike: their difference cancels it{own}"
+    if egrsd.divergence and egrsd.pull.coefficient > 0:
         way_out = f"consider algorithm.egrsd.teacher.{SWITCH}=false"
         return Level.YELLOW, f"{expects}, and no ratio clip bounds what that token adds to the divergence; {way_out}"
-    return Level.GREEN, f"{expects}; the ratio clip bounds it to that token's weight (see egrsd/first_token_log_ratio)"
+    if egrsd.clip_range > 0 and egrsd.mixing > 0:
+        bound = "the ratio clip bounds it to that token's weight (see egrsd/first_token_log_ratio)"
+        return Level.GREEN, f"{expects}; {bound}"
+    return Level.GREEN, f"{expects}; without a ratio weight what it says of that token's probability does not count"

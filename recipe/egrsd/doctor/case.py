@@ -21,6 +21,7 @@ from recipe.egrsd.config.strict import resolved
 from recipe.egrsd.privilege import prefix, prompts
 from recipe.egrsd.privilege.dataset import check_rows
 from recipe.egrsd.privilege.prompts import SLOT
+from recipe.egrsd.reward import MAX_ANSWER_CHARS
 
 
 class Level(Enum):
@@ -81,14 +82,19 @@ class Case:
 
     @property
     def longest_teacher_prompt(self) -> int:
-        """Of the rows, with the longest response as peer; or the limit, to which feedback and answers may reach."""
-        privilege = self.config.algorithm.egrsd.privilege
-        if self.rows is None or privilege in (*FEEDBACK_PRIVILEGES, "answer_contrast"):
-            return self.config.algorithm.egrsd.teacher.max_prompt_length
-        shown = self.config.data.max_response_length if privilege in PEER_PRIVILEGES else 0
-        if "teacher_solution_ids" in self.rows.id_columns:
-            shown = max(shown, *map(len, self.rows.dataframe["teacher_solution_ids"]))
-        return max(map(len, self.teacher_ids)) + shown
+        """Of the rows, with the longest response as peer or the longest answer that a response may box, its characters
+        a token each; or the limit, to which feedback may reach."""
+        privilege, limit = self.config.algorithm.egrsd.privilege, self.config.algorithm.egrsd.teacher.max_prompt_length
+        if self.rows is None or privilege in FEEDBACK_PRIVILEGES:
+            return limit
+        response, around = self.config.data.max_response_length, max(map(len, self.teacher_ids))
+        shown = response if privilege in PEER_PRIVILEGES else 0
+        if privilege == "answer_contrast":
+            shown = min(response, MAX_ANSWER_CHARS, limit - around)
+        own = f"teacher_{self.rows.kind.own_guide}_ids"
+        if own in self.rows.id_columns:
+            shown = max(shown, *map(len, self.rows.dataframe[own]))
+        return around + shown
 
     def load_model(self) -> None:
         """As the trainer does (trainer_base.py:701)."""

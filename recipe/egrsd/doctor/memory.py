@@ -127,19 +127,31 @@ def shards(config: Any) -> int:
 
 
 def held(config: Any, size: Shapes) -> tuple[Term, Term, Term]:
-    """A rank's weights, state of Adam, gradients."""
-    width, over = width_of(config.actor_rollout_ref.actor.fsdp_config.model_dtype), shards(config)
+    """A rank's weights, state of Adam, gradients. Those that verl gathers once an update are whole on each rank until
+    then, in the dtype that they are summed in (torch, _fsdp_param.py:802); verl 0.9.0, which has no such key, always
+    does so."""
+    fsdp, over = config.actor_rollout_ref.actor.fsdp_config, shards(config)
+    width, summed = width_of(fsdp.model_dtype), _mixed_width(config, "reduce_dtype", "fp32")
+    if fsdp.get("use_no_sync_for_gradient_accumulation", True):
+        gradients = Term("gradients, whole between micro-batches", summed, "A", size.trained)
+    else:
+        gradients = Term("gradients", width, "A", size.trained, shards=over)
     return (
         Term("weights", width, "P", size.parameters, shards=over),
         Term("Adam", 2 * width, "A", size.trained, shards=over),
-        Term("gradients", width, "A", size.trained, shards=over),
+        gradients,
     )
 
 
 def compute_width(config: Any) -> int:
-    """Bytes of an element that a forward pass computes in; verl's default is bfloat16 (transformer_impl.py:397)."""
+    """Bytes of an element that a forward pass computes in."""
+    return _mixed_width(config, "param_dtype", "bf16")
+
+
+def _mixed_width(config: Any, part: str, default: str) -> int:
+    """Of verl's mixed precision, with verl's default (transformer_impl.py:397)."""
     mixed = config.actor_rollout_ref.actor.fsdp_config.get("mixed_precision") or {}
-    return width_of(mixed.get("param_dtype") or "bf16")
+    return width_of(mixed.get(part) or default)
 
 
 def _activations(case: Case, size: Shapes, tokens: int) -> list[Term]:
