@@ -30,7 +30,7 @@ def chosen(rows: list[dict[str, Any]]) -> tuple[int, int]:
     response = next(number for number, row in enumerate(rows[:SHOWN_RESPONSES]) if row["reward"] == 0)
     row = rows[response]
     pairs = zip(row["teacher_log_probs"], row["student_log_probs"], strict=True)
-    ratios = [abs(teacher - student) for teacher, student in pairs]
+    ratios = [0.0 if teacher is None else abs(teacher - student) for teacher, student in pairs]
     return response, ratios.index(max(ratios))
 
 

@@ -25,9 +25,9 @@ def test_the_committed_pictures_are_small():
 def test_the_first_wrong_response_at_its_most_disputed_token():
     rows = [
         {"reward": 1.2, "teacher_log_probs": [-9.0], "student_log_probs": [-0.1]},
-        {"reward": 0.0, "teacher_log_probs": [-0.1, -3.0, -0.5], "student_log_probs": [-0.2, -0.5, -1.0]},
+        {"reward": 0.0, "teacher_log_probs": [None, -0.1, -3.0, -0.5], "student_log_probs": [-9.0, -0.2, -0.5, -1.0]},
     ]
-    assert pictures.chosen(rows) == (1, 1)  # |-3.0 + 0.5| = 2.5 is the largest
+    assert pictures.chosen(rows) == (1, 2)  # |-3.0 + 0.5| = 2.5 is the largest; the first token has no teacher's score
 
 
 @pytest.mark.skipif(shutil.which(pictures.BROWSER) is None, reason=f"{pictures.BROWSER} is not installed")

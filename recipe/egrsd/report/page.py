@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 SHOWN_STEPS, SHOWN_RESPONSES, SHOWN_QUOTES = 8, 4, 10
 """What of the saved tokens goes into the page, which says so."""
 PER_TOKEN = (
-    "mask", "student_log_probs", "teacher_log_probs", "teacher_entropy", "lookahead_entropy", "gate",
+    "mask", "teacher_mask", "student_log_probs", "teacher_log_probs", "teacher_entropy", "lookahead_entropy", "gate",
     "gate_without_lookahead", "ratio_weight", "token_weight", "advantage", "kind", "token_ids", "tokens",
 )  # fmt: skip
 DIGITS = 4
@@ -118,8 +118,8 @@ def _response(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _kinds(run: Run) -> dict[str, Any]:
-    """Share of each kind among all saved tokens of a run that have a teacher, and the mean of what the lookahead gives
-    back to its gate, if its weight has one: by fixed bounds and by percentiles."""
+    """Share of each kind among all saved tokens of a run that a teacher has scored, and the mean of what the lookahead
+    gives back to its gate, if its weight has one: by fixed bounds and by percentiles."""
     tokens = mechanism.sampled(run)
     settings = {key: run.settings.get(key) for key in ("window", "gamma")}
     return {"run": run.name, "total": len(tokens), **settings, **mechanism.kinds(tokens)}
