@@ -30,6 +30,11 @@ def test_the_first_wrong_response_at_its_most_disputed_token():
     assert pictures.chosen(rows) == (1, 2)  # |-3.0 + 0.5| = 2.5 is the largest; the first token has no teacher's score
 
 
+def test_a_run_without_a_wrong_response_is_told_the_way_out():
+    with pytest.raises(SystemExit, match=r"none of the first 4 saved responses .* is wrong; .*make demo SEED="):
+        pictures.chosen([{"reward": 1.2}] * 4 + [{"reward": 0.0}])
+
+
 @pytest.mark.skipif(shutil.which(pictures.BROWSER) is None, reason=f"{pictures.BROWSER} is not installed")
 def test_the_pictures_of_a_run(tmp_path):
     run, out = write_run(tmp_path / "run"), tmp_path / "docs"
