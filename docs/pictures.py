@@ -26,11 +26,20 @@ COLORS = 256
 
 
 def chosen(rows: list[dict[str, Any]]) -> tuple[int, int]:
-    """Response and token: the first response without a reward, and its largest |log p_T - log p_S|."""
-    response = next(number for number, row in enumerate(rows[:SHOWN_RESPONSES]) if row["reward"] == 0)
+    """Response and token: the first response without a reward, and its largest |log p_T - log p_S|.
+
+    Raises:
+        SystemExit: if the page shows none; names the way out.
+    """
+    response = next((number for number, row in enumerate(rows[:SHOWN_RESPONSES]) if row["reward"] == 0), None)
+    if response is None:
+        sys.exit(
+            f"none of the first {SHOWN_RESPONSES} saved responses of the first step is wrong; make demo SEED=1, or "
+            "another seed, and name its folder."
+        )
     row = rows[response]
     pairs = zip(row["teacher_log_probs"], row["student_log_probs"], strict=True)
-    ratios = [abs(teacher - student) for teacher, student in pairs]
+    ratios = [0.0 if teacher is None else abs(teacher - student) for teacher, student in pairs]
     return response, ratios.index(max(ratios))
 
 

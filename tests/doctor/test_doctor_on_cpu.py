@@ -1,10 +1,12 @@
 """The doctor as a whole: its report on a good run, its command, and what cannot be looked at."""
 
+import json
+import shutil
 import subprocess
 import sys
 
 import pytest
-from findings import RED, YELLOW, said
+from findings import RED, YELLOW, examine_only, said
 from runs import ROOT
 
 from recipe.egrsd.doctor.__main__ import CHECKS, WORDS, examine, main
@@ -55,7 +57,8 @@ def test_rows_are_shown_whole_when_asked_for(given, capsys):
 
 def test_a_model_that_is_not_there_leaves_the_rest_unlooked_at(case):
     findings = examine(case("actor_rollout_ref.model.path=/nowhere/model"))
-    assert "/nowhere/model" in said(findings["model"], RED)
+    named = "actor_rollout_ref.model.path=/nowhere/model is no folder here, and cannot be a name on the hub"
+    assert named in said(findings["model"], RED)
     for title, needed in (
         ("rows", "model"),
         ("think boundary", "rows"),
@@ -63,3 +66,15 @@ def test_a_model_that_is_not_there_leaves_the_rest_unlooked_at(case):
         ("memory", "model"),
     ):
         assert said(findings[title], YELLOW) == f"not looked at: it needs '{needed}'"
+
+
+def test_a_weight_that_no_message_can_hold_stops_the_doctor_as_the_run(case, tmp_path, inputs):
+    """A vocabulary of 151,936 of 64 float32 numbers each is 37.1 MiB."""
+    model = tmp_path / "wide"
+    shutil.copytree(inputs / "model", model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"vocab_size": 151_936, "hidden_size": 64}))
+    limit = "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes=37"
+    built = case(f"actor_rollout_ref.model.path={model}", limit)
+    built.config.trainer.device = "cpu"
+    assert f"{limit} cannot hold the largest weight" in said(examine_only(built, "model"), RED)

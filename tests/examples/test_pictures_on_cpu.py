@@ -25,9 +25,14 @@ def test_the_committed_pictures_are_small():
 def test_the_first_wrong_response_at_its_most_disputed_token():
     rows = [
         {"reward": 1.2, "teacher_log_probs": [-9.0], "student_log_probs": [-0.1]},
-        {"reward": 0.0, "teacher_log_probs": [-0.1, -3.0, -0.5], "student_log_probs": [-0.2, -0.5, -1.0]},
+        {"reward": 0.0, "teacher_log_probs": [None, -0.1, -3.0, -0.5], "student_log_probs": [-9.0, -0.2, -0.5, -1.0]},
     ]
-    assert pictures.chosen(rows) == (1, 1)  # |-3.0 + 0.5| = 2.5 is the largest
+    assert pictures.chosen(rows) == (1, 2)  # |-3.0 + 0.5| = 2.5 is the largest; the first token has no teacher's score
+
+
+def test_a_run_without_a_wrong_response_is_told_the_way_out():
+    with pytest.raises(SystemExit, match=r"none of the first 4 saved responses .* is wrong; .*make demo SEED="):
+        pictures.chosen([{"reward": 1.2}] * 4 + [{"reward": 0.0}])
 
 
 @pytest.mark.skipif(shutil.which(pictures.BROWSER) is None, reason=f"{pictures.BROWSER} is not installed")

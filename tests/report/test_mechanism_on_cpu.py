@@ -1,8 +1,10 @@
 """The paper's mechanism from saved tokens: against loops over real files, and by hand."""
 
-import math
+import re
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from made_up_runs import write_tokens
 
@@ -28,11 +30,10 @@ def rows(run) -> list[dict]:
 def made_up(**columns) -> Run:
     """One response of step 1, every column a list over its tokens."""
     number = len(columns["teacher_entropy"])
-    defaults = {
-        name: [1.0] * number for name in ("mask", "token_weight", "ratio_weight", "gate", "gate_without_lookahead")
-    }
+    names = ("teacher_mask", "token_weight", "ratio_weight", "gate", "gate_without_lookahead")
+    defaults = {name: [1.0] * number for name in names}
     log_probs = {"teacher_log_probs": [0.0] * number, "student_log_probs": [0.0] * number}
-    row = {"teacher_prompt": "p", "entropy_scale": 2.0, **defaults, **log_probs, **columns}
+    row = {"entropy_scale": 2.0, **defaults, **log_probs, **columns}
     return Run("run", {}, [], {1: [row]}, {"window": 0, "clip_range": 0.2}, [])
 
 
@@ -96,7 +97,7 @@ def test_kinds_are_those_of_a_loop(bounds, run, rows):
     high, low = (0.17, 0.01) if bounds == "fixed" else np.percentile(nows, [70, 50])
     counts, restored = dict.fromkeys(("mid", "lock", "fork", "pivot"), 0), 0.0
     for row in rows:
-        entropy = [h / SCALE for h in row["teacher_entropy"]]
+        entropy = [h / SCALE if h is not None else None for h in row["teacher_entropy"]]
         for t, now in enumerate(entropy):
             if not row["mask"][t]:
                 continue
@@ -114,13 +115,42 @@ def test_kinds_are_those_of_a_loop(bounds, run, rows):
     assert shown[bounds]["pivot"]["restored"] == pytest.approx(restored / counts["pivot"])
 
 
-def test_a_response_without_a_teacher_is_left_out():
-    run = made_up(teacher_entropy=[0.1, 0.2])
-    run.tokens[1].append({**run.tokens[1][0], "teacher_prompt": "", "teacher_entropy": [math.nan, 0.0]})
-    assert len(mechanism.sampled(run)) == 2
-    run.tokens[1].pop(0)
+DIVERGENCE = {"divergence": "forward_kl", "gamma": 0.0, "window": 0, "clip_range": 0.0, "length_bonus": 0.0}
+
+
+def test_tokens_that_no_teacher_has_scored_are_left_out(tmp_path):
+    """As ssopd saves a group: 20 tokens of one response are pulled and scored, and all have a teacher's prompt."""
+    write_tokens(tmp_path, 1, scored=[20, 0, 0, 0], **DIVERGENCE)
+    run = read_run(tmp_path, "run")
+    tokens, row = mechanism.sampled(run), run.tokens[1][0]
+    assert all(row["teacher_prompt"] for row in run.tokens[1]) and len(tokens) == page._kinds(run)["total"] == 20
+    distances = [abs(t - s) for t, s in zip(row["teacher_log_probs"][:20], row["student_log_probs"], strict=False)]
+    assert sorted(tokens["distance"]) == pytest.approx(sorted(distances))
+    shown = page._tokens(run)["steps"][0]["responses"]
+    assert [sum(kind is not None for kind in response["kind"]) for response in shown] == [20, 0, 0, 0]
+    assert [sum(response["teacher_mask"]) for response in shown] == [20, 0, 0, 0]
+
+
+def test_a_run_of_which_no_token_is_scored_draws_nothing(tmp_path):
+    """As ogls_sd: what several readings make together has no log-probs before the update."""
+    write_tokens(tmp_path, 1, scored=[0, 0, 0, 0], **DIVERGENCE)
+    run = read_run(tmp_path, "run")
     assert mechanism.tenths([run]) == {} and len(mechanism.sampled(run)) == 0
     assert mechanism.kinds(mechanism.sampled(run))["fixed"]["lock"] == {"share": None, "restored": None}
+    assert "no log-probs before the update" in page.render([run], {"run": []})
+
+
+def test_files_without_the_teachers_mask_are_read_as_before(tmp_path):
+    """Every sampled token of a response that has a teacher's prompt."""
+    path = write_tokens(tmp_path, 1)
+    table, taught = pq.read_table(path), len(mechanism.sampled(read_run(tmp_path, "run")))
+    prompts = table["teacher_prompt"].to_pylist()
+    place, without = table.schema.get_field_index("teacher_prompt"), ["", *prompts[1:]]
+    old = table.drop_columns(["teacher_mask"]).set_column(place, "teacher_prompt", pa.array(without))
+    pq.write_table(old, path)
+    run = read_run(tmp_path, "run")
+    assert len(mechanism.sampled(run)) == taught - len(run.tokens[1][0]["tokens"])
+    assert [any(row["teacher_mask"]) for row in run.tokens[1]] == [False, True, True, True]
 
 
 def test_few_tokens_leave_tenths_empty():
@@ -135,4 +165,6 @@ def test_the_page_shows_it_beside_the_papers(run):
     section = text[text.index('<section id="mechanism">') : text.index('<section id="leakage">')]
     assert "0.00237 nats in the first tenth, 0.329 in the last" in section
     assert section.count("<tr><th scope=") == 10 + 4
-    assert "50.0 %" in section and "+0.111" in section  # of the paper's locks and pivots
+    cells = {kind: re.findall(r"<td[^>]*>([^<]*)</td>", section.split(f'">{kind}<')[1]) for kind in ("lock", "pivot")}
+    assert cells["lock"][5:9] == ["–", "–", "50.0 %", "+0.001"]  # behind its meaning and the four of the run
+    assert cells["pivot"][5:9] == ["–", "–", "20.9 %", "+0.111"]

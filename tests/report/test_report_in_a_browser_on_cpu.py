@@ -105,6 +105,25 @@ def test_what_was_not_sampled_is_pale_and_uncoloured(page):
     assert numbers(page)["kind"] == "not sampled, not trained on" and numbers(page)["teacher's entropy, nats"] == "–"
 
 
+def test_what_no_teacher_has_scored_has_neither_kind_nor_colour(browser, tmp_path):
+    write_tokens(tmp_path / "ssopd", 1, scored=[40, 0, 0, 0])
+    main([str(tmp_path / "ssopd"), "--out", str(tmp_path / "report.html")])
+    page, complaints = browser.new_page(), []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto((tmp_path / "report.html").as_uri())
+    page.check("input[value=entropy]")
+    kinds = page.locator("#text span").evaluate_all("spans => spans.map(span => span.className)")
+    assert kinds[40:] == ["unscored"] * 120 and "unscored" not in kinds[:40]
+    assert background(page, 33) != background(page, 60) == "rgba(0, 0, 0, 0)"
+    page.locator("#text span").nth(60).hover()
+    shown = numbers(page)
+    assert (shown["kind"], shown["log ratio"], shown["with lookahead"]) == ("no teacher's score", "–", "–")
+    page.select_option("#response", "2")
+    assert page.locator("#text .unscored").count() == page.locator("#text span").count() == 90
+    assert not complaints
+    page.close()
+
+
 def test_every_step_and_response_can_be_chosen(page):
     for step in range(4):
         page.select_option("#step", str(step))

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from recipe.egrsd.report import figures, leakage, page
 from recipe.egrsd.report.__main__ import main
-from recipe.egrsd.report.runs import read_run
+from recipe.egrsd.report.runs import Estimate, Evaluation, Run, read_run
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +82,26 @@ def test_the_numbers_are_those_of_the_files(report, folders):
 def test_metrics_outside_their_range_are_named(folders):
     found = page._outside([read_run(folders[0], "run")])
     assert [(row["metric"], len(row["steps"]), row["of"]) for row in found] == [("egrsd/truncated_frac", 18, 30)]
+
+
+def test_a_baseline_that_has_seen_no_reward_is_not_outside_its_range():
+    metrics = {1: {"egrsd/baseline_std": 0.0}, 2: {"egrsd/baseline_std": 0.5}}
+    run = Run("run", metrics, [], {}, {}, [])
+    assert page._outside([run]) == []
+    metrics[2]["egrsd/baseline_std"] = 0.0
+    assert [(row["steps"], row["of"]) for row in page._outside([run])] == [([2], 1)]
+
+
+@pytest.mark.parametrize("names", [figures.PAPER["columns"][:-2], ["addition"]])
+def test_the_papers_points_are_drawn_beside_its_own_benchmarks_alone(names):
+    """A mean over other benchmarks, of answers of 50 tokens, is no figure to stand beside 11,000."""
+    known = {name.lower(): (Estimate(0.5), Estimate(50.0)) for name in names}
+    run = Run("run", {}, [Evaluation(None, "model", Estimate(0.5), Estimate(50.0), known)], {}, {}, [])
+    figure = Figure()
+    figures.frontier(figure, [run])
+    papers = len(names) == 6
+    assert len(figure.axes) == (2 if papers else 1)
+    assert ("these means are not the same figure" in page.render([run], {"run": []})) == (not papers)
 
 
 def test_a_weight_of_the_users_own_has_no_gate_to_show(tmp_path):

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -12,7 +13,9 @@ from inputs import write_inputs
 from runs import INSTRUCTION, ROOT, TEMPERATURE, tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
 
+from recipe.egrsd.evaluate import engine
 from recipe.egrsd.report import sampling
+from recipe.egrsd.report.__main__ import main
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +67,59 @@ def test_a_model_that_changes_its_logits_behind_the_head_is_refused(tmp_path, mo
     ],
 )
 def test_what_cannot_be_asked_is_named(words, said, inputs):
-    given = ["--model", str(inputs / "model"), "--data", str(inputs / "train.parquet"), "--out", str(inputs / "out")]
     with pytest.raises(ValueError, match=r".") as refused:
-        sampling.sample([*given, *SETTINGS, *words])
+        sampling.sample([*given(inputs), *SETTINGS, *words])
     assert said in str(refused.value)
+
+
+def given(inputs, *, model="model", data="train.parquet"):
+    return ["--model", str(inputs / model), "--data", str(inputs / data), "--out", str(inputs / "out")]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--teacher", "/nowhere/typo"], "--teacher=/nowhere/typo is no folder here"),
+        (["--model", "/nowhere/model"], "actor_rollout_ref.model.path=/nowhere/model is no folder here"),
+        (["--data", "/nowhere/train.parquet"], "/nowhere/train.parquet"),
+        (["algorithm.egrsd.windw=5"], "'algorithm.egrsd.windw'"),
+        (["data.train_batch_size=4=5"], "data.train_batch_size=4=5"),
+        (
+            ["actor_rollout_ref.rollout.tensor_model_parallel_size=2"],
+            "actor_rollout_ref.rollout.tensor_model_parallel_size=2 needs 2 GPUs for one engine; 1 visible",
+        ),
+    ],
+)
+def test_what_is_mistyped_is_named_in_one_line_before_anything_is_sampled(words, said, inputs, monkeypatch):
+    monkeypatch.setattr(sampling, "visible_devices", lambda: ["0"])
+    monkeypatch.setattr(sampling, "generate", lambda *_: pytest.fail("sampled"))
+    with pytest.raises(SystemExit) as refused:
+        main(["mechanism", *given(inputs), *SETTINGS, *words])
+    text = str(refused.value)
+    assert text.startswith("report mechanism: ") and said in text and "\n" not in text
+
+
+def test_rows_need_no_index_and_a_folder_may_have_any_name(inputs, monkeypatch):
+    """On one GPU, as it comes; rows are named by their number."""
+    (inputs / "lr=1e-5").symlink_to(inputs / "model")
+    rows = pq.read_table(inputs / "train.parquet").to_pylist()
+    for row in rows:
+        del row["extra_info"]["index"]
+    pq.write_table(pa.Table.from_pylist(rows), inputs / "no=index.parquet")
+    seen = []
+
+    def generate(requests, loading, _):
+        seen.append(loading.tensor_parallel_size)
+        yield from (engine.Response(request.number, [3 + request.number, 4], "stop") for request in requests)
+
+    monkeypatch.setattr(sampling, "visible_devices", lambda: ["0"])
+    monkeypatch.setattr(sampling, "generate", generate)
+    monkeypatch.setattr(sampling, "BATCH", 2)
+    monkeypatch.setattr(sampling, "get_device_name", lambda: "cpu")
+    words = [*given(inputs, model="lr=1e-5", data="no=index.parquet"), "--responses", "3", "--dtype", "float32"]
+    saved = pq.read_table(sampling.sample([*words, *SETTINGS]) / "tokens" / "step_0.parquet").to_pylist()
+    assert [row["uid"] for row in saved] == ["0", "1", "2"] and seen == [1]
+    assert [row["token_ids"] for row in saved] == [[3, 4], [4, 4], [5, 4]]
 
 
 SETTINGS = [

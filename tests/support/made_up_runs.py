@@ -49,9 +49,19 @@ class Spelling:
 
 
 def write_tokens(
-    folder: Path, step: int, *, texts: Sequence[str] = (), solutions: Sequence[str] = (), **keys: Any
+    folder: Path,
+    step: int,
+    *,
+    texts: Sequence[str] = (),
+    solutions: Sequence[str] = (),
+    scored: Sequence[int] | None = None,
+    **keys: Any,
 ) -> Path:
-    """Four responses, the second with a hole in its mask and a NaN under it; entropies of locks, forks and pivots."""
+    """Four responses, the second with a hole in its mask and a NaN under it; entropies of locks, forks and pivots.
+
+    scored: of how many of each one's tokens, the first ones, the teacher says something; None: of all. As teaching.py
+    writes it, the scores of the others are 0.
+    """
     vocabulary = [*WORDS, *HOSTILE, *texts]
     draw = torch.Generator().manual_seed(step)
     responses = [torch.randint(len(WORDS), (length,), generator=draw) for length in (160, 40, 90)]
@@ -66,9 +76,12 @@ def write_tokens(
     entropy[1][6] = math.nan
     student = [-2 * torch.rand(len(ids), generator=draw) for ids in responses]
     teacher = [row + 0.4 * torch.randn(len(row), generator=draw) for row in student]
+    taught = [mask.clone() for mask in masks]
+    for mask, row, log_probs, number in zip(taught, entropy, teacher, scored or (), strict=bool(scored)):
+        mask[number:], row[number:], log_probs[number:] = 0, 0.0, 0.0
     signs = (1.2, -0.8, 0.6, -0.5)
     columns = {
-        "prompts": [torch.arange(4)] * 4, "responses": responses, "response_mask": masks, "teacher_mask": masks,
+        "prompts": [torch.arange(4)] * 4, "responses": responses, "response_mask": masks, "teacher_mask": taught,
         "student_log_probs": student,
         "teacher_log_probs": teacher, "teacher_entropy": entropy,
         "advantages": [torch.full((len(ids),), sign) for ids, sign in zip(responses, signs, strict=True)],

@@ -81,6 +81,27 @@ def test_a_divergence_has_no_weights(tmp_path, tokenizer):
         assert set(row["gate"]) == set(row["ratio_weight"]) == set(row["token_weight"]) == {1.0}
 
 
+def test_what_no_teacher_has_scored_is_null(tmp_path, tokenizer):
+    """Rows without any score, and one that is scored in part: its lookahead and kinds see nothing behind that."""
+    data, window = batch(), 2
+    taught = [row.clone() for row in data["teacher_mask"].unbind()]
+    taught[0][:], taught[1][2:] = 0, 0
+    data["teacher_mask"] = jagged(taught)
+    scalars = {"entropy_scale": SCALE, "gate_mean": GATE_MEAN, "mixing": 1.0}
+    egrsd = settings(window=window)
+    path = tokens.save(tmp_path, data, step=3, tokenizer=tokenizer, egrsd=egrsd, **scalars)
+    for row, scored, entropy in zip(pq.read_table(path).to_pylist(), taught, rows()["teacher_entropy"], strict=True):
+        assert row["teacher_mask"] == scored.bool().tolist()
+        for name in ("teacher_log_probs", "teacher_entropy", "lookahead_entropy", "kind"):
+            assert [value is not None for value in row[name]] == row["teacher_mask"], name
+        assert None not in row["student_log_probs"]
+        without = [w for w, real in zip(row["token_weight"], row["teacher_mask"], strict=True) if not real]
+        assert set(without) <= {1.0}  # what the loss multiplies by
+        calm = lookahead_entropy([entropy.tolist()], [row["teacher_mask"]], window=window)[0]
+        found = zip(row["lookahead_entropy"], calm, strict=True)
+        assert all(own == pytest.approx(value, abs=1e-6) for own, value in found if own is not None)
+
+
 def test_what_a_contrast_adds_has_a_column(tmp_path, tokenizer):
     """SIPO's: .5 clip(e, -.2, .2), which here turns no sign; null for a weight that adds nothing."""
     egrsd = settings(
@@ -98,7 +119,8 @@ def test_what_a_contrast_adds_has_a_column(tmp_path, tokenizer):
         sides = samples["teacher_log_probs"][i].tolist(), wrong[i].tolist(), row["mask"]
         expected = [0.5 * max(-0.2, min(0.2, r - w)) if real else 0.0 for r, w, real in zip(*sides, strict=True)]
         assert row["added"] == pytest.approx(expected, abs=1e-6) and set(row["token_weight"]) == {1.0}
-        assert row["contrast_log_probs"] == pytest.approx(wrong[i].tolist(), abs=1e-6)
+        shown = [value if real else None for value, real in zip(wrong[i].tolist(), row["mask"], strict=True)]
+        assert row["contrast_log_probs"] == pytest.approx(shown, abs=1e-6)
     for row in pq.read_table(saved(tmp_path / "plain", tokenizer)[0]).to_pylist():
         assert row["added"] is row["contrast_log_probs"] is None
 

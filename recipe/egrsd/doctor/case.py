@@ -18,6 +18,7 @@ from verl.utils.device import auto_set_device
 import recipe.egrsd.hydra_plugin  # noqa: F401  opens the config group
 from recipe.egrsd.config.schema import FEEDBACK_PRIVILEGES, PEER_PRIVILEGES
 from recipe.egrsd.config.strict import resolved
+from recipe.egrsd.machines import models
 from recipe.egrsd.privilege import prefix, prompts
 from recipe.egrsd.privilege.dataset import check_rows
 from recipe.egrsd.privilege.prompts import SLOT
@@ -97,7 +98,8 @@ class Case:
         return around + shown
 
     def load_model(self) -> None:
-        """As the trainer does (trainer_base.py:701)."""
+        """As the trainer does (trainer_base.py:701), from folders: ValueError as of ``models.located``."""
+        models.use_folders(self.config, models.located(self.config))
         prefix.use(self.config)
         self.model = omega_conf_to_dataclass(self.config.actor_rollout_ref.model)
 

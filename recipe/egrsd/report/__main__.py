@@ -20,12 +20,15 @@ from recipe.egrsd.report.runs import named, read_run
 def main(argv: Sequence[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] == ["mechanism"]:
+        from hydra.errors import HydraException
+
         from recipe.egrsd.report import sampling  # needs verl, torch and vLLM; a page needs none of them
 
         try:
             folder = sampling.sample(argv[1:])
-        except (TypeError, ValueError) as error:
-            sys.exit(f"report mechanism: {error}")
+        except (HydraException, OSError, TypeError, ValueError) as error:
+            override = getattr(error, "override", None)  # that hydra could not read, and does not name itself
+            sys.exit(" ".join(f"report mechanism: {f'{override}: ' if override else ''}{error}".split()))
         argv = [str(folder), "--out", str(folder / "report.html")]
     parser = argparse.ArgumentParser(
         prog="python -m recipe.egrsd.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

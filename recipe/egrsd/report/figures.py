@@ -20,6 +20,7 @@ from recipe.egrsd.report.runs import Evaluation, Run
 from recipe.egrsd.watch.metrics import METRICS, Meaning
 
 PAPER = json.loads(Path(__file__).parents[1].joinpath("config", "paper.json").read_text())
+PAPER_BENCHMARKS = PAPER["columns"][:-2]  # then come their mean and the length
 PAPER_MARKERS = {"none": "o", "sft": "v", "grpo": "s", "opsd": "D", "crisp": "P", "egrsd": "^", "cl_egrsd": "*"}
 PAPER_NAMES = {"none": "untrained", "egrsd": "EGRSD", "cl_egrsd": "CL-EGRSD"}
 # Okabe and Ito's colours that are told apart on white and on black, by eyes of every kind; the dashes repeat the
@@ -112,24 +113,32 @@ def _limits(values: Sequence[float], meaning: Meaning) -> tuple[float, float]:
 
 
 def frontier(figure: Figure, runs: Sequence[Run]) -> None:
-    """Accuracy against response length: ours, and ours beside the paper's."""
-    ours, both = figure.subplots(1, 2)
-    for axis in (ours, both):
+    """Accuracy against response length: ours, and on the paper's benchmarks ours beside the paper's."""
+    axes = figure.subplots(1, 2 if on_the_papers_benchmarks(runs) else 1, squeeze=False)[0]
+    for axis in axes:
         for i, run in enumerate(runs):
             if run.evaluations:
-                _evaluations(axis, run, i, with_names=axis is ours)
+                _evaluations(axis, run, i, with_names=axis is axes[0])
         axis.set(xlabel="response tokens, mean", ylabel="accuracy, mean over benchmarks, %")
-    paper = []
-    for j, (model, methods) in enumerate(PAPER["results"].items()):
-        for method, figures in methods.items():
-            look = {"marker": PAPER_MARKERS[method], "s": 110 if "egrsd" in method else 40, "edgecolors": GREY}
-            look |= {"facecolors": GREY if j else "none", "label": f"{model} {PAPER_NAMES.get(method, method.upper())}"}
-            paper.append(both.scatter(figures["AvgLen"], figures["Avg"], **look))
-    ours.set_title("This report (bars: one standard error; hollow: chosen by the fixed rule)", loc="left")
-    both.set_title("Beside the paper's figures (grey, as printed there: no errors given)", loc="left")
-    if ours.lines:
-        ours.legend(loc="lower right", frameon=False)
-    both.legend(handles=paper, title="paper", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=7)
+    axes[0].set_title("This report (bars: one standard error; hollow: chosen by the fixed rule)", loc="left")
+    if axes[0].lines:
+        axes[0].legend(loc="lower right", frameon=False)
+    for axis in axes[1:]:
+        paper = []
+        for j, (model, methods) in enumerate(PAPER["results"].items()):
+            for method, figures in methods.items():
+                look = {"marker": PAPER_MARKERS[method], "s": 110 if "egrsd" in method else 40, "edgecolors": GREY}
+                name = PAPER_NAMES.get(method, method.upper())
+                look |= {"facecolors": GREY if j else "none", "label": f"{model} {name}"}
+                paper.append(axis.scatter(figures["AvgLen"], figures["Avg"], **look))
+        axis.set_title("Beside the paper's figures (grey, as printed there: no errors given)", loc="left")
+        axis.legend(handles=paper, title="paper", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=7)
+
+
+def on_the_papers_benchmarks(runs: Sequence[Run]) -> bool:
+    """Whether the means of these runs are over the paper's benchmarks, whatever the case of their names."""
+    names = {name.lower() for run in runs for evaluation in run.evaluations for name in evaluation.benchmarks}
+    return names == {name.lower() for name in PAPER_BENCHMARKS}
 
 
 def _evaluations(axis: Axes, run: Run, i: int, *, with_names: bool) -> None:
@@ -137,13 +146,8 @@ def _evaluations(axis: Axes, run: Run, i: int, *, with_names: bool) -> None:
     chosen = {id(evaluation) for evaluation in run.chosen().values()}
     look = _look(i)
     path = list(run.checkpoints.values())
-    axis.plot(
-        [e.tokens.value for e in path],
-        [100 * e.accuracy.value for e in path],
-        alpha=0.5,
-        label=_plain(run.name),
-        **look,
-    )
+    points = [e.tokens.value for e in path], [100 * e.accuracy.value for e in path]
+    axis.plot(*points, alpha=0.5, label=_plain(run.name), **look)
     for evaluation in run.evaluations:
         errors = {"xerr": evaluation.tokens.se, "yerr": 100 * (evaluation.accuracy.se or 0.0)}
         point = (evaluation.tokens.value, 100 * evaluation.accuracy.value)

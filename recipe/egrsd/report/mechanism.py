@@ -17,13 +17,13 @@ COLUMNS = ["entropy", "now", "ahead", "distance", *WEIGHTS]
 
 
 def tenths(runs: Sequence[Run]) -> dict[str, list[dict[str, float | None]]]:
-    """``of_tenths`` of each run that has saved tokens of a teacher, by its name."""
+    """``of_tenths`` of each run that has saved tokens which a teacher has scored, by its name."""
     found = {run.name: (sampled(run), run.settings.get("clip_range")) for run in runs if run.tokens}
     return {name: of_tenths(tokens, clip_range=clip or 0.0) for name, (tokens, clip) in found.items() if len(tokens)}
 
 
 def sampled(run: Run) -> pd.DataFrame:
-    """Every sampled token of the saved responses that have a teacher (a prompt of one).
+    """Every token of the saved responses that a teacher has scored.
 
     entropy           of the teacher, nats
     now, ahead        the same over the step's entropy scale; the smallest of now and the next tokens
@@ -31,7 +31,7 @@ def sampled(run: Run) -> pd.DataFrame:
     ratio_weight ...  WEIGHTS, NaN for what the run's weight does not have
     """
     window = run.settings.get("window") or MARKING_WINDOW
-    rows = [_columns(row, window) for rows in run.tokens.values() for row in rows if row["teacher_prompt"]]
+    rows = [_columns(row, window) for rows in run.tokens.values() for row in rows]
     return pd.concat(rows or [pd.DataFrame(columns=COLUMNS, dtype=np.float32)])
 
 
@@ -61,8 +61,8 @@ def kinds(tokens: pd.DataFrame) -> dict[str, dict[str, dict[str, float | None]]]
 
 
 def _columns(row: Mapping[str, Any], window: int) -> pd.DataFrame:
-    """What of a saved response was sampled."""
-    mask = np.asarray(row["mask"], dtype=bool)
+    """What of a saved response was scored."""
+    mask = np.asarray(row["teacher_mask"], dtype=bool)
     names = ("teacher_entropy", "teacher_log_probs", "student_log_probs")
     entropy, teacher, student = (np.asarray(row[name], dtype=np.float32) for name in names)
     now = np.where(mask, entropy, np.float32(np.inf)) / np.float32(row["entropy_scale"])

@@ -19,11 +19,12 @@ HERE = Path(__file__).parent
 SHOWN_STEPS, SHOWN_RESPONSES, SHOWN_QUOTES = 8, 4, 10
 """What of the saved tokens goes into the page, which says so."""
 PER_TOKEN = (
-    "mask", "student_log_probs", "teacher_log_probs", "teacher_entropy", "lookahead_entropy", "gate",
+    "mask", "teacher_mask", "student_log_probs", "teacher_log_probs", "teacher_entropy", "lookahead_entropy", "gate",
     "gate_without_lookahead", "ratio_weight", "token_weight", "advantage", "kind", "token_ids", "tokens",
 )  # fmt: skip
 DIGITS = 4
-PAPER_BENCHMARKS = figures.PAPER["columns"][:-2]  # then come their mean and the length
+OF_THE_PAST = {"egrsd/baseline_std"}
+"""Of the steps before, of which the first has none: its 0 says nothing."""
 RULES = {"last": "last", "validation": "best on validation"}
 
 
@@ -46,8 +47,8 @@ def render(runs: Sequence[Run], audits: Mapping[str, list[StepAudit]]) -> str:
         outside=_outside(runs),
         frontier=figures.svg((12, 4.8), figures.frontier, runs) if has_evaluations else None,
         benchmarks=benchmarks,
-        other_benchmarks={name.lower() for name in benchmarks} != {name.lower() for name in PAPER_BENCHMARKS},
-        paper_benchmarks=PAPER_BENCHMARKS,
+        other_benchmarks=not figures.on_the_papers_benchmarks(runs),
+        paper_benchmarks=figures.PAPER_BENCHMARKS,
         evaluations=_evaluations(runs),
         tokens=[_tokens(run) for run in runs if run.tokens],
         kinds=[_kinds(run) for run in runs if run.tokens],
@@ -78,7 +79,8 @@ def _outside(runs: Sequence[Run]) -> list[dict[str, Any]]:
     found = []
     for run in runs:
         for name, meaning in METRICS.items():
-            values = {step: data[name] for step, data in run.metrics.items() if name in data}
+            begin = 2 if name in OF_THE_PAST else 1
+            values = {step: data[name] for step, data in run.metrics.items() if name in data and step >= begin}
             low, high = (
                 (-math.inf if meaning.low is None else meaning.low),
                 (math.inf if meaning.high is None else meaning.high),
@@ -118,8 +120,8 @@ def _response(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _kinds(run: Run) -> dict[str, Any]:
-    """Share of each kind among all saved tokens of a run that have a teacher, and the mean of what the lookahead gives
-    back to its gate, if its weight has one: by fixed bounds and by percentiles."""
+    """Share of each kind among all saved tokens of a run that a teacher has scored, and the mean of what the lookahead
+    gives back to its gate, if its weight has one: by fixed bounds and by percentiles."""
     tokens = mechanism.sampled(run)
     settings = {key: run.settings.get(key) for key in ("window", "gamma")}
     return {"run": run.name, "total": len(tokens), **settings, **mechanism.kinds(tokens)}

@@ -123,8 +123,13 @@ def _tokens(folder: Path) -> tuple[dict[int, list[dict[str, Any]]], dict[str, An
     for path in files:
         table = pq.read_table(path)
         settings = json.loads((table.schema.metadata or {}).get(b"egrsd", b"{}"))
-        steps[int(path.stem.removeprefix("step_"))] = table.to_pylist()
+        steps[int(path.stem.removeprefix("step_"))] = [_with_teacher_mask(row) for row in table.to_pylist()]
     return dict(sorted(steps.items())), settings
+
+
+def _with_teacher_mask(row: dict[str, Any]) -> dict[str, Any]:
+    """Files of before that column do not tell what was scored: every sampled token of a row with a teacher's prompt."""
+    return {"teacher_mask": [sampled and bool(row["teacher_prompt"]) for sampled in row["mask"]], **row}
 
 
 def _evaluations(folder: Path) -> list[Evaluation]:

@@ -3,9 +3,10 @@ teacher says of each of their tokens.
 
     python -m recipe.egrsd.report mechanism --model MODEL --data train.parquet --out FOLDER [KEY=VALUE ...]
 
-The keys are main_ppo's; algorithm=cl_egrsd stands in front of them. They say what the teacher sees, the thinking
-switches, temperature and lengths, as in a run. FOLDER then holds tokens/step_0.parquet and its report. The scores are
-those of one model: a teacher of other weights is named by --teacher. Memory: the model once, and vLLM before it.
+The keys are main_ppo's; algorithm=cl_egrsd and one GPU for an engine of vLLM stand in front of them. They say what the
+teacher sees, the thinking switches, temperature and lengths, as in a run. FOLDER then holds tokens/step_0.parquet and
+its report. The scores are those of one model: a teacher of other weights is named by --teacher. Memory: the model once,
+and vLLM before it.
 """
 
 import argparse
@@ -25,10 +26,12 @@ from verl.utils.device import get_device_name
 
 from recipe.egrsd.config import validation
 from recipe.egrsd.config.methods import OUR_REWARD
+from recipe.egrsd.config.schema import EgrsdConfig
 from recipe.egrsd.doctor.case import Case, composed
 from recipe.egrsd.engine.fsdp import PROBED_TOKENS
 from recipe.egrsd.engine.head import head_scores, require_plain_head, scoring_head
-from recipe.egrsd.evaluate.engine import Loading, Request, Sampling, generate
+from recipe.egrsd.evaluate.engine import Loading, Request, Sampling, generate, visible_devices
+from recipe.egrsd.machines import models
 from recipe.egrsd.method.advantage import WARMUP_MEAN
 from recipe.egrsd.method.vocabulary import Entropy
 from recipe.egrsd.reward import compute_score
@@ -36,6 +39,8 @@ from recipe.egrsd.teacher.scoring import nested
 from recipe.egrsd.token_weight import of_batch
 from recipe.egrsd.watch import tokens
 
+ENGINE_GPUS = "actor_rollout_ref.rollout.tensor_model_parallel_size"
+"""verl's default is 2."""
 BATCH = 32
 """Responses that share an entropy scale: the paper's batch."""
 
@@ -43,31 +48,23 @@ BATCH = 32
 def sample(argv: Sequence[str]) -> Path:
     """The command line of the module's text; returns the folder. ValueError names what cannot be used."""
     args = _parser().parse_args(argv)
-    words = [f"actor_rollout_ref.model.path={args.model}", *(f"data.{f}_files={args.data}" for f in ("train", "val"))]
-    case = Case(composed(["algorithm=cl_egrsd", *words, *args.overrides]), gpu_gib=0.0)
-    egrsd = validation.validate(case.config)
-    reward = case.config.reward.custom_reward_function.path
-    if reward != OUR_REWARD:
-        raise ValueError(f"reward.custom_reward_function.path={reward} is not asked here; drop it, for our checker.")
-    case.load_model()
-    case.load_rows()
-    if case.rows.kind.known_in_step:
-        raise ValueError(
-            f"algorithm.egrsd.privilege={egrsd.privilege} shows what a training step knows alone; name another."
-        )
+    taught_by = args.teacher and models.locate(args.teacher, key="--teacher")[0]
+    case, egrsd = _asked(args)
     count = min(args.responses, len(case.rows.dataframe))
     rows = [case.rows.dataframe[row] for row in range(count)]
     prompts, privileged = case.student_ids[:count], [row["teacher_prompt_ids"] for row in rows]
     responses = _responses(case, prompts, dtype=args.dtype, seed=args.seed)
     knobs = {"temperature": case.config.actor_rollout_ref.rollout.temperature, "dtype": args.dtype}
-    student, _ = score(case.config.actor_rollout_ref.model.path, prompts, responses, **knobs)
-    teacher, entropy = score(args.teacher or args.model, privileged, responses, **knobs)
+    model = case.config.actor_rollout_ref.model.path
+    student, _ = score(model, prompts, responses, **knobs)
+    teacher, entropy = score(str(taught_by or model), privileged, responses, **knobs)
     scored = {"student_log_probs": student, "teacher_log_probs": teacher, "teacher_entropy": entropy}
     parts = []
     for start in range(0, count, BATCH):
-        part = slice(start, start + BATCH)
+        part = slice(start, min(start + BATCH, count))
         scores = {name: column[part] for name, column in scored.items()}
         data = _batch(case, rows[part], prompts[part], privileged[part], responses[part], scores)
+        data["uid"] = NonTensorStack(*map(str, range(part.start, part.stop)))  # an index is not in everyone's rows
         parts.append(_table(data, case, egrsd))
     folder = args.out / "tokens"
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,10 +100,34 @@ def score(
     return log_probs, entropies
 
 
+def _asked(args: argparse.Namespace) -> tuple[Case, EgrsdConfig]:
+    """The model and its rows, and the settings. Raises as ``sample``."""
+    # In quotes, as a folder's name may hold what means something to hydra, such as lr=1e-5.
+    words = [f"actor_rollout_ref.model.path='{args.model}'"]
+    words += [f"data.{split}_files='{args.data}'" for split in ("train", "val")]
+    case = Case(composed(["algorithm=cl_egrsd", f"{ENGINE_GPUS}=1", *words, *args.overrides]), gpu_gib=0.0)
+    egrsd = validation.validate(case.config)
+    reward = case.config.reward.custom_reward_function.path
+    if reward != OUR_REWARD:
+        raise ValueError(f"reward.custom_reward_function.path={reward} is not asked here; drop it, for our checker.")
+    case.load_model()
+    case.load_rows()
+    if case.rows.kind.known_in_step:
+        raise ValueError(
+            f"algorithm.egrsd.privilege={egrsd.privilege} shows what a training step knows alone; name another."
+        )
+    return case, egrsd
+
+
 def _responses(case: Case, prompts: Sequence[list[int]], *, dtype: str, seed: int) -> list[list[int]]:
     """One of each prompt, sampled as a run would, in the order of the prompts."""
     rollout = case.config.actor_rollout_ref.rollout
     path, tensor_parallel = case.config.actor_rollout_ref.model.path, rollout.tensor_model_parallel_size
+    visible = len(visible_devices())
+    if tensor_parallel > visible:
+        raise ValueError(
+            f"{ENGINE_GPUS}={tensor_parallel} needs {tensor_parallel} GPUs for one engine; {visible} visible."
+        )
     loading = Loading(path, None, 0, dtype, seed, tensor_parallel)
     sampling = Sampling(rollout.temperature, rollout.top_p, max(0, rollout.top_k), case.config.data.max_response_length)
     requests = [Request(number, list(ids), seed + number) for number, ids in enumerate(prompts)]
@@ -129,8 +150,7 @@ def _batch(case: Case, rows: Sequence[dict], prompts: Any, privileged: Any, resp
         **scores,
     }
     data = TensorDict({name: nested(column) for name, column in columns.items()}, batch_size=len(ids))
-    data["uid"] = NonTensorStack(*(str(row["extra_info"]["index"]) for row in rows))
-    data["extra_info"] = NonTensorStack(*(row["extra_info"] for row in rows))
+    data["extra_info"] = NonTensorStack(*(row.get("extra_info") or {} for row in rows))
     data["teacher_prompt_ids"] = NonTensorStack(*map(list, privileged))
     return data
 
@@ -141,7 +161,7 @@ def _rewards(case: Case, rows: Sequence[dict], responses: Sequence[list[int]]) -
         yield float(compute_score(row["data_source"], text, row["reward_model"]["ground_truth"])["score"])
 
 
-def _table(data: TensorDict, case: Case, egrsd: Any) -> pa.Table:
+def _table(data: TensorDict, case: Case, egrsd: EgrsdConfig) -> pa.Table:
     entropy, mask = (data[name].to_padded_tensor(0) for name in ("teacher_entropy", "teacher_mask"))
     settings = {"egrsd": egrsd, "mixing": egrsd.mixing_at(1), **of_batch(egrsd, entropy, mask.bool())}
     return tokens.table(data, step=0, tokenizer=case.tokenizer, **settings)

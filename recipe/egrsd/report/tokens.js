@@ -11,6 +11,7 @@
   };
   const logRatio = (r, t) => minus(r.teacher_log_probs[t], r.student_log_probs[t]);
   const minus = (a, b) => (a === null || b === null ? null : a - b);
+  const kind = (r, t) => (!r.mask[t] ? "not sampled, not trained on" : r.teacher_mask[t] ? r.kind[t] : "no teacher's score");
   const at = (values, t) => (values === null ? null : values[t]);  // a weight of the user's own may lack gate and ratio weight
 
   // value(response, t) is shown; shade maps it to -1 (orange) ... 0 (nothing) ... 1 (blue); the scale has these ends, so named.
@@ -83,7 +84,7 @@
     const response = current();
     const span = make("span", { textContent: text.replaceAll("\n", "⏎\n") || "·" });
     span.dataset.t = t;
-    span.className = response.mask[t] ? response.kind[t] : "unread";
+    span.className = !response.mask[t] ? "unread" : response.teacher_mask[t] ? response.kind[t] : "unscored";
     return span;
   }
 
@@ -91,7 +92,7 @@
     const response = current(), mode = MODES[view.mode];
     [...byId("text").children].forEach((span, t) => {
       const value = mode.value(response, t);
-      span.style.backgroundColor = response.mask[t] && value !== null ? color(mode.shade(value, response)) : "";
+      span.style.backgroundColor = response.teacher_mask[t] && value !== null ? color(mode.shade(value, response)) : "";
     });
     const stops = [0, 0.25, 0.5, 0.75, 1].map((x) => color(mode.from + x * (mode.to - mode.from)) || "transparent");
     byId("scale").style.background = `linear-gradient(to right, ${stops.join(", ")})`;
@@ -109,7 +110,7 @@
     const n = (value, digits = 4) => (value === null ? "–" : value.toFixed(digits));
     const rows = [
       ["position", `${t + 1} of ${response.tokens.length}`], ["token id", `${response.token_ids[t]}`],
-      ["kind", response.mask[t] ? response.kind[t] : "not sampled, not trained on"],
+      ["kind", kind(response, t)],
       ["log p_S, student", n(response.student_log_probs[t])], ["log p_T, teacher", n(response.teacher_log_probs[t])],
       ["log ratio", n(logRatio(response, t))], ["teacher's entropy, nats", n(response.teacher_entropy[t])],
       ["with lookahead", n(response.lookahead_entropy[t])], ["entropy scale", n(response.entropy_scale)],

@@ -11,8 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from tensordict import TensorDict
 from torch import Tensor
 
@@ -28,6 +30,8 @@ FIELDS = (
     "teacher_log_probs", "teacher_entropy", "advantages",
 )  # fmt: skip
 """What is read from TransferQueue of every run."""
+OF_TEACHER = ("teacher_log_probs", CONTRAST, "teacher_entropy", "lookahead_entropy", "kind")
+"""Columns that are null where no teacher has scored the token, whatever fills its place in the batch."""
 UNFINISHED_CHARACTER, CHARACTER_BYTES = "\ufffd", 4
 
 
@@ -63,7 +67,8 @@ def table(
     """One row for each response, one list entry for each of its tokens; the settings travel as metadata.
 
     The student's log-probs are those of the policy before the step's update: what the loss sees, too, as long as a
-    batch is trained on once. A run with a divergence has no weights, so that its columns gate ... token_weight are 1.
+    batch is trained on once. A run with a divergence has no weights, so that its columns gate ... token_weight are 1,
+    as those of a token that no teacher has scored.
 
     Args:
         data: the samples, with what ``fields`` names and ``student_log_probs``.
@@ -84,58 +89,70 @@ def table(
         "tokens": [token_strings(tokenizer, ids) for ids in responses],
         "token_ids": responses,
     }
-    for name, values in _per_token(data, egrsd, entropy_scale, scalars).items():
-        absent = pa.nulls(len(responses), pa.list_(pa.float32()))
-        rows[name] = (
-            absent if values is None else [row[: len(ids)].numpy() for row, ids in zip(values, responses, strict=True)]
-        )
-    rows["kind"] = [[KINDS[kind] for kind in kinds] for kinds in rows["kind"]]
-    return pa.table(rows).replace_schema_metadata({"egrsd": json.dumps(asdict(egrsd))})
+    taught = data["teacher_mask"].to_padded_tensor(0).bool()
+    columns = _per_token(data, taught, egrsd, entropy_scale, scalars)
+    return pa.table(rows | _listed(columns, taught, [*map(len, responses)])).replace_schema_metadata(
+        {"egrsd": json.dumps(asdict(egrsd))}
+    )
+
+
+def _listed(columns: dict[str, Tensor | None], taught: Tensor, lengths: Sequence[int]) -> dict[str, pa.Array]:
+    """(B, T) -> lists of these lengths: null for what the run does not have, and in them where OF_TEACHER says so."""
+    offsets = pa.array(np.cumsum([0, *lengths]), pa.int32())
+    real, found = torch.arange(taught.size(1)) < torch.tensor(lengths)[:, None], {}
+    for name, values in columns.items():
+        if values is None:
+            found[name] = pa.nulls(len(lengths), pa.list_(pa.float32()))
+            continue
+        flat = values[real].numpy()
+        flat = np.array(KINDS)[flat] if name == "kind" else flat
+        unscored = ~taught[real].numpy() if name in OF_TEACHER else None
+        found[name] = pa.ListArray.from_arrays(offsets, pa.array(flat, mask=unscored))
+    return found
 
 
 def _per_token(
-    data: TensorDict, egrsd: EgrsdConfig, entropy_scale: float, scalars: dict[str, float]
+    data: TensorDict, taught: Tensor, egrsd: EgrsdConfig, entropy_scale: float, scalars: dict[str, float]
 ) -> dict[str, Tensor | None]:
-    """Each (B, T), by the functions that the loss calls; None for what the run's weight does not have."""
-    mask = data["response_mask"].to_padded_tensor(0).bool()
+    """Each (B, T), as taught is, by the functions that the loss calls; None for what the run's weight does not have."""
     student, teacher, entropy, advantages = (
         data[name].to_padded_tensor(0.0)
         for name in ("student_log_probs", "teacher_log_probs", "teacher_entropy", "advantages")
     )
-    taught = data["teacher_mask"].to_padded_tensor(0).bool()
     contrast = data[CONTRAST].to_padded_tensor(0.0) if egrsd.contrasts else None
     scalars = {"entropy_scale": entropy_scale, **scalars}
     weights = weigh(egrsd, student, teacher, entropy, advantages, taught, contrast_log_probs=contrast, **scalars)
     return {
-        "mask": mask,
+        "mask": data["response_mask"].to_padded_tensor(0).bool(),
+        "teacher_mask": taught,
         "student_log_probs": student,
         "teacher_log_probs": teacher,
         CONTRAST: contrast,
         "teacher_entropy": entropy,
-        "lookahead_entropy": lookahead_entropy(entropy, mask, window=egrsd.window),
+        "lookahead_entropy": lookahead_entropy(entropy, taught, window=egrsd.window),
         "gate": weights.gate,
         "gate_without_lookahead": weights.gate_without_lookahead,
         "ratio_weight": weights.ratio,
         "token_weight": weights.token,
         "added": weights.added,
         "advantage": advantages,
-        "kind": token_kinds(entropy, mask, entropy_scale=entropy_scale, window=egrsd.window or MARKING_WINDOW),
+        "kind": token_kinds(entropy, taught, entropy_scale=entropy_scale, window=egrsd.window or MARKING_WINDOW),
     }
 
 
-def token_kinds(entropy: Tensor, response_mask: Tensor, *, entropy_scale: float, window: int) -> Tensor:
+def token_kinds(entropy: Tensor, teacher_mask: Tensor, *, entropy_scale: float, window: int) -> Tensor:
     """The kinds of kinds.py by the bounds of the paper's figure A5.
 
     Args:
         entropy: (B, T) teacher entropy, nats.
-        response_mask: (B, T) bool.
+        teacher_mask: (B, T) bool, True: a sampled token that has a teacher.
         entropy_scale: nats.
         window: tokens.
 
     Returns:
         (B, T) int64, indices of KINDS.
     """
-    ahead = lookahead_entropy(entropy, response_mask, window=window)
+    ahead = lookahead_entropy(entropy, teacher_mask, window=window)
     return kinds_of(entropy / entropy_scale, ahead / entropy_scale, high=HIGH, low=LOW)
 
 
