@@ -98,7 +98,7 @@ def _pulled(
     pull = egrsd.pull
     groups, numbers = zip(*(rollout_of(key)[:2] for key in batch.keys), strict=True)
     masks = [row * real for row, real in zip(data["response_mask"].unbind(), batches.is_real(batch), strict=True)]
-    correct = correct_rows(data)
+    correct = correct_rows(batch.keys, data)
     coefficient = pull.coefficient_at(step)
     has_teacher = [has and coefficient > 0 and bool(mask.any()) for has, mask in zip(has_teacher, masks, strict=True)]
     rows = pulled_rows(groups, numbers, correct, [*map(len, masks)], has_teacher, rows=pull.rows)
