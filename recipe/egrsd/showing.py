@@ -14,7 +14,7 @@ from recipe.egrsd.config.schema import FEEDBACK_PRIVILEGES, PEER_PRIVILEGES, Egr
 from recipe.egrsd.privilege import feedback
 from recipe.egrsd.privilege.contrasts import boxed_ids, wrong_answers, wrong_peers
 from recipe.egrsd.privilege.guides import BARE, SOLUTION, guides
-from recipe.egrsd.privilege.peers import chosen_peers, shown_ids, spliced
+from recipe.egrsd.privilege.peers import CHOICE_OF_PEERS, chosen_peers, shown_ids, spliced
 from recipe.egrsd.privilege.rows import last_rows, teacher_prompts
 from recipe.egrsd.teacher.readings import Reading
 
@@ -96,7 +96,7 @@ def _peers(
     keys: Sequence[str], data: TensorDict, problems: list[list[int]], shown: Ids, egrsd: EgrsdConfig, *, seed: str
 ) -> Ids:
     """For each row the response that its teacher is shown; without one None, or no token beside the answer."""
-    knobs = {"wanted": egrsd.privilege != "peer_wrong", "rule": egrsd.teacher.peer, "seed": seed}
+    knobs = {"wanted": CHOICE_OF_PEERS[egrsd.privilege], "rule": egrsd.teacher.peer, "seed": seed}
     peers = chosen_peers(keys, problems, correct_rows(keys, data), shown, **knobs)
     nobody: list[int] | None = [] if egrsd.privilege == "answer_and_peer" else None
     return [nobody if peer is None else shown[peer] for peer in peers]
