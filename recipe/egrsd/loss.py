@@ -18,12 +18,12 @@ from recipe.egrsd.config.schema import EgrsdConfig
 from recipe.egrsd.method.divergence import CLIPPED
 from recipe.egrsd.method.evidence import evidence_of
 from recipe.egrsd.method.pull import propagation
-from recipe.egrsd.token_weight import CONTRAST, weigh
+from recipe.egrsd.token_weight import CONTRAST, SHARES, weigh
 from recipe.egrsd.watch.sums import pull_sums, student_sums, teacher_sums, weight_metrics
 
 SUM_PREFIX = "egrsd_sum/"
 SCALARS = ("entropy_scale", "gate_mean", "mixing")
-"""What every micro-batch is told of the whole batch and the step; with a teacher that contrasts modulated_frac, too."""
+"""What every micro-batch is told of the whole batch and the step; with a teacher that contrasts SHARES, too."""
 ROLLOUT_DISTANCE_MEAN, ROLLOUT_DISTANCE_MAX = "rollout_probs_diff_mean", "rollout_probs_diff_max"
 """verl's names under training/ for what it computes from its old_log_prob pass (utils/debug/metrics.py:63)."""
 
@@ -50,7 +50,7 @@ def egrsd_loss(
     advantages, teacher, entropy = (
         data[field].to_padded_tensor(0.0) for field in ("advantages", "teacher_log_probs", "teacher_entropy")
     )
-    scalars = {name: data[f"egrsd_{name}"] for name in (*SCALARS, *["modulated_frac"] * egrsd.contrasts)}
+    scalars = {name: data[f"egrsd_{name}"] for name in (*SCALARS, *(SHARES if egrsd.contrasts else ()))}
     contrast = data[CONTRAST].to_padded_tensor(0.0) if egrsd.contrasts else None
     weights = weigh(egrsd, student, teacher, entropy, advantages, taught, contrast_log_probs=contrast, **scalars)
     weighted = advantages * weights.token

@@ -14,8 +14,8 @@ from recipe.egrsd.config.schema import FEEDBACK_PRIVILEGES, PEER_PRIVILEGES, Egr
 from recipe.egrsd.privilege import feedback
 from recipe.egrsd.privilege.contrasts import boxed_ids, wrong_answers, wrong_peers
 from recipe.egrsd.privilege.guides import BARE, SOLUTION, guides
-from recipe.egrsd.privilege.peers import chosen_peers, shown_ids, spliced
-from recipe.egrsd.privilege.rows import teacher_prompts
+from recipe.egrsd.privilege.peers import CHOICE_OF_PEERS, chosen_peers, shown_ids, spliced
+from recipe.egrsd.privilege.rows import last_rows, teacher_prompts
 from recipe.egrsd.teacher.readings import Reading
 
 Ids = Sequence[list[int] | None]
@@ -56,9 +56,9 @@ def readings_of(
     return found, metrics
 
 
-def correct_rows(data: TensorDict) -> list[bool]:
-    """Whether each response earned something."""
-    return (data["rm_scores"].to_padded_tensor(0.0).sum(-1) > 0).tolist()
+def correct_rows(keys: Sequence[str], data: TensorDict) -> list[bool]:
+    """Whether each response's rollout earned something, which its last row says."""
+    return (data["rm_scores"].to_padded_tensor(0.0).sum(-1) > 0)[last_rows(keys)].tolist()
 
 
 def _once(frames: Ids, fillings: Ids) -> list[list[Reading]]:
@@ -88,7 +88,7 @@ def _beside_peers(
     if egrsd.privilege != "peer_contrast":
         return _once(frames, peers), peers
     knobs = {"most": egrsd.contrast.wrong_guides, "seed": seed}
-    wrong = wrong_peers(keys, problems, correct_rows(data), shown, **knobs)
+    wrong = wrong_peers(keys, problems, correct_rows(keys, data), shown, **knobs)
     return _both_sides(frames, peers, [[shown[peer] for peer in of_row] for of_row in wrong]), None
 
 
@@ -96,8 +96,8 @@ def _peers(
     keys: Sequence[str], data: TensorDict, problems: list[list[int]], shown: Ids, egrsd: EgrsdConfig, *, seed: str
 ) -> Ids:
     """For each row the response that its teacher is shown; without one None, or no token beside the answer."""
-    knobs = {"wanted": egrsd.privilege != "peer_wrong", "rule": egrsd.teacher.peer, "seed": seed}
-    peers = chosen_peers(keys, problems, correct_rows(data), shown, **knobs)
+    knobs = {"wanted": CHOICE_OF_PEERS[egrsd.privilege], "rule": egrsd.teacher.peer, "seed": seed}
+    peers = chosen_peers(keys, problems, correct_rows(keys, data), shown, **knobs)
     nobody: list[int] | None = [] if egrsd.privilege == "answer_and_peer" else None
     return [nobody if peer is None else shown[peer] for peer in peers]
 
@@ -121,7 +121,7 @@ def _wrong_answers(
         None if frame is None else boxed_ids(tokenizer, ids.tolist(), room=limit - len(frame) + 1)
         for frame, ids in zip(frames, data["responses"].unbind(), strict=True)
     ]
-    found = wrong_answers(keys, correct_rows(data), answers, [ids or [] for ids in right])
+    found = wrong_answers(keys, correct_rows(keys, data), answers, [ids or [] for ids in right])
     return [[] if ids is None else [ids] for ids in found]
 
 
@@ -131,7 +131,7 @@ def _guided(
     """Each response is read on the student's own prompt, and once beside each of its guides."""
     solutions = [*map(list, data["teacher_solution_ids"])]
     knobs = {"strength": egrsd.steering.strength_at(step), "own_response": egrsd.steering.own_response}
-    found = guides(keys, correct_rows(data), shown, [*map(bool, solutions)], **knobs)
+    found = guides(keys, correct_rows(keys, data), shown, [*map(bool, solutions)], **knobs)
     texts = {row: ids for row, ids in enumerate(shown) if ids is not None}
     readings = []
     for frame, bare, solution, of_row in zip(frames, problems, solutions, found, strict=True):

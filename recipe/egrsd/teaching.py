@@ -69,19 +69,19 @@ def score(
             [row[: len(row) // len(r) * n] for row, r, n in zip(hidden, responses, pulled, strict=True)]
         )
     batches.write(batch, **columns)
-    told, of_teacher = _told(egrsd, columns, readings)
+    told, of_teacher = _told(egrsd, columns, readings, num_tokens=int(data["response_mask"].values().sum()))
     return told, metrics | of_teacher
 
 
 def _told(
-    egrsd: EgrsdConfig, columns: dict[str, Tensor], readings: Sequence[Sequence[Reading]]
+    egrsd: EgrsdConfig, columns: dict[str, Tensor], readings: Sequence[Sequence[Reading]], *, num_tokens: int
 ) -> tuple[dict[str, float], dict[str, float]]:
     """What a token weight is told of the batch, and what is logged of it."""
     entropy, taught = (columns[name].to_padded_tensor(0) for name in ("teacher_entropy", "teacher_mask"))
     sides = None
     if egrsd.contrasts:
         sides = columns["teacher_log_probs"].to_padded_tensor(0.0), columns[CONTRAST].to_padded_tensor(0.0)
-    told = of_batch(egrsd, entropy, taught.bool(), sides)
+    told = of_batch(egrsd, entropy, taught.bool(), sides, num_tokens=num_tokens)
     lengths = torch.tensor([len(reading.prompt) for of_row in readings for reading in of_row if reading.coefficient])
     return told, teacher_metrics(entropy, taught.bool(), told["entropy_scale"], lengths)
 
@@ -98,7 +98,7 @@ def _pulled(
     pull = egrsd.pull
     groups, numbers = zip(*(rollout_of(key)[:2] for key in batch.keys), strict=True)
     masks = [row * real for row, real in zip(data["response_mask"].unbind(), batches.is_real(batch), strict=True)]
-    correct = correct_rows(data)
+    correct = correct_rows(batch.keys, data)
     coefficient = pull.coefficient_at(step)
     has_teacher = [has and coefficient > 0 and bool(mask.any()) for has, mask in zip(has_teacher, masks, strict=True)]
     rows = pulled_rows(groups, numbers, correct, [*map(len, masks)], has_teacher, rows=pull.rows)

@@ -41,7 +41,8 @@ def test_the_presets_are_valid():
     ssopd, oasis = (validation.validate(composed(algorithm=name)) for name in ("ssopd", "oasis"))
     assert (ssopd.pull.coefficient, ssopd.pull.tokens, ssopd.pull.rows) == (0.5, 1024, "longest_wrong")
     assert ssopd.rewards_count and ssopd.pulls and not ssopd.weighs and ssopd.privilege == "peer_correct"
-    assert (oasis.pull.rows, oasis.privilege, oasis.rewards_count) == ("shortest_correct", "peer_wrong", False)
+    assert (oasis.pull.rows, oasis.privilege, oasis.rewards_count) == ("shortest_correct", "peer_wrong_first", False)
+    assert oasis.teacher.peer == "shortest" and not oasis.compares_within_groups  # all-right groups are pulled, too
     ogls = validation.validate(composed(algorithm="ogls_sd"))
     assert (ogls.divergence, ogls.divergence_clip, ogls.divergence_clip_low) == ("reverse_kl", 0.05, -0.05)
     assert (ogls.pull.rows, ogls.pull.tokens, ogls.pull.weighting) == ("wrong", 1024, "token_mean")

@@ -65,10 +65,14 @@ def check_rlcsd(weight: Callable[..., TokenWeights], frac: Callable[..., float] 
         [-0.091922, -1.2, -1.003431, 0.0],
         [0.0, 0.0, 0.0, 0.0],
     ]
-    found = trained(weight, advantages, gap, modulated_frac=share, **RLCSD)
+    found = trained(weight, advantages, gap, modulated_frac=share, taught_frac=1.0, **RLCSD)
     torch.testing.assert_close(found, torch.tensor(expected), atol=5e-6, rtol=0)
     # The published loss: mean over modulated tokens + mean over the others, (1.431059 + .747426 + 1.693307) / 3 + 1.2.
     assert found[0].mean().item() == pytest.approx(2.490597, abs=5e-6)
+    # Beside a row without a teacher, and without an advantage, it is the same.
+    beside = torch.stack([gap[0], 0 * gap[0]]), torch.stack([advantages[0], advantages[3]])
+    found = trained(weight, *beside[::-1], modulated_frac=share, taught_frac=0.5, **RLCSD)
+    assert found.mean().item() == pytest.approx(2.490597, abs=5e-6)
 
 
 def test_the_published_numbers_of_sipo():
@@ -186,7 +190,7 @@ def test_a_sign_is_never_turned_and_a_term_is_bounded(tokens, strength, scale, t
         torch.full_like(gap, RIGHT), RIGHT - gap, torch.ones_like(gap, dtype=torch.bool),
         strength=strength, scale=scale, threshold=threshold,
     )  # fmt: skip
-    knobs |= {"contrast_threshold": threshold, "modulated_frac": share}
+    knobs |= {"contrast_threshold": threshold, "modulated_frac": share, "taught_frac": 1.0}
     rlcsd = trained(tanh_evidence, advantages, gap, **knobs)
     for found in (sipo, rlcsd):
         assert found.isfinite().all() and (found * advantages >= 0).all()
@@ -206,7 +210,7 @@ def test_the_token_mean_is_the_sum_of_two_means(tokens, scale):
     contrast = right - gap
     share = modulated_frac(right, contrast, mask, **knobs)
     weights = tanh_evidence(
-        gap, right, gap, advantages, mask, contrast_log_probs=contrast, modulated_frac=share,
+        gap, right, gap, advantages, mask, contrast_log_probs=contrast, modulated_frac=share, taught_frac=1.0,
         **{f"contrast_{name}": value for name, value in knobs.items()},
     )  # fmt: skip
     groups = {True: [], False: []}
@@ -225,7 +229,7 @@ def test_strength_0_changes_nothing():
     gap, advantages = torch.randn(3, 5), torch.randn(3, 5)
     for weight, knobs in (
         (clipped_evidence, SIPO | {"contrast_strength": 0.0}),
-        (tanh_evidence, RLCSD | {"contrast_strength": 0.0, "modulated_frac": 0.0}),
+        (tanh_evidence, RLCSD | {"contrast_strength": 0.0, "modulated_frac": 0.0, "taught_frac": 1.0}),
     ):
         assert torch.equal(trained(weight, advantages, gap, **knobs), advantages)
 
@@ -233,7 +237,10 @@ def test_strength_0_changes_nothing():
 def test_no_gradient_flows_and_no_other_type_is_taken():
     right, contrast, advantages = (torch.randn(2, 3, requires_grad=True) for _ in range(3))
     mask = torch.ones(2, 3, dtype=torch.bool)
-    for weight, knobs in ((clipped_evidence, SIPO), (tanh_evidence, RLCSD | {"modulated_frac": 0.5})):
+    for weight, knobs in (
+        (clipped_evidence, SIPO),
+        (tanh_evidence, RLCSD | {"modulated_frac": 0.5, "taught_frac": 1.0}),
+    ):
         found = weight(right, right, right, advantages, mask, contrast_log_probs=contrast, **knobs)
         assert not found.token.requires_grad and not found.added.requires_grad
         with pytest.raises(TypeError, match=r"contrast_log_probs is torch\.bfloat16"):

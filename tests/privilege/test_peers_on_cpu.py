@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from recipe.egrsd.privilege.peers import chosen_peers, shown_ids, spliced
+from recipe.egrsd.privilege.peers import CHOICE_OF_PEERS, chosen_peers, shown_ids, spliced
 from recipe.egrsd.privilege.prompts import SLOT
 
 EOS, EOT = 90, 91
 RULES = ("shortest", "longest", "random")
 
 
-def peers(correct, lengths, *, wanted=True, rule="shortest", seed="1 1", keys=None, shown=None):
+def peers(correct, lengths, *, wanted=(True,), rule="shortest", seed="1 1", keys=None, shown=None):
     """One group, unless keys say otherwise."""
     count = len(correct)
     keys = keys or [f"u_x_{row}_0" for row in range(count)]
@@ -30,9 +30,20 @@ def test_a_group_by_hand():
     assert peers(correct, lengths) == [2, 2, 0, 2, 2, 2, 2, 2]
     assert peers(correct, lengths, rule="longest") == [6, 6, 6, 6, 6, 6, 0, 6]
     # Wrong ones: rows 1, 3, 4, 5, 7. Of the two longest the first rollout is taken, but never itself.
-    assert peers(correct, lengths, wanted=False, rule="longest") == [3, 3, 3, 5, 3, 3, 3, 3]
+    assert peers(correct, lengths, wanted=[False], rule="longest") == [3, 3, 3, 5, 3, 3, 3, 3]
     assert peers([1, 0, 0], [3, 3, 3]) == [None, 0, 0]
-    assert peers([0, 0], [3, 3]) == [None, None] and peers([1, 1], [3, 3], wanted=False) == [None, None]
+    assert peers([0, 0], [3, 3]) == [None, None] and peers([1, 1], [3, 3], wanted=[False]) == [None, None]
+
+
+def test_a_right_one_stands_in_for_a_wrong_one():
+    """OASIS's context (eq. 7): the shortest wrong one, however short a right one is; among right ones alone the
+    shortest other one. The only wrong one is shown a right one, for itself it is none."""
+    knobs = {"wanted": CHOICE_OF_PEERS["peer_wrong_first"]}
+    assert peers([1, 0, 1, 0], [1, 9, 2, 8], **knobs) == [3, 3, 3, 1]
+    assert peers([1, 1, 1], [5, 3, 4], **knobs) == [1, 2, 1]
+    assert peers([1, 0], [5, 3], **knobs) == [1, 0] and peers([1], [5], **knobs) == [None]
+    keys = ["a_0_0", "a_1_0", "b_0_0", "b_1_0"]
+    assert peers([1, 1, 1, 0], [5, 3, 4, 9], keys=keys, **knobs) == [1, 0, 3, 2]
 
 
 groups = st.lists(
@@ -41,7 +52,7 @@ groups = st.lists(
 
 
 @examples(max_examples=300, deadline=None)
-@given(groups, st.sampled_from(RULES), st.booleans(), st.randoms(use_true_random=False))
+@given(groups, st.sampled_from(RULES), st.sampled_from([*CHOICE_OF_PEERS.values()]), st.randoms(use_true_random=False))
 def test_it_is_the_rule_whatever_the_order_of_the_batch(rows, rule, wanted, shuffled):
     """Against loops over the definition, and again with the rows in another order, as balancing leaves them."""
     keys = [f"{group}_{sum(g == group for g, _, _ in rows[:i])}_0" for i, (group, _, _) in enumerate(rows)]
@@ -49,7 +60,9 @@ def test_it_is_the_rule_whatever_the_order_of_the_batch(rows, rule, wanted, shuf
     knobs = {"wanted": wanted, "rule": rule}
     found = peers(correct, None, keys=keys, shown=shown, **knobs)
     for row, (group, _, _) in enumerate(rows):
-        allowed = [i for i, (g, right, n) in enumerate(rows) if g == group and right == wanted and n and i != row]
+        others = [i for i, (g, _, n) in enumerate(rows) if g == group and n and i != row]
+        kinds = [[i for i in others if rows[i][1] == right] for right in wanted]
+        allowed = next(filter(None, kinds), [])
         best = {"shortest": min, "longest": max}.get(rule)
         if best and allowed:
             allowed = [i for i in allowed if rows[i][2] == best(rows[j][2] for j in allowed)][:1]

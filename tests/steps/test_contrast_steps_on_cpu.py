@@ -137,16 +137,18 @@ def test_the_loss_trains_on_the_formula(privilege, split, batch):
     strength, scale, threshold = (getattr(ours.egrsd.contrast, name) for name in ("strength", "scale", "threshold"))
     terms = {key: [strength * math.tanh(e / scale) for e in values] for key, values in evidence.items()}
     counted = [abs(term) > threshold for values in terms.values() for term in values]
-    share = sum(counted) / len(counted)
+    share, taught = sum(counted) / len(counted), len(counted) / tokens
     expected = {key: [score - 0.5] * len(response) for key, (score, response) in ROLLOUTS.items()}
     for key, values in evidence.items():
         a = ROLLOUTS[key][0] - 0.5
         if privilege == "answer_contrast":
             expected[key] = [a + strength * max(-scale, min(scale, e)) for e in values]
             continue
-        assert 0 < share < 1
+        assert 0 < share < 1 and 0 < taught < 1
         expected[key] = [
-            (max(0.0, a + term) if a > 0 else min(0.0, a + term)) / share if abs(term) > threshold else a / (1 - share)
+            (max(0.0, a + term) if a > 0 else min(0.0, a + term)) / (share * taught)
+            if abs(term) > threshold
+            else a / ((1 - share) * taught)
             for term in terms[key]
         ]
     for key, values in expected.items():
@@ -168,4 +170,4 @@ def test_a_batch_without_both_sides_asks_no_teacher(privilege, batch):
     assert not hasattr(ours.teacher.workers, "rows")
     assert metrics["egrsd/no_peer_frac"] == 1.0
     assert not any(any(values) for values in columns(batch, "contrast_log_probs")["contrast_log_probs"].values())
-    assert ours.of_batch["modulated_frac"] == 0
+    assert ours.of_batch["modulated_frac"] == ours.of_batch["taught_frac"] == 0

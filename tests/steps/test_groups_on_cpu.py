@@ -146,6 +146,24 @@ def test_the_frontier_counts_rollouts_once(trainer, batch):
     assert totals == pytest.approx({key: expected.get(key, 0.0) for key in totals}, abs=1e-6)
 
 
+@pytest.mark.parametrize("last", [0.0, 1.0])
+@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (2, 0, 1)])
+def test_a_rollout_is_as_right_as_its_last_row(order, last):
+    """verl's colocated reward model scores each row by itself: those of b_1 differ. b_0 is wrong. In any order of the
+    rows p = 1/2 if the last one earned something, and the problem's weight is 4p(1-p) = 1; else p = 0."""
+    keys, scores, shared = ["b_0_0", "b_1_0", "b_1_1"], [0.0, 1 - last, last], torch.ones(2)
+    keys, scores = ([values[i] for i in order] for values in (keys, scores))
+    batch = KVBatchMeta(keys=keys, tags=[{}] * 3, partition_id="train")
+    data = {"response_mask": jagged([shared.long()] * 3), "rm_scores": jagged([score * shared for score in scores])}
+    pull = PullConfig(**(EVERYWHERE | {"rows": "wrong", "weighting": "frontier"}))
+    off = {"gamma": 0.0, "window": 0, "clip_range": 0.0, "length_bonus": 0.0}
+    egrsd, config = settings(divergence="forward_kl", pull=pull, **off), composed()
+    knobs = {"step": 1, "has_teacher": [True] * 3}
+    weights, _ = teaching._pulled(batch, TensorDict(data, [3]), egrsd, config, **knobs)
+    totals = {key: weight.sum().item() for key, weight in zip(keys, weights, strict=True)}
+    assert totals == pytest.approx({"b_0_0": last, "b_1_0": 0.0, "b_1_1": 0.0}, abs=1e-6)
+
+
 @pytest.mark.parametrize("mini_batch", [2, 4])
 def test_a_batch_of_several_updates_has_its_student_scored_first(mini_batch, trainer, batch, monkeypatch):
     """Eight rows for four rollouts: with 2 prompts a mini-batch, of 2 rollouts each, they fill two, and the second

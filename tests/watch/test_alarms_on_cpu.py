@@ -146,7 +146,7 @@ SILENT = {
     "egrsd_mean_gate": {"no mixed problem"},
     "rlsd": {"gate at its floor"},
     "ssopd": {"gate at its floor", "ratio clip saturated"},
-    "oasis": {"gate at its floor", "ratio clip saturated"},  # what is pulled goes by rewards
+    "oasis": {"gate at its floor", "ratio clip saturated", "no mixed problem"},  # what is pulled goes by rewards
     "dash": {"gate at its floor", "ratio clip saturated", "no mixed problem", *REWARDS},
     "hsd": {"gate at its floor", "ratio clip saturated", "no mixed problem", *REWARDS},
     "ogls_sd": {"gate at its floor", "ratio clip saturated", "no mixed problem"},  # a solution is a right guide, too
@@ -211,7 +211,8 @@ def test_mixed_problems_by_hand():
         ({"advantage": "grpo"}, True),
         ({"advantage": "rloo"}, True),
         ({"preset": "opsd", "advantage": "grpo"}, False),  # no reward is used
-        ({"preset": "oasis"}, True),
+        ({"preset": "oasis"}, False),  # where all are right, a right one is shown
+        ({"preset": "oasis", "privilege": "peer_wrong"}, True),
         ({"preset": "oasis", "privilege": "peer_correct"}, False),  # right responses may show one another
         ({"preset": "ssopd", "advantage": "running"}, True),
     ],

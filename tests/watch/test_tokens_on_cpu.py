@@ -113,7 +113,8 @@ def test_what_a_contrast_adds_has_a_column(tmp_path, tokenizer):
     wrong = rows(seed=1)["teacher_log_probs"]
     data["contrast_log_probs"] = jagged(wrong)
     assert set(tokens.fields(egrsd)) == {*tokens.FIELDS, "contrast_log_probs"}
-    scalars = {"entropy_scale": SCALE, "gate_mean": GATE_MEAN, "mixing": 1.0, "modulated_frac": 0.5}
+    shares = {"modulated_frac": 0.5, "taught_frac": 1.0}
+    scalars = {"entropy_scale": SCALE, "gate_mean": GATE_MEAN, "mixing": 1.0, **shares}
     path = tokens.save(tmp_path, data, step=3, tokenizer=tokenizer, egrsd=egrsd, **scalars)
     for i, row in enumerate(pq.read_table(path).to_pylist()):
         sides = samples["teacher_log_probs"][i].tolist(), wrong[i].tolist(), row["mask"]

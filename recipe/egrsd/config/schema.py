@@ -18,7 +18,7 @@ DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
 WEIGHT_KNOBS = ("clip_range", "window", "gamma", "floor", "gate")
 GATES = ("token", "mean")
 TOKEN_WEIGHT = "recipe.egrsd.method.weights:token_weights"  # egrsd.yaml's own value
-PEER_PRIVILEGES = ("peer_correct", "peer_wrong", "answer_and_peer", "peers", "peer_contrast")
+PEER_PRIVILEGES = ("peer_correct", "peer_wrong", "peer_wrong_first", "answer_and_peer", "peers", "peer_contrast")
 FEEDBACK_PRIVILEGES = ("feedback", "feedback_shuffled")
 PRIVILEGES = (
     *("solution", "answer_only", "shuffled", "wrong", "other_problem", "crosslingual", "concise", "none"),

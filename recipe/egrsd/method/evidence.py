@@ -40,11 +40,13 @@ def tanh_evidence(
     contrast_scale: float,
     contrast_threshold: float,
     modulated_frac: float,
+    taught_frac: float,
 ) -> TokenWeights:
     """RLCSD: advantage + strength * tanh(evidence / scale), its sign kept, where that term exceeds the threshold.
 
-    The published loss is the mean over modulated tokens plus the mean over all others. A token mean over both is the
-    same if a token weighs 1 over the share of its kind, which is what ``token`` holds.
+    The published loss is the mean over modulated tokens plus the mean over all others that have a teacher. A mean over
+    all tokens of the batch is the same if a token weighs 1 over the share of its kind in it, which is what ``token``
+    holds.
 
     Args:
         student_log_probs, teacher_entropy, teacher_mask: not read.
@@ -52,10 +54,12 @@ def tanh_evidence(
         advantages: (B, T); nothing is added where it is 0.
         contrast_strength, contrast_scale, contrast_threshold: lambda; tau, nats; delta.
         modulated_frac: the batch's, of the function of that name.
+        taught_frac: share of the batch's tokens that have a teacher.
     """
     knobs = {"strength": contrast_strength, "scale": contrast_scale, "threshold": contrast_threshold}
     added = _modulation(evidence_of(teacher_log_probs, contrast_log_probs, advantages), **knobs)
     share = torch.where(added != 0, modulated_frac, 1 - modulated_frac)
+    share = share * taught_frac
     weight = torch.where(share > 0, 1 / share, 1.0)  # of a kind without tokens no weight is asked
     return TokenWeights(token=weight, added=torch.where(advantages == 0, 0.0, weight * within_sign(advantages, added)))
 
@@ -69,7 +73,8 @@ def modulated_frac(
     scale: float,
     threshold: float,
 ) -> float:
-    """Share of a whole batch's tokens that tanh_evidence modulates, so that ranks and micro-batches change nothing.
+    """Share of a whole batch's taught tokens that tanh_evidence modulates, so that ranks and micro-batches change
+    nothing.
 
     Args:
         teacher_log_probs, contrast_log_probs: (B, T) nats.

@@ -1,5 +1,5 @@
 """A teacher that is shown another response to the same problem: algorithm.egrsd.privilege=peer_correct, its control
-peer_wrong, and answer_and_peer.
+peer_wrong, peer_wrong_first, and answer_and_peer.
 
 Which one is decided on the driver, from the rewards of the whole batch, so that it does not depend on ranks or
 micro-batches. It is shown as the very ids that it was sampled as: nothing is decoded and tokenised again.
@@ -11,6 +11,12 @@ from random import Random
 
 from recipe.egrsd.privilege.prompts import SLOT
 from recipe.egrsd.privilege.rows import rollout_of
+
+CHOICE_OF_PEERS = {
+    "peer_correct": (True,), "peer_wrong": (False,), "peer_wrong_first": (False, True), "answer_and_peer": (True,),
+    "peer_contrast": (True,),
+}  # fmt: skip
+"""By privilege: correct peers, wrong ones, or one kind where there is none of the other."""
 
 
 def shown_ids(response: Sequence[int], *, control_ids: set[int]) -> list[int] | None:
@@ -31,7 +37,7 @@ def chosen_peers(
     correct: Sequence[bool],
     shown: Sequence[Sequence[int] | None],
     *,
-    wanted: bool,
+    wanted: Sequence[bool],
     rule: str,
     seed: str,
 ) -> list[int | None]:
@@ -42,7 +48,7 @@ def chosen_peers(
         problems: B prompts, token ids, by which alone chance tells groups apart: the names differ from run to run.
         correct: B, whether the response earned something.
         shown: B responses as of ``shown_ids``; None: nobody's peer.
-        wanted: correct peers, or wrong ones.
+        wanted: whether a peer is correct; the first of these that any is.
         rule: shortest or longest, in tokens as shown, the first rollout of equal ones; or random.
         seed: of the run and the step.
 
@@ -52,12 +58,13 @@ def chosen_peers(
     groups = defaultdict(list)
     for row, key in enumerate(keys):
         group, number = only_row(key)
-        if shown[row] is not None and correct[row] == wanted:
-            groups[group].append((number, row))
+        if shown[row] is not None:
+            groups[group, correct[row]].append((number, row))
     found = []
     for row, key in enumerate(keys):
         group, number = only_row(key)
-        peers = [peer for _, peer in sorted(groups[group]) if peer != row]
+        kinds = ([peer for _, peer in sorted(groups[group, kind]) if peer != row] for kind in wanted)
+        peers = next(filter(None, kinds), [])
         chance = f"{seed} {list(problems[row])} {number}"
         found.append(_one_of(peers, [len(shown[peer]) for peer in peers], rule=rule, chance=chance) if peers else None)
     return found

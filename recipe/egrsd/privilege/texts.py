@@ -11,6 +11,7 @@
 | none                      | nothing: the teacher is the student, but for the thinking switch      |
 | peer_correct              | a correct response to the same problem, of the same step (peers.py)   |
 | peer_wrong                | a wrong one                                                           |
+| peer_wrong_first          | a wrong one; where there is none a correct one (OASIS)                |
 | answer_and_peer           | the final answer and a correct response; without one it alone (HSD)   |
 | feedback                  | what the reward function said of this response (feedback.py)          |
 | feedback_shuffled         | what it said of a response to another problem                         |
@@ -65,6 +66,7 @@ KINDS = {
     "none": Kind(()),
     "peer_correct": Kind(known_in_step=True),
     "peer_wrong": Kind(known_in_step=True),
+    "peer_wrong_first": Kind(known_in_step=True),
     "answer_and_peer": Kind(known_in_step=True),
     "feedback": Kind(("feedback",), "teacher_prompt_feedback.jinja", known_in_step=True),
     "feedback_shuffled": Kind(("feedback",), "teacher_prompt_feedback.jinja", known_in_step=True),

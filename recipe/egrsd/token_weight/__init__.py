@@ -35,7 +35,8 @@ INPUTS = ("student_log_probs", "teacher_log_probs", "teacher_entropy", "advantag
 SETTINGS = ("entropy_scale", "gate_mean", "mixing", *WEIGHT_KNOBS)
 """What it is given by keyword, if it names it."""
 CONTRAST = "contrast_log_probs"
-OF_CONTRAST = (CONTRAST, "contrast_strength", "contrast_scale", "contrast_threshold", "modulated_frac")
+SHARES = ("modulated_frac", "taught_frac")
+OF_CONTRAST = (CONTRAST, "contrast_strength", "contrast_scale", "contrast_threshold", *SHARES)
 """What it is given by keyword besides, if it names it, under a privilege that contrasts."""
 
 
@@ -92,15 +93,22 @@ def said(name: str) -> str:
 
 
 def of_batch(
-    egrsd: EgrsdConfig, teacher_entropy: Tensor, teacher_mask: Tensor, sides: tuple[Tensor, Tensor] | None = None
+    egrsd: EgrsdConfig,
+    teacher_entropy: Tensor,
+    teacher_mask: Tensor,
+    sides: tuple[Tensor, Tensor] | None = None,
+    *,
+    num_tokens: int = 0,
 ) -> dict[str, float]:
     """What a weight is told of the whole batch, (B, T) each of its responses: entropy_scale, nats, gate_mean, and
-    modulated_frac if there are sides, log-probs under right and under wrong guides."""
+    SHARES if there are sides, log-probs under right and under wrong guides. num_tokens counts those without a teacher,
+    too."""
     scale = entropy_scale(teacher_entropy, teacher_mask, min_nats=egrsd.min_entropy_scale)
     knobs = {"window": egrsd.window, "gamma": egrsd.gamma, "floor": egrsd.floor}
     told = {"entropy_scale": scale.item(), "gate_mean": gate_mean(teacher_entropy, teacher_mask, scale=scale, **knobs)}
     if sides is not None:
         told["modulated_frac"] = modulated_frac(*sides, teacher_mask, **egrsd.contrast.knobs)
+        told["taught_frac"] = int(teacher_mask.sum()) / max(1, num_tokens)
     return told
 
 

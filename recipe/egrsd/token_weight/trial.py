@@ -22,7 +22,8 @@ def try_out(egrsd: EgrsdConfig) -> None:
     Raises:
         Exception: whatever the function raises, or what is wrong with its weights.
     """
-    settings = {"entropy_scale": 2.5, "gate_mean": 0.8, "modulated_frac": 0.75, "mixing": egrsd.mixing_at(1)}
+    shares = {"modulated_frac": 0.75, "taught_frac": 0.5}
+    settings = {"entropy_scale": 2.5, "gate_mean": 0.8, "mixing": egrsd.mixing_at(1), **shares}
     given = made_up()
     mask = given["teacher_mask"]
     given |= {name: value.masked_fill(~mask, torch.nan) for name, value in given.items() if value is not mask}
