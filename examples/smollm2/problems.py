@@ -85,7 +85,8 @@ def write_data(folder: Path, *, seed: int, sizes: dict[str, int] = SIZES) -> Non
         rows = make_problems(split, size, seed=seed)
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     columns = [f"--{name}-column={name}" for name in ("problem", "solution", "answer")]
-    ours = ["--train", str(folder / "train.jsonl"), "--test", str(folder / "test.jsonl"), "--benchmarks", "none"]
+    files = ["--train", str(folder / "train.jsonl"), "--test", str(folder / "test.jsonl"), "--benchmarks", "none"]
+    ours = [*files, "--keep-overlap"]  # splits are disjoint, but problems of one template share too much wording
     counts = ["--validation", str(sizes["validation"]), "--instruction", INSTRUCTION]
     report = io.StringIO()
     with contextlib.redirect_stdout(report):
