@@ -44,7 +44,9 @@ def _generators() -> dict[int, Callable[[Random, float], dict[str, Any]]]:
     """
     found = find_spec("reasoning_gym")
     if found is None or found.origin is None:
-        raise ModuleNotFoundError("reasoning-gym is not installed; pip install --no-deps reasoning-gym==0.1.25")
+        raise ModuleNotFoundError(
+            f"reasoning-gym is not installed; {sys.executable} -m pip install --no-deps reasoning-gym==0.1.25"
+        )
     for name in PACKAGES:
         sys.modules[name] = types.ModuleType(name)
         sys.modules[name].__path__ = [str(Path(found.origin).parent.joinpath(*name.split(".")[1:]))]
