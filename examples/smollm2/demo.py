@@ -62,6 +62,8 @@ class Demo(demo.Demo):
         ]
 
     def _model(self) -> None:
+        if self.given and not self.model.is_dir():
+            sys.exit(f"demo: {MODEL_FOLDER}={self.model}: there is no such folder")
         if not self.given and not self.model.exists():
             try:
                 gguf = package_file()

@@ -44,7 +44,9 @@ def _generators() -> dict[int, Callable[[Random, float], dict[str, Any]]]:
     """
     found = find_spec("reasoning_gym")
     if found is None or found.origin is None:
-        raise ModuleNotFoundError("reasoning-gym is not installed; pip install --no-deps reasoning-gym==0.1.25")
+        raise ModuleNotFoundError(
+            f"reasoning-gym is not installed; {sys.executable} -m pip install --no-deps reasoning-gym==0.1.25"
+        )
     for name in PACKAGES:
         sys.modules[name] = types.ModuleType(name)
         sys.modules[name].__path__ = [str(Path(found.origin).parent.joinpath(*name.split(".")[1:]))]
@@ -85,7 +87,8 @@ def write_data(folder: Path, *, seed: int, sizes: dict[str, int] = SIZES) -> Non
         rows = make_problems(split, size, seed=seed)
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     columns = [f"--{name}-column={name}" for name in ("problem", "solution", "answer")]
-    ours = ["--train", str(folder / "train.jsonl"), "--test", str(folder / "test.jsonl"), "--benchmarks", "none"]
+    files = ["--train", str(folder / "train.jsonl"), "--test", str(folder / "test.jsonl"), "--benchmarks", "none"]
+    ours = [*files, "--keep-overlap"]  # splits are disjoint, but problems of one template share too much wording
     counts = ["--validation", str(sizes["validation"]), "--instruction", INSTRUCTION]
     report = io.StringIO()
     with contextlib.redirect_stdout(report):

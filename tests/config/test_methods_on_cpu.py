@@ -98,7 +98,7 @@ def test_the_presets_are_the_published_settings(algorithm):
     parts.check(config, egrsd)
     assert (egrsd.advantage, egrsd.teacher.kind, egrsd.teacher.sync_every) == ("grpo", "snapshot", 10)
     assert (egrsd.gamma, egrsd.clip_range, egrsd.length_bonus, config.actor_rollout_ref.rollout.n) == (0, 0, 0, 8)
-    assert egrsd.weighs and egrsd.contrasts and egrsd.compares_within_groups and not egrsd.pulls
+    assert egrsd.weighs and egrsd.contrasts and not egrsd.pulls
     knobs = {"rlcsd": (0.5, 0.02, 0.02, 4), "sipo": (0.5, 0.2, 0.0, 4)}[algorithm]
     assert egrsd.contrast == ContrastConfig(
         **dict(zip(("strength", "scale", "threshold", "wrong_guides"), knobs, strict=True))

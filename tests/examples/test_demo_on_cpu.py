@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import recipe.egrsd.config.resolvers  # noqa: F401  what the CPU's config asks f
 from examples.tiny_cpu import demo
 from examples.tiny_cpu.task import TASKS
 from examples.tiny_cpu.training import ALGORITHMS, TRAIN_SCRIPT, tiny_training
+from examples.training import Training
 from recipe.egrsd.config.validation import validate
 
 # ---------------------------------------------------------------- train.sh
@@ -121,6 +123,23 @@ def test_verls_grpo_has_whole_groups_too():
     process = subprocess.run(["bash", str(TRAIN_SCRIPT)], env={**os.environ, **given}, capture_output=True, text=True)
     assert process.returncode == 1
     assert process.stderr == "BATCH=20 rollouts are no whole groups of 8, which ALGORITHM=grpo needs; use a multiple.\n"
+
+
+def test_the_shells_batch_and_lr_are_not_the_demos(words, monkeypatch):
+    """run_qwen3_fsdp.sh reads the same names. A run's own count."""
+    monkeypatch.setenv("BATCH", "8")
+    monkeypatch.setenv("LR", "1e-6")
+    run = tiny_training(*map(Path, "rmd"), task="addition", algorithm="egrsd", seed=0, steps=1)
+    for script, lr in ((TRAIN_SCRIPT, "2e-4"), (TRAIN_SCRIPT.parents[1] / "smollm2" / "train.sh", "2e-5")):
+        given = dict(word.split("=", 1) for word in words(script, "egrsd", **shell_of(run)))
+        assert (given["data.train_batch_size"], given["actor_rollout_ref.actor.optim.lr"]) == ("32", lr)
+    own = replace(run, variables={"BATCH": "16", "LR": "1e-5"})
+    given = dict(word.split("=", 1) for word in words(TRAIN_SCRIPT, "egrsd", **shell_of(own)))
+    assert (given["data.train_batch_size"], given["actor_rollout_ref.actor.optim.lr"]) == ("16", "1e-5")
+
+
+def shell_of(run: Training) -> dict[str, str]:
+    return {name: value for name, value in run.environment().items() if name not in ("PYTHON", "ALGORITHM")}
 
 
 # ---------------------------------------------------------------- demo

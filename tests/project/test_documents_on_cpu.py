@@ -26,11 +26,13 @@ def test_the_metric_table_is_the_metrics():
 
 def test_the_alarm_table_is_the_alarms():
     text = (ROOT / "docs/metrics.md").read_text()
-    rows = re.findall(r"^\| (\S.*) \| `(.*)` \| ([≥≤]) (\S+)( × start)? \| (.*) \|$", text, re.M)
-    stated = {
-        name: (tuple(metrics.split("` + `")), side == "≥", float(threshold), advice, bool(of_start))
-        for name, metrics, side, threshold, of_start, advice in rows
-    }
+    watched = r"`([^|]*?)`(?:; start less `([^|]*)`)?(?:, mean of (\d+) steps)?"
+    limit = r"([≥≤]) (\S+?)( × start)?(?:, (\S+) from it)?"
+    rows = re.findall(rf"^\| (\S.*) \| {watched} \| {limit} \| (.*) \|$", text, re.M)
+    stated = {}
+    for name, metrics, beside, steps, side, threshold, of_start, margin, advice in rows:
+        start = (bool(of_start), float(margin or 0), tuple(filter(None, beside.split("` × `"))), int(steps or 1))
+        stated[name] = (tuple(metrics.split("` + `")), side == "≥", float(threshold), advice, *start)
     assert stated == {name: tuple(alarm) for name, alarm in ALARMS.items()}
     assert f"{ALARM_STEPS} steps in a row" in text
     assert f"| {len(ALARMS)} alarms |" in (ROOT / "docs/reliability.md").read_text()

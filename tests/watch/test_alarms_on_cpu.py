@@ -14,6 +14,7 @@ from recipe.egrsd.watch.thresholds import ALARM_STEPS, ALARMS, Alarm
 
 GROUPS = {"advantage": "grpo"}  # a key with which every alarm is on
 START = 2.0  # of a metric that is compared with its own beginning
+OF_ONE_STEP = [name for name, alarm in ALARMS.items() if alarm.mean_of == 1]  # means: test_collapses_on_cpu.py
 
 
 def step(alarm: Alarm, value: float) -> dict[str, float]:
@@ -37,7 +38,7 @@ def healthy(name: str) -> float:
     return math.nextafter(at(name), -math.inf if ALARMS[name].rises else math.inf)
 
 
-@pytest.mark.parametrize("name", ALARMS)
+@pytest.mark.parametrize("name", OF_ONE_STEP)
 def test_it_speaks_at_its_threshold_once(name):
     *before, spoken, after, later = series(name, at(name), steps=ALARM_STEPS + 2)
     assert before == [[]] * (ALARM_STEPS - 1) and after == later == []
@@ -48,35 +49,18 @@ def test_it_speaks_at_its_threshold_once(name):
         assert metric in sentence
 
 
-@pytest.mark.parametrize("name", ALARMS)
+@pytest.mark.parametrize("name", OF_ONE_STEP)
 def test_it_is_silent_just_below(name):
     assert series(name, healthy(name), steps=2 * ALARM_STEPS) == [[]] * (2 * ALARM_STEPS)
 
 
-@pytest.mark.parametrize("name", ALARMS)
+@pytest.mark.parametrize("name", OF_ONE_STEP)
 def test_a_healthy_step_between_starts_the_count_again(name):
     alarms = Alarms(settings(**GROUPS))
     assert not any(series(name, at(name), steps=ALARM_STEPS - 1, alarms=alarms))
     assert alarms.check(step(ALARMS[name], healthy(name))) == []
     assert not any(alarms.check(step(ALARMS[name], at(name))) for _ in range(ALARM_STEPS - 1))
     assert alarms.check(step(ALARMS[name], at(name)))
-
-
-def test_a_run_that_is_undone_in_its_first_steps_is_seen():
-    """A run on a pretrained model whose learning rate was too high: right .28, .12, .03, ..., surprise .07 to .37 nat
-    at step 5. The limits are 3 * 0.07 = 0.21 nat and half of the first 50 tokens."""
-    alarms = Alarms(settings())
-    surprise, length = (0.07, 0.11, 0.22, 0.30, 0.37), (50.0, 31.0, 24.0, 22.0, 25.0)
-    series = zip(surprise, length, strict=True)
-    said = [
-        alarms.check({"egrsd/student_surprise_mean": nats, "response_length/mean": tokens}) for nats, tokens in series
-    ]
-    assert said[:4] == [[]] * 4
-    explosion, collapse = said[4]
-    assert (
-        "entropy explosion: egrsd/student_surprise_mean = 0.37, at least 0.21 = 3 times the first step's" in explosion
-    )
-    assert "length collapse: response_length/mean = 25, at most 25 = 0.5 times the first step's" in collapse
 
 
 FIRST = {"egrsd/correct_frac": 0.28, "egrsd/reward_mean": 0.28 * 1.22, "response_length/mean": 50.0}
@@ -116,7 +100,7 @@ def test_a_resumed_run_knows_how_it_began(stopped):
         before.check({"response_length/mean": 100.0 - length})
     resumed.load_state_dict(json.loads(json.dumps(before.state_dict())))
     said = [resumed.check({"response_length/mean": 50.0}) for _ in range(ALARM_STEPS)]
-    assert "at most 50 = 0.5 times" in said[-1][0]
+    assert "at most 50 (0.5 times the start, 100)" in said[-1][0]
 
 
 def test_a_checkpoint_that_holds_ten_first_steps_is_read():
@@ -151,11 +135,11 @@ SILENT = {
     "hsd": {"gate at its floor", "ratio clip saturated", "no mixed problem", *REWARDS},
     "ogls_sd": {"gate at its floor", "ratio clip saturated", "no mixed problem"},  # a solution is a right guide, too
     "rlcsd": {"gate at its floor", "ratio clip saturated"},
-    "sipo": {"gate at its floor", "ratio clip saturated"},
+    "sipo": {"gate at its floor", "ratio clip saturated", "no mixed problem"},  # a wrong answer is a guide, too
     "opsd": {"gate at its floor", "ratio clip saturated", "no mixed problem", *REWARDS},
     "op2sd": {"gate at its floor", "ratio clip saturated", "no mixed problem", *REWARDS},
     "copsd": {"gate at its floor", "ratio clip saturated", "no mixed problem", *REWARDS},
-    "crisp": {"gate at its floor", "ratio clip saturated", "no mixed problem", *REWARDS},
+    "crisp": {"gate at its floor", "ratio clip saturated", "length collapse", "no mixed problem", *REWARDS},
 }
 
 
@@ -215,6 +199,8 @@ def test_mixed_problems_by_hand():
         ({"preset": "oasis", "privilege": "peer_wrong"}, True),
         ({"preset": "oasis", "privilege": "peer_correct"}, False),  # right responses may show one another
         ({"preset": "ssopd", "advantage": "running"}, True),
+        ({"preset": "rlcsd"}, True),
+        ({"preset": "sipo"}, False),  # where all are wrong, too, the right answer is held against each one's own
     ],
 )
 def test_who_needs_mixed_problems(keys, compares):

@@ -158,11 +158,15 @@ class EgrsdConfig:
 
     @property
     def compares_within_groups(self) -> bool:
-        """True if a part of the loss learns only from a problem of which one response is right and another wrong."""
+        """True if a part of the loss learns only from a problem of which one response is right and another wrong.
+
+        Not under answer_contrast, which tells the tokens of a problem apart whose responses are all wrong.
+        """
         other = {"peer_correct": "wrong", "peer_wrong": "correct"}.get(self.privilege)
         pulled_to_other = other is not None and self.pull.rows.endswith(other)
         of_pull = self.pulls and (pulled_to_other or self.pull.weighting == "frontier")
-        return of_pull or (self.rewards_count and self.advantage != "running")
+        of_advantage = self.rewards_count and self.advantage != "running" and self.privilege != "answer_contrast"
+        return of_pull or of_advantage
 
     @property
     def contrasts(self) -> bool:

@@ -13,7 +13,13 @@ class Alarm(NamedTuple):
     threshold: float
     advice: str
     of_start: bool = False
-    """Whether the threshold is a multiple of what the first step showed."""
+    """Whether the threshold is a multiple of the start: of what the first step showed."""
+    margin: float = 0.0
+    """Least distance from the start, too, in the metric's unit: a multiple of nearly nothing is nearly nothing."""
+    beside: tuple[str, ...] = ()
+    """Metrics of the first step whose product is no part of the start."""
+    mean_of: int = 1
+    """Steps whose mean is watched. Of several, the start is the mean of all before them, at first the first step's."""
 
 
 ALARM_STEPS = 3
@@ -28,6 +34,7 @@ ALARMS: dict[str, Alarm] = {
         "If its prompt and the teacher's differ in their thinking switch, compare them with python -m "
         "recipe.egrsd.doctor.",
         of_start=True,
+        margin=0.1,
     ),
     "length collapse": Alarm(
         ("response_length/mean",),
@@ -36,6 +43,17 @@ ALARMS: dict[str, Alarm] = {
         "Responses lose their reasoning: compare accuracy on held-out problems before and after, set "
         "algorithm.egrsd.length_bonus=0, and look at the thinking switches (docs/caveats.md).",
         of_start=True,
+        beside=("egrsd/truncated_frac", "response_length/max"),  # a model that learns to stop loses what was cut
+    ),
+    "accuracy collapse": Alarm(
+        ("egrsd/correct_frac",),
+        False,
+        0.5,
+        "Training undoes the student, unless the later problems are harder: lower actor_rollout_ref.actor.optim.lr and "
+        "go back to an earlier checkpoint.",
+        of_start=True,
+        margin=0.1,
+        mean_of=5,
     ),
     "gate at its floor": Alarm(
         ("egrsd/gate_floor_frac",),
