@@ -163,6 +163,18 @@ def test_what_the_hub_does_not_give_is_refused_in_one_line(lookups):
     assert time.monotonic() - began < 5 and "\n" not in str(said.value)
 
 
+@pytest.mark.parametrize("weights", [False, True])
+def test_whoever_only_looks_fetches_no_weights(monkeypatch, tmp_path, weights):
+    """The doctor runs on machines that will never train."""
+    asked = {}
+    monkeypatch.setattr(huggingface_hub, "model_info", lambda *_, **__: None)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda _, **knobs: asked.update(knobs) or str(tmp_path))
+    models.found(config("some/tiny"), weights=weights)
+    files = ["config.json", "tokenizer.json", "model-00001-of-00002.safetensors", "pytorch_model.bin"]
+    left = list(huggingface_hub.utils.filter_repo_objects(files, ignore_patterns=asked["ignore_patterns"]))
+    assert left == (files if weights else files[:2])
+
+
 def test_a_folder_without_weights_is_refused(model, tmp_path):
     (tmp_path / "config.json").write_text((model / "config.json").read_text())
     with pytest.raises(ValueError, match=r"holds no weights .*: the download was not finished, or it is no model's"):

@@ -97,9 +97,9 @@ class Case:
             shown = max(shown, *map(len, self.rows.dataframe[own]))
         return around + shown
 
-    def load_model(self) -> None:
-        """As the trainer does (trainer_base.py:701), from folders: ValueError as of ``models.located``."""
-        models.use_folders(self.config, models.located(self.config))
+    def load_model(self, *, weights: bool = False) -> None:
+        """As the trainer does (trainer_base.py:701), from folders; ValueError and ``weights`` as of ``models.found``."""
+        models.use_folders(self.config, models.found(self.config, weights=weights))
         prefix.use(self.config)
         self.model = omega_conf_to_dataclass(self.config.actor_rollout_ref.model)
 

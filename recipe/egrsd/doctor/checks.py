@@ -5,6 +5,7 @@ import inspect
 import warnings
 from collections.abc import Iterator
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 from verl.trainer.ppo.reward import get_custom_reward_fn
@@ -16,7 +17,7 @@ from recipe.egrsd import checkpoint, parts
 from recipe.egrsd.config import derived, schema, validation
 from recipe.egrsd.doctor.case import Case, Finding, Level, graded
 from recipe.egrsd.doctor.versions import installed
-from recipe.egrsd.machines import attention
+from recipe.egrsd.machines import attention, models
 from recipe.egrsd.method.advantage import WARMUP_MEAN
 from recipe.egrsd.privilege import feedback
 
@@ -81,6 +82,7 @@ def batches(case: Case) -> Iterator[Finding]:
 
 def model(case: Case) -> Iterator[Finding]:
     case.load_model()
+    models.check_message(case.config, Path(case.config.actor_rollout_ref.model.path))
     vocabulary, tokens = case.model.hf_config.get_text_config().vocab_size, len(case.tokenizer)
     text = (
         f"{case.model.architectures[0]}: {vocabulary:,} logits for {tokens:,} tokens of {type(case.tokenizer).__name__}"

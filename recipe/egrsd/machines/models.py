@@ -20,6 +20,7 @@ from recipe.egrsd.config.derived import sends_adapter
 KEYS = tuple(
     f"actor_rollout_ref.model.{name}" for name in ("path", "hf_config_path", "tokenizer_path", "lora_adapter_path")
 )
+WEIGHTS = (".safetensors", ".bin")
 OTHER_FORMATS = [
     "*.pth",
     "*.pt",
@@ -58,8 +59,9 @@ class Model:
         return f"{folder} with {len(files)} files ({sha256(str(files).encode()).hexdigest()[:12]})"
 
 
-def locate(name: str, *, key: str, revision: str | None = None) -> tuple[Path, str | None]:
-    """Absolute folder of a model, and its commit if it comes from the hub, from which missing files are then fetched.
+def locate(name: str, *, key: str, revision: str | None = None, weights: bool = True) -> tuple[Path, str | None]:
+    """Absolute folder of a model, and its commit if it comes from the hub, from which missing files are then fetched,
+    without ``weights`` all others.
 
     Raises:
         ValueError: if it is neither a folder here nor on the hub; at once where it cannot be a name there.
@@ -76,7 +78,7 @@ def locate(name: str, *, key: str, revision: str | None = None) -> tuple[Path, s
             f"{key}={name} is no folder here, and cannot be a name on the hub (owner/model); correct it."
         ) from None
     try:
-        folder = _snapshot(name, revision)
+        folder = _snapshot(name, revision, weights=weights)
     except Exception as error:  # of a dozen kinds: no such name, not permitted, no network, a full disk
         reason = (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
         raise ValueError(
@@ -86,7 +88,7 @@ def locate(name: str, *, key: str, revision: str | None = None) -> tuple[Path, s
     return folder, folder.name  # .../snapshots/<commit>
 
 
-def _snapshot(name: str, revision: str | None) -> Path:
+def _snapshot(name: str, revision: str | None, *, weights: bool) -> Path:
     """Asks the hub one short question first: the client waits minutes for one that does not answer.
 
     Where the hub does not answer, and for a commit in any case, what is here already will do.
@@ -102,7 +104,8 @@ def _snapshot(name: str, revision: str | None) -> Path:
         with suppress(Exception):
             return Path(snapshot_download(name, revision=revision, local_files_only=True))
         raise
-    return Path(snapshot_download(name, revision=revision, ignore_patterns=OTHER_FORMATS))
+    left_out = OTHER_FORMATS if weights else [*OTHER_FORMATS, *(f"*{suffix}" for suffix in WEIGHTS)]
+    return Path(snapshot_download(name, revision=revision, ignore_patterns=left_out))
 
 
 def absolute_folders(config: Any) -> None:
@@ -112,18 +115,27 @@ def absolute_folders(config: Any) -> None:
             _put(config, key, Path(os.path.abspath(name)))
 
 
+def found(config: Any, *, weights: bool) -> list[Model]:
+    """The models that a run reads, here; ValueError and ``weights`` as of ``locate``."""
+    return [Model(key, name, *locate(name, key=key, weights=weights)) for key, name in _named(config)]
+
+
 def located(config: Any) -> list[Model]:
-    """The models that a run reads, here.
+    """The models that a run reads, here and whole.
 
     Raises:
-        ValueError: as of ``locate``; or if the model's folder holds no weights, or one weight that no message to vLLM
-            can hold.
+        ValueError: as of ``locate`` and ``check_message``; or if the model's folder holds no weights.
     """
-    found = [Model(key, name, *locate(name, key=key)) for key, name in _named(config)]
-    for model in found:
+    models = found(config, weights=True)
+    for model in models:
         if model.key == KEYS[0]:
-            _check_weights(config, model)
-    return found
+            if not any(path.suffix in WEIGHTS for path in model.folder.iterdir()):
+                raise ValueError(
+                    f"{model} holds no weights ({', '.join(f'*{suffix}' for suffix in WEIGHTS)}): the download was not "
+                    "finished, or it is no model's."
+                )
+            check_message(config, model.folder)
+    return models
 
 
 def use_folders(config: Any, models: Sequence[Model]) -> None:
@@ -155,22 +167,19 @@ def is_tied(hf_config: Any) -> bool:
     return all(getattr(part, "tie_word_embeddings", False) for part in (hf_config, hf_config.get_text_config()))
 
 
-def _check_weights(config: Any, model: Model) -> None:
+def check_message(config: Any, folder: Path) -> None:
+    """ValueError if on a CPU the model has a weight that no message to vLLM can hold."""
     from transformers import AutoConfig
 
-    if not any(path.suffix in (".safetensors", ".bin") for path in model.folder.iterdir()):
-        raise ValueError(
-            f"{model} holds no weights (*.safetensors, *.bin): the download was not finished, or it is no model's."
-        )
     if config.trainer.device != "cpu" or sends_adapter(config):
         return
-    sizes = AutoConfig.from_pretrained(model.folder).get_text_config()
+    sizes = AutoConfig.from_pretrained(folder).get_text_config()
     mib = ceil(max(sizes.vocab_size, getattr(sizes, "intermediate_size", 0)) * sizes.hidden_size * 4 / 2**20)
     limit = config.actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes
     if mib > limit:
         raise ValueError(
             f"actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes={limit} cannot hold the "
-            f"largest weight of {model.name}, {mib} MiB in float32, and on a CPU verl sends none in parts; set it to "
+            f"largest weight of {folder}, {mib} MiB in float32, and on a CPU verl sends none in parts; set it to "
             f"{mib} or more."
         )
 

@@ -110,7 +110,7 @@ def _asked(args: argparse.Namespace) -> tuple[Case, EgrsdConfig]:
     reward = case.config.reward.custom_reward_function.path
     if reward != OUR_REWARD:
         raise ValueError(f"reward.custom_reward_function.path={reward} is not asked here; drop it, for our checker.")
-    case.load_model()
+    case.load_model(weights=True)
     case.load_rows()
     if case.rows.kind.known_in_step:
         raise ValueError(
