@@ -11,11 +11,17 @@ import torch
 from findings import GREEN, RED, YELLOW, said
 from runs import ROOT
 
+from recipe.egrsd.config import verl_version
 from recipe.egrsd.doctor import checks, versions
 
 
 def pretend(folder: Path, name: str, version: str, monkeypatch) -> None:
-    """Another version in front of the installed one, as metadata that importlib finds first."""
+    """Another version in front of the installed one, as metadata that importlib finds first; verl's as its code says
+    it."""
+    if name == "verl":
+        (folder / "version").mkdir(parents=True)
+        (folder / "version" / "version").write_text(version)
+        monkeypatch.setattr(verl_version, "folder", lambda: folder)
     info = folder / f"{name}-{version}.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")

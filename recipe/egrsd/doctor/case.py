@@ -98,7 +98,8 @@ class Case:
         return around + shown
 
     def load_model(self, *, weights: bool = False) -> None:
-        """As the trainer does (trainer_base.py:701), from folders; ValueError and ``weights`` as of ``models.found``."""
+        """As the trainer does (trainer_base.py:701), from folders; ValueError and ``weights`` as of
+        ``models.found``."""
         models.use_folders(self.config, models.found(self.config, weights=weights))
         prefix.use(self.config)
         self.model = omega_conf_to_dataclass(self.config.actor_rollout_ref.model)

@@ -42,7 +42,7 @@ def check(case: Case) -> Iterator[Finding]:
 
 
 def _verl(config: Any) -> Iterator[Finding]:
-    found, untested = installed("verl"), verl_version.untested()
+    found, untested = verl_version.installed(), verl_version.untested()
     if untested:
         allowed = verl_version.allows_untested()
         way_out = f"{verl_version.ALLOW_UNTESTED}=1 lets it run" if allowed else "install a version in that range"
@@ -50,7 +50,7 @@ def _verl(config: Any) -> Iterator[Finding]:
         return
     yield Finding(Level.GREEN, f"verl {found} ({verl_version.required()})")
     gpus = config.trainer.n_gpus_per_node * config.trainer.nnodes
-    if gpus > 1 and Version(str(found)) < Version(FOR_SEVERAL_GPUS):
+    if gpus > 1 and Version(found) < Version(FOR_SEVERAL_GPUS):
         yield Finding(
             Level.YELLOW,
             f"verl {found} on {gpus} GPUs lacks two fixes of {FOR_SEVERAL_GPUS}'s weight sync: a fast rank can take "
