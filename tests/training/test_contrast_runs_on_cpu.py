@@ -96,20 +96,21 @@ def of_answers(batch: dict, known: dict) -> Sides:
     return found
 
 
-def rlcsd(advantages: list[float], evidence: dict[int, list[float]], i: int, logged: dict) -> list[float]:
-    """Of every token (A + r) over the share of modulated tokens, or A over that of the others."""
+def rlcsd(advantages: list[float], evidence: dict[int, list[float]], i: int, logged: dict, tokens: int) -> list[float]:
+    """Published: the mean of A + r over modulated tokens plus the mean of A over the others that have a teacher. The
+    sum here is divided by all tokens."""
     terms = {row: [0.5 * math.tanh(e / SCALE) for e in values] for row, values in evidence.items()}
     modulated = [abs(term) > THRESHOLD for values in terms.values() for term in values]
     share = sum(modulated) / len(modulated)
     assert 0 < share < 1 and logged["egrsd/added_frac"] == pytest.approx(share, abs=1e-6)
     kept = [max(0.0, a + r) if a > 0 else min(0.0, a + r) for a, r in zip(advantages, terms[i], strict=True)]
     return [
-        value / share if abs(r) > THRESHOLD else a / (1 - share)
+        value * tokens / sum(modulated) if abs(r) > THRESHOLD else a * tokens / (len(modulated) - sum(modulated))
         for value, a, r in zip(kept, advantages, terms[i], strict=True)
     ]
 
 
-def sipo(advantages: list[float], evidence: dict[int, list[float]], i: int, logged: dict) -> list[float]:
+def sipo(advantages: list[float], evidence: dict[int, list[float]], i: int, logged: dict, tokens: int) -> list[float]:
     assert advantages[0] in (0.75, -0.25, 0.0)  # the reward minus its group's mean
     return [a + 0.5 * max(-0.2, min(0.2, e)) for a, e in zip(advantages, evidence[i], strict=True)]
 
@@ -155,7 +156,7 @@ def test_a_step_is_gradient_descent_on_its_loss(algorithm, inputs: Path, tmp_pat
             ids = torch.cat([batch["prompts"][i], response])[None]
             scores = (model(ids).logits[0, -len(response) - 1 : -1] / TEMPERATURE).log_softmax(-1)
             advantages = batch["advantages"][i].tolist()
-            values = trained(advantages, evidence, i, logged) if i in sides else advantages
+            values = trained(advantages, evidence, i, logged, tokens) if i in sides else advantages
             total = total - (torch.tensor(values) * scores.gather(-1, response[:, None])[:, 0]).sum() / tokens
         flat = [abs(e) for values in evidence.values() for e in values]
         assert logged["egrsd/evidence_abs_mean"] == pytest.approx(sum(flat) / len(flat), abs=1e-5) and max(flat) > 0.05
