@@ -63,7 +63,7 @@ MUTANTS = {
         "all wrong ones are pulled": (teaching, "pulled_rows", told(rows="wrong")),
         "one token more": (teaching, "pull_weights", one_token_more),
         "without 4p(1-p)": (teaching, "pull_weights", told(weighting="token_mean")),
-        "a wrong peer": (showing, "chosen_peers", told(wanted=False)),
+        "a wrong peer": (showing, "chosen_peers", told(wanted=[False])),
     },
     "rlcsd": {
         "a wrong response is read beside itself": (showing, "wrong_peers", beside_itself),
