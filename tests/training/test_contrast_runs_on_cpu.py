@@ -60,8 +60,8 @@ def with_answers(known: dict) -> str:
     return json.dumps(steps)
 
 
-SCALE, THRESHOLD = 0.6, 0.2
-"""Of rlcsd's run: tokens with more than .25 nats of evidence are modulated, some of a random model's, not all."""
+SCALE, THRESHOLD = 0.6, 0.05
+"""Of rlcsd's run: tokens with more than .06 nats of evidence are modulated, some of a random model's, not all."""
 
 
 def of_peers(batch: dict, known: dict) -> Sides:
