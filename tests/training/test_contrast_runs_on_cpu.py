@@ -61,7 +61,7 @@ def with_answers(known: dict) -> str:
 
 
 SCALE, THRESHOLD = 0.6, 0.1
-"""Of rlcsd's run: tokens with more than .12 nats of evidence are modulated; which those are differs from step to step."""
+"""Of rlcsd's run: tokens with more than .12 nats of evidence are modulated; which those are differs by step."""
 
 
 def of_peers(batch: dict, known: dict) -> Sides:
