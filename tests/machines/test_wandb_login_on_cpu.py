@@ -72,6 +72,13 @@ def test_wandb_offline_leaves_a_file_that_counts(tmp_path):
     check()
 
 
+@pytest.mark.parametrize("logger", ["wandb", "tracking", ["tracking", "file"]])
+def test_however_verl_is_told_to_use_it(logger):
+    """tracking is verl's older name for wandb (utils/tracking.py:76); a single word is taken, too."""
+    with pytest.raises(ValueError, match=r"nobody is logged in .* trainer\.logger=\['(console|file)'\]\.$"):
+        wandb_login.check(OmegaConf.create(CONFIG | {"trainer": {"logger": logger}}))
+
+
 def test_another_logger_needs_none():
     wandb_login.check(OmegaConf.create(CONFIG | {"trainer": {"logger": ["console", "file"]}}))
     with pytest.raises(ValueError, match=r"leave it out: trainer\.logger=\['console'\]\.$"):

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 SERVER = "https://api.wandb.ai"
+NAMES = ("wandb", "tracking")  # the second is verl's older one (utils/tracking.py:76)
 NO_LOGIN_NEEDED = {"offline", "disabled", "dryrun"}
 KEYS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
 
@@ -23,11 +24,13 @@ def check(config: Any) -> None:
     ray = config.ray_kwargs.ray_init
     environment = {**os.environ, **((ray.get("runtime_env") or {}).get("env_vars") or {})}
     joins = environment.get("RAY_ADDRESS") or ray.get("address")
-    if "wandb" not in config.trainer.logger or joins or _knows_the_user(environment):
+    given = config.trainer.logger
+    loggers = [given] if isinstance(given, str) else list(given)
+    others = [name for name in loggers if name not in NAMES]
+    if others == loggers or joins or _knows_the_user(environment):
         return
-    others = [name for name in config.trainer.logger if name != "wandb"]
     raise ValueError(
-        f"trainer.logger={list(config.trainer.logger)} logs to wandb, and nobody is logged in here, so that verl would "
+        f"trainer.logger={loggers} logs to wandb, and nobody is logged in here, so that verl would "
         "stop after models and vLLM have started; run `wandb login`, set WANDB_API_KEY or WANDB_MODE=offline, or leave "
         f"it out: trainer.logger={str(others or ['console']).replace(' ', '')}."
     )
