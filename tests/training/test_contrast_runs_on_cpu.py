@@ -61,7 +61,7 @@ def with_answers(known: dict) -> str:
 
 
 SCALE, THRESHOLD = 0.6, 0.2
-"""Of rlcsd's run: tokens with more than .25 nats of evidence are modulated: some of the first step, none of the second."""
+"""Of rlcsd's run: tokens with more than .25 nats of evidence are modulated, some of step 1 and none of step 2."""
 
 
 def of_peers(batch: dict, known: dict) -> Sides:
