@@ -15,7 +15,7 @@ CONFIG = {"trainer": {"logger": ["console", "wandb"]}, "ray_kwargs": {"ray_init"
 REFUSED = (
     "trainer.logger=['console', 'wandb'] logs to wandb, and nobody is logged in here, so that verl would stop after "
     "models and vLLM have started; run `wandb login`, set WANDB_API_KEY or WANDB_MODE=offline, or leave it out: "
-    "trainer.logger=['console']."
+    "'trainer.logger=[console]'."
 )
 
 
@@ -75,13 +75,13 @@ def test_wandb_offline_leaves_a_file_that_counts(tmp_path):
 @pytest.mark.parametrize("logger", ["wandb", "tracking", ["tracking", "file"]])
 def test_however_verl_is_told_to_use_it(logger):
     """tracking is verl's older name for wandb (utils/tracking.py:76); a single word is taken, too."""
-    with pytest.raises(ValueError, match=r"nobody is logged in .* trainer\.logger=\['(console|file)'\]\.$"):
+    with pytest.raises(ValueError, match=r"nobody is logged in .* 'trainer\.logger=\[(console|file)\]'\.$"):
         wandb_login.check(OmegaConf.create(CONFIG | {"trainer": {"logger": logger}}))
 
 
 def test_another_logger_needs_none():
     wandb_login.check(OmegaConf.create(CONFIG | {"trainer": {"logger": ["console", "file"]}}))
-    with pytest.raises(ValueError, match=r"leave it out: trainer\.logger=\['console'\]\.$"):
+    with pytest.raises(ValueError, match=r"leave it out: 'trainer\.logger=\[console\]'\.$"):
         wandb_login.check(OmegaConf.create(CONFIG | {"trainer": {"logger": ["wandb"]}}))
 
 

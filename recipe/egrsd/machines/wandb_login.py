@@ -32,7 +32,7 @@ def check(config: Any) -> None:
     raise ValueError(
         f"trainer.logger={loggers} logs to wandb, and nobody is logged in here, so that verl would "
         "stop after models and vLLM have started; run `wandb login`, set WANDB_API_KEY or WANDB_MODE=offline, or leave "
-        f"it out: trainer.logger={str(others or ['console']).replace(' ', '')}."
+        f"it out: 'trainer.logger=[{','.join(others or ['console'])}]'."
     )
 
 
