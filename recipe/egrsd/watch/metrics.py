@@ -40,8 +40,9 @@ METRICS: dict[str, Meaning] = {
         "share of tokens whose ratio weight is clipped from above", "share", 0.0, 0.3
     ),
     "egrsd/token_weight_mean": Meaning(
-        "what the advantage is multiplied by, mean over tokens: ratio weight (mixed with 1) times gate; 2 for rlcsd, "
-        "whose loss is the sum of two means",
+        "what the advantage is multiplied by, mean over tokens: ratio weight (mixed with 1) times gate; for rlcsd, "
+        "whose loss is the sum of two means, 2 over the share of tokens that have a teacher, above the range and no "
+        "fault",
         "1",
         0.5,
         2.0,
