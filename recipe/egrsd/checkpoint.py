@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from recipe.egrsd import resuming
 from recipe.egrsd.config.strict import shown
 from recipe.egrsd.config.teacher import MOVING_KINDS
 
@@ -62,7 +63,8 @@ def folder_to_resume(config: Any) -> Path | None:
     Raises:
         ValueError: if it is torn, was not written by EGRSD or by another number of ranks, or is not there although the
             tracker names it (verl would then start from scratch without a word); or if complete checkpoints stand there
-            without a tracker (verl would write over them). What the sentence names as a way out is no torn one.
+            without a tracker (verl would write over them), or if nobody named it and it is another method's. What the
+            sentence names as a way out is no torn one.
     """
     trainer = config.trainer
     if trainer.resume_mode == "disable":
@@ -87,6 +89,8 @@ def folder_to_resume(config: Any) -> Path | None:
             f"{folder}, named by {named_by}, has {_listed(faults)}: the checkpoint is torn or was not written by EGRSD "
             f"with these settings. {_way_out(folder, config)}"
         )
+    if trainer.resume_mode == "auto":
+        resuming.refuse_another_method(folder, load(folder).get("method", {}), config)
     return folder
 
 

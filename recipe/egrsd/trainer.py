@@ -15,7 +15,7 @@ from verl.trainer.ppo.v1 import PPOTrainer, PPOTrainerColocateAsync, PPOTrainerS
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.profiler import marked_timer
 
-from recipe.egrsd import batches, checkpoint, cpu, parts, teaching, token_weight
+from recipe.egrsd import batches, checkpoint, cpu, parts, resuming, teaching, token_weight
 from recipe.egrsd.config import derived, schema, validation, verl_version
 from recipe.egrsd.loss import ROLLOUT_DISTANCE_MAX, ROLLOUT_DISTANCE_MEAN, SUM_PREFIX, training_loss
 from recipe.egrsd.machines import attention, models, nodes
@@ -210,9 +210,8 @@ class EgrsdMixin(PPOTrainer):
             # verl computes a step's metrics after its checkpoint, so that the alarms' start lacks the step that is
             # saved.
             state = {"baseline": self.baseline.state_dict(), "alarms": self.alarms.state_dict()}
-            checkpoint.save(
-                folder, state | {"commits": {model.key: model.commit for model in self.models if model.commit}}
-            )
+            state["commits"] = {model.key: model.commit for model in self.models if model.commit}
+            checkpoint.save(folder, state | {"method": resuming.method_of(self.config)})
             self.teacher.save(folder / "actor")  # verl prunes this folder
             super()._save_checkpoint()
 

@@ -30,7 +30,7 @@ TOKENS, STATE, SUMMARY = (
     "file summary.json of make demo",
 )
 # Nodes of a JSON file whose keys are names, of data sets, packages, reasons, so that they are no part of its schema.
-NAMES = frozenset({"versions", "benchmarks", "pass_at", "dropped", "histogram", "files", "commits"})
+NAMES = frozenset({"versions", "benchmarks", "pass_at", "dropped", "histogram", "files", "commits", "method"})
 
 
 @pytest.mark.parametrize("section", READ)

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 from egrsd_dataset import dataset
-from rows import PROBLEMS, write
+from rows import PROBLEMS, write, write_rows
 from verl.utils.dataset.rl_dataset import collate_fn
 
 from examples.tiny_cpu.task import INSTRUCTION, reference_solution
@@ -152,3 +152,37 @@ def test_a_system_turn_is_kept():
     system = {"role": "system", "content": "Be brief."}
     messages = prompts.teacher_messages([system, {"role": "user", "content": "1+1?"}], "2", instruction="")
     assert messages[0] == system and len(messages) == 2
+
+
+@pytest.mark.parametrize(("train", "which"), [(True, "training"), (False, "validation")])
+def test_a_prompt_that_verl_would_cut_is_refused_or_dropped(train, which, tokenizer, tmp_path):
+    """Those of the longest prompt, where one token less is allowed."""
+    path = write(tmp_path / "rows.parquet")
+    rows = dataset(tokenizer, path, train=train)
+    lengths = sorted(len(prompts.prompt_ids(tokenizer, row["raw_prompt"], enable_thinking=False)) for row in rows)
+    limit = lengths[-1] - 1
+    longer = sum(length > limit for length in lengths)
+    said = f"^{longer} of 6 {which} prompts have more than data.max_prompt_length={limit} tokens, and verl would cut"
+    with pytest.raises(ValueError, match=said):
+        dataset(tokenizer, path, train=train, data={"max_prompt_length": limit})
+    kept = dataset(tokenizer, path, train=train, data={"max_prompt_length": limit}, filter_rows=True)
+    assert 0 < len(kept) == 6 - longer
+
+
+@pytest.mark.parametrize("key", ["images", "videos", "audios"])
+def test_a_row_of_more_than_text_is_refused(key, tokenizer, tmp_path):
+    """verl's own form has the picture in a column beside the turns, which say no more than <image>."""
+
+    def with_media(index: int, row: dict) -> None:
+        row[key] = ["a picture"] if index == 2 else []
+
+    path = write_rows(tmp_path / "rows.parquet", rows=6, change=with_media)
+    with pytest.raises(ValueError, match=rf"row 2: the row has {key}, of which the teacher would see nothing"):
+        dataset(tokenizer, path)
+
+
+def test_a_base_model_without_a_chat_template_is_named(tokenizer, tmp_path):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = None
+    with pytest.raises(ValueError, match=r"row 0: the tokenizer has no chat template.*model.custom_chat_template"):
+        dataset(tokenizer, write(tmp_path / "rows.parquet"))

@@ -27,8 +27,9 @@ class EgrsdDataset(RLHFDataset):
 
     Raises:
         ValueError: at construction, naming row numbers and reasons, if a row has no usable solution or its teacher
-            prompt exceeds algorithm.egrsd.teacher.max_prompt_length. With data.filter_overlong_prompts=true such rows
-            are dropped and counted instead.
+            prompt exceeds algorithm.egrsd.teacher.max_prompt_length; or if prompts of the student, validation's too,
+            exceed data.max_prompt_length. With data.filter_overlong_prompts=true such rows are dropped and counted
+            instead.
     """
 
     def __init_subclass__(cls, **kwargs):
@@ -52,7 +53,18 @@ class EgrsdDataset(RLHFDataset):
         student's."""
         if self.is_train:
             dataframe = self._add_teacher_prompts(dataframe)
-        return super().maybe_filter_out_long_prompts(dataframe)
+        if self.filter_overlong_prompts:
+            return super().maybe_filter_out_long_prompts(dataframe)
+        self.filter_overlong_prompts = True  # what verl would drop it would cut from the left (agent_loop.py:437)
+        kept = super().maybe_filter_out_long_prompts(dataframe)
+        self.filter_overlong_prompts = False
+        if too_long := len(dataframe) - len(kept):
+            raise ValueError(
+                f"{too_long} of {len(dataframe)} {'training' if self.is_train else 'validation'} prompts have more "
+                f"than data.max_prompt_length={self.max_prompt_length} tokens, and verl would cut their beginnings "
+                "off; raise it, or set data.filter_overlong_prompts=true to drop such rows."
+            )
+        return kept
 
     def _add_teacher_prompts(self, dataframe):
         if self.kind.of_another_row:
@@ -106,6 +118,9 @@ class EgrsdDataset(RLHFDataset):
         return found
 
     def _teacher_prompt_ids(self, row: dict, index: int) -> list[int]:
+        for key in (self.image_key, self.video_key, self.audio_key):
+            if row.get(key):
+                raise texts.RowError(f"the row has {key}, of which the teacher would see nothing; EGRSD is for text")
         shown = self._texts(row)
         if self.kind.of_another_row:
             shown = self.all_texts[texts.another_row(self.told_apart_by, index)]

@@ -84,6 +84,11 @@ def frame_ids(
 
 
 def _chat_text(tokenizer: Any, messages: Sequence[Mapping[str, Any]], **chat_template_kwargs: Any) -> str:
+    if not tokenizer.chat_template:
+        raise RowError(
+            "the tokenizer has no chat template, as of a base model; give one in "
+            "actor_rollout_ref.model.custom_chat_template"
+        )
     try:
         text = tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=False, **chat_template_kwargs
