@@ -4,7 +4,7 @@
 #
 #   examples/ablations.sh                                   # all of them on Qwen3-8B
 #   DRY_RUN=1 examples/ablations.sh                         # print the commands
-#   SWEEPS="gamma teacher" RUN=examples/run_qwen3_4b_fsdp.sh examples/ablations.sh trainer.logger=[console]
+#   SWEEPS="gamma teacher" RUN=examples/run_qwen3_4b_fsdp.sh examples/ablations.sh trainer.logger='[console]'
 #
 # A run that fails is named at the end and does not stop the others. Not run by us (no GPU).
 set -euo pipefail

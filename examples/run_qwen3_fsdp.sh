@@ -4,7 +4,7 @@
 #
 #   ALGORITHM=cl_egrsd examples/run_qwen3_4b_fsdp.sh                       # any variable below, in front
 #   LORA_RANK=0 examples/run_qwen3_4b_fsdp.sh                              # all parameters instead of an adapter
-#   examples/run_qwen3_4b_fsdp.sh trainer.logger=[console,file,wandb]      # any key of verl, behind
+#   examples/run_qwen3_4b_fsdp.sh trainer.logger='[console,file,wandb]'    # any key of verl, behind
 #   examples/run_qwen3_4b_fsdp.sh --cfg job                                # show the config and end
 #   DOCTOR=1 examples/run_qwen3_4b_fsdp.sh                                 # look for mistakes on a CPU and end
 #
@@ -26,7 +26,7 @@ GAMMA=${GAMMA:-}
 WINDOW=${WINDOW:-}
 CLIP_RANGE=${CLIP_RANGE:-}               # the paper's epsilon
 LENGTH_BONUS=${LENGTH_BONUS:-}
-ROLLOUTS=${ROLLOUTS:-}                   # per prompt; the paper's and verl's default is 1, rlsd sets 8
+ROLLOUTS=${ROLLOUTS:-}                   # per prompt; the paper's and verl's default is 1; presets that need a group set 8
 TEACHER_KIND=${TEACHER_KIND:-}           # frozen | snapshot | ema | live
 SYNC_EVERY=${SYNC_EVERY:-}               # for snapshot
 EMA_DECAY=${EMA_DECAY:-}                 # for ema
@@ -40,7 +40,7 @@ MAX_SEQUENCE=${MAX_SEQUENCE:-20000}      # teacher's prompt with solution + resp
 MAX_PROMPT=${MAX_PROMPT:-2048}           # student's; not stated. verl would cut longer ones: here they are dropped and counted
 TEMPERATURE=${TEMPERATURE:-1.1}
 TOP_P=${TOP_P:-0.95}
-TOP_K=${TOP_K:-20}                       # verl's training/rollout_probs_diff_* and rollout_corr/* then compare a cut distribution
+TOP_K=${TOP_K:-20}                       # verl's training/rollout_probs_diff_* then compare a cut distribution
                                          # with a whole one and are large by design; TOP_K=-1 TOP_P=1 makes them a check
 
 # ---- optimisation; schedule, warm-up and weight decay are not stated in the paper: constant, none, none

@@ -17,7 +17,7 @@ SEED=${SEED:-0}
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export VERL_PLATFORM=cpu
 
-if [[ $ALGORITHM == grpo ]]; then   # verl's (docs/configuration.md): no teacher left in it, every token weight is 1
+if [[ $ALGORITHM == grpo ]]; then   # verl's (docs/configuration.md): no teacher left in the update, every token weight is 1
   GROUP=8
   (( BATCH % GROUP == 0 )) || { echo "BATCH=$BATCH rollouts are no whole groups of $GROUP, which ALGORITHM=grpo needs; use a multiple." >&2; exit 1; }
   PRESET=(

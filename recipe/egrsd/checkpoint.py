@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from recipe.egrsd import resuming
+from recipe.egrsd.config import resuming
 from recipe.egrsd.config.strict import shown
 from recipe.egrsd.config.teacher import MOVING_KINDS
 

@@ -15,8 +15,8 @@ from verl.trainer.ppo.v1 import PPOTrainer, PPOTrainerColocateAsync, PPOTrainerS
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.profiler import marked_timer
 
-from recipe.egrsd import batches, checkpoint, cpu, parts, resuming, teaching, token_weight
-from recipe.egrsd.config import derived, schema, validation, verl_version
+from recipe.egrsd import batches, checkpoint, cpu, parts, teaching, token_weight
+from recipe.egrsd.config import derived, resuming, schema, validation, verl_version
 from recipe.egrsd.loss import ROLLOUT_DISTANCE_MAX, ROLLOUT_DISTANCE_MEAN, SUM_PREFIX, training_loss
 from recipe.egrsd.machines import attention, models, nodes
 from recipe.egrsd.method.advantage import RunningBaseline, shaped_reward

@@ -8,7 +8,8 @@ import torch
 from composing import composed
 from omegaconf import DictConfig
 
-from recipe.egrsd import checkpoint, resuming
+from recipe.egrsd import checkpoint
+from recipe.egrsd.config import resuming
 
 CONTENTS = "actor_rollout_ref.actor.checkpoint.save_contents=[model]"
 

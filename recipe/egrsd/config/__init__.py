@@ -12,6 +12,7 @@ verl_keys.py   the types of verl's own keys that are read here
 strict.py      what a value may be, and the one line that is said of one that may not
 methods.py     checks across keys of what single methods need
 validation.py  every other check across keys, before Ray starts
+resuming.py    what must not change from the run that wrote a checkpoint to the one that goes on from it
 verl_version.py  the verl that is imported, those that this was tested with, and what becomes of another
 paper.json     figures and settings as printed in the paper
 """

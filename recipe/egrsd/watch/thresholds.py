@@ -118,7 +118,7 @@ ALARMS: dict[str, Alarm] = {
         ("egrsd/truncated_frac",),
         True,
         0.5,
-        "Cut responses earn nothing, however good: raise data.max_response_length, or switch the student's thinking "
-        "off (+data.apply_chat_template_kwargs.enable_thinking=false).",
+        "Most responses are cut, many of them before their answer: raise data.max_response_length, or switch the "
+        "student's thinking off (+data.apply_chat_template_kwargs.enable_thinking=false).",
     ),
 }
