@@ -216,6 +216,7 @@ def run_plain_grpo(inputs: Path, folder: Path, overrides: list[str]) -> Run:
             del part[key]
     settings = [
         "algorithm.adv_estimator=grpo", "trainer.v1.trainer_mode=plain_sync", "actor_rollout_ref.rollout.name=vllm",
+        "actor_rollout_ref.rollout.tensor_model_parallel_size=1",
         "actor_rollout_ref.actor.strategy=fsdp2",
         "actor_rollout_ref.actor.use_dynamic_bsz=true",
         "actor_rollout_ref.actor.entropy_from_logits_with_chunking=true",
