@@ -67,7 +67,6 @@ def test_batches(case, overrides, level, reason):
 
 
 BUDGETS = {
-    "data.max_prompt_length=30": "student prompt {student} > 30 (data.max_prompt_length)",
     "actor_rollout_ref.rollout.max_model_len=50": "student row {student_row} > 50 (vLLM's max_model_len)",
     "actor_rollout_ref.rollout.max_model_len=700": "row of vLLM 700 > 640 (the model's max_position_embeddings)",
     "data.max_response_length=600": "teacher row {long_row} > 640 (the model's max_position_embeddings)",
@@ -87,14 +86,25 @@ BUDGETS = {
 def test_token_budgets(case, override):
     built = case(override, rows=True)
     student, teacher = built.longest_student_prompt, built.longest_teacher_prompt
-    lengths = {"student": student, "student_row": student + 24, "teacher_row": teacher + 24, "long_row": teacher + 600}
+    lengths = {"student_row": student + 24, "teacher_row": teacher + 24, "long_row": teacher + 600}
     assert BUDGETS[override].format(**lengths) in said(list(checks.budgets(built)), RED)
+
+
+@pytest.mark.parametrize(
+    "key", ["actor.ulysses_sequence_parallel_size", "actor.fsdp_config.ulysses_sequence_parallel_size"]
+)
+def test_ranks_that_share_a_row_have_its_tokens_between_them(case, key):
+    """By the key that verl calls deprecated and by the one that it names instead."""
+    limit = "actor_rollout_ref.actor.ppo_max_token_len_per_gpu"
+    found = checks.budgets(case(f"{limit}=50", f"actor_rollout_ref.{key}=2", rows=True))
+    assert any(f"100 ({limit})" in finding.text for finding in found)
 
 
 def test_a_prompt_that_is_just_short_enough_fits(case):
     longest = case(rows=True).longest_student_prompt
     assert not said(list(checks.budgets(case(f"data.max_prompt_length={longest}", rows=True))), RED)
-    assert said(list(checks.budgets(case(f"data.max_prompt_length={longest - 1}", rows=True))), RED)
+    with pytest.raises(ValueError, match=rf"prompts have more than data.max_prompt_length={longest - 1} tokens"):
+        case(f"data.max_prompt_length={longest - 1}", rows=True)
 
 
 @pytest.mark.parametrize("response", [24, 2000])

@@ -48,6 +48,7 @@ def estimated(case: Case) -> list[float]:
         (["actor_rollout_ref.actor.ppo_max_token_len_per_gpu=500"], 500),
         (["trainer.n_gpus_per_node=4"], 2 * 100),
         (["trainer.n_gpus_per_node=4", "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"], 4 * 50),
+        (["trainer.n_gpus_per_node=4", "actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size=2"], 4 * 50),
         (
             ["actor_rollout_ref.actor.use_dynamic_bsz=false", "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=3"],
             3 * 100,

@@ -31,6 +31,7 @@ REFUSED = {
     "by_length": "token 0 of response 1 weighs 0.2 beside others and 1 alone",
     "from_the_cpu": "makes a tensor on the CPU, which does not go with those on a GPU; give torch.arange and the like",
     "on_the_cpu": "makes a tensor on the CPU, which does not go with those on a GPU",
+    "adds_on_the_cpu": "makes a tensor on the CPU, which does not go with those on a GPU",
     "bad_part": "fails on made-up responses: its gate weight has shape (4, 1), expected (4, 5)",
 }
 

@@ -130,7 +130,6 @@ def budgets(case: Case) -> Iterator[Finding]:
     a step."""
     config, parts, response = case.config, case.config.actor_rollout_ref, case.config.data.max_response_length
     student, teacher = case.longest_student_prompt, case.longest_teacher_prompt
-    split = parts.actor.ulysses_sequence_parallel_size
     positions = case.model.hf_config.get_text_config().max_position_embeddings
     context = parts.rollout.max_model_len or positions
     name = "ref" if derived.uses_reference(config) else "rollout"
@@ -150,7 +149,8 @@ def budgets(case: Case) -> Iterator[Finding]:
     ):
         if dynamic:
             key = f"{prefix}_max_token_len_per_gpu"
-            limits.append((row, tokens, parts[part][key] * split, f"actor_rollout_ref.{part}.{key}"))
+            ranks = derived.sequence_parallel_ranks(parts["ref" if part == "ref" else "actor"])
+            limits.append((row, tokens, parts[part][key] * ranks, f"actor_rollout_ref.{part}.{key}"))
     for what, tokens, limit, key in limits:
         sign = "≤" if tokens <= limit else ">"
         yield Finding(graded(red=tokens > limit), f"{what} {tokens:,} {sign} {limit:,} ({key})")

@@ -63,7 +63,7 @@ def micro_batch_tokens(config: Any, engine: Any, prefix: str, prompt: int, respo
     """
     actor, trainer = config.actor_rollout_ref.actor, config.trainer
     row = prompt + config.data.max_response_length
-    split = engine.get("ulysses_sequence_parallel_size") or actor.ulysses_sequence_parallel_size
+    split = derived.sequence_parallel_ranks(engine if "fsdp_config" in engine else actor)  # vLLM's node has none
     if not engine["use_dynamic_bsz" if prefix == "ppo" else "log_prob_use_dynamic_bsz"]:
         return ceil((engine[f"{prefix}_micro_batch_size_per_gpu"] or 1) * row / split)
     batch = config.data.train_batch_size * config.actor_rollout_ref.rollout.n

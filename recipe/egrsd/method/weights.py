@@ -135,7 +135,7 @@ def lookahead_entropy(entropy: Tensor, response_mask: Tensor, *, window: int) ->
         ValueError: if window is negative.
     """
     require_float32(entropy=entropy)
-    require_bool(response_mask)
+    require_bool(response_mask=response_mask)
     require_shape(entropy, response_mask=response_mask)
     if window < 0:
         raise ValueError(f"window={window} would look at past tokens; use window >= 0 (0 is EGRSD, no lookahead).")
@@ -166,7 +166,7 @@ def entropy_scale(entropy: Tensor, response_mask: Tensor, *, min_nats: float = 1
         scalar, nats; min_nats for an empty mask.
     """
     require_float32(entropy=entropy)
-    require_bool(response_mask)
+    require_bool(response_mask=response_mask)
     require_shape(entropy, response_mask=response_mask)
     return torch.cat([entropy.detach()[response_mask], entropy.new_tensor([min_nats])]).max()
 
@@ -213,12 +213,11 @@ def require_float32(**tensors: Tensor) -> None:
             )
 
 
-def require_bool(response_mask: Tensor) -> None:
-    """TypeError if it is not."""
-    if response_mask.dtype != torch.bool:
-        raise TypeError(
-            f"response_mask is {response_mask.dtype}, expected torch.bool (True = a sampled token): use .bool()."
-        )
+def require_bool(**masks: Tensor) -> None:
+    """TypeError names the first that is not."""
+    for name, mask in masks.items():
+        if mask.dtype != torch.bool:
+            raise TypeError(f"{name} is {mask.dtype}, expected torch.bool (True = a token that counts): use .bool().")
 
 
 def require_shape(expected: Tensor, **tensors: Tensor) -> None:

@@ -221,8 +221,7 @@ def _replace(path: Path, write: Callable[[Path], Any]) -> None:
 def _sha256(path: Path) -> str | None:
     if not path.is_file():
         return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 if __name__ == "__main__":

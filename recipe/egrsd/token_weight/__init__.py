@@ -156,7 +156,7 @@ def weigh(
         given[CONTRAST] = contrast_log_probs
     mask = given["teacher_mask"]
     require_float32(**{name: tensor for name, tensor in given.items() if tensor is not mask})
-    require_bool(mask)
+    require_bool(teacher_mask=mask)
     require_shape(mask, **given)
     try:
         return called(egrsd, given, **of_step)
@@ -193,14 +193,15 @@ def called(egrsd: EgrsdConfig, given: Mapping[str, Tensor], **of_step: float) ->
     mask = given["teacher_mask"]
     sound = (torch.stack([value.isfinite() for value in given.values()]).all(0) | ~mask).all(-1, keepdim=True)
     parts = {part: tensor for part, tensor in vars(weights).items() if part == "token" or tensor is not None}
+    for part, tensor in parts.items():  # before any value is looked at: tensors of the trial's other device have none
+        _check_kind(part, tensor, mask)
     for part, tensor in parts.items():
-        _check(part, tensor, mask, counted=mask & sound)
+        _check_values(part, tensor, counted=mask & sound)
     without = dict.fromkeys(parts, 1.0) | {"added": 0.0}
     return TokenWeights(**{part: torch.where(mask, tensor, without[part]) for part, tensor in parts.items()})
 
 
-def _check(part: str, tensor: Any, mask: Tensor, *, counted: Tensor) -> None:
-    """A row whose inputs are not finite says nothing about the function, and is verl's to skip."""
+def _check_kind(part: str, tensor: Any, mask: Tensor) -> None:
     if not isinstance(tensor, Tensor):
         kind = type(tensor).__name__
         raise TypeError(f"it returns {kind}, not a (B, T) float32 tensor of weights (or method.weights.TokenWeights)")
@@ -213,6 +214,10 @@ def _check(part: str, tensor: Any, mask: Tensor, *, counted: Tensor) -> None:
             raise ValueError(f"its {part} weight has {what} {found}, expected {expected}")
     if tensor.requires_grad:
         raise ValueError(f"its {part} weight carries a gradient; weights are data: detach it")
+
+
+def _check_values(part: str, tensor: Tensor, *, counted: Tensor) -> None:
+    """A row whose inputs are not finite says nothing about the function, and is verl's to skip."""
     bad = counted & ~tensor.isfinite()
     if bad.any():
         row, t = bad.nonzero()[0].tolist()

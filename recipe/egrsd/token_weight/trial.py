@@ -47,7 +47,8 @@ def try_out(egrsd: EgrsdConfig) -> None:
 
 
 def _on_another_device(egrsd: EgrsdConfig, given: Mapping[str, Tensor], settings: Mapping[str, float]) -> None:
-    """torch's meta device stands for a GPU: it has no numbers, but refuses a tensor that was made on the CPU."""
+    """torch's meta device stands for a GPU: it has no numbers, and refuses most tensors that were made on the CPU; not
+    an index, nor a part of a matrix product, a convolution, a scatter."""
     try:
         called(egrsd, {name: value.to("meta") for name, value in given.items()}, **settings)
     except Exception as problem:  # most of what is raised there says that there are no numbers
