@@ -106,8 +106,11 @@ def full(run_once) -> Run:
 
 
 @pytest.fixture(scope="session")
-def rollouts(full) -> Path:
-    return full.folder / "rollouts"
+def rollouts(once, request) -> Path:
+    """The committed ones; without them, or with another verl than the pinned one, those that a run has recorded."""
+    if is_pinned("verl") and fixed_rollouts.FILE.exists():
+        return once("rollouts", fixed_rollouts.lay_out)
+    return request.getfixturevalue("full").folder / "rollouts"
 
 
 @pytest.fixture(scope="session")

@@ -60,7 +60,6 @@ def build(inputs: Path, weights: Weights, *, lora: bool):
 
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("student", STUDENTS)
 @pytest.mark.parametrize("mode", MODES)

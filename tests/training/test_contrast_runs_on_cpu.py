@@ -120,7 +120,6 @@ METHODS: dict[str, tuple[Callable, Callable]] = {"rlcsd": (of_peers, rlcsd), "si
 
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("algorithm", METHODS)
 def test_a_step_is_gradient_descent_on_its_loss(algorithm, inputs: Path, tmp_path, monkeypatch):
     """Two ranks, a snapshot that follows each step. Scores of both sides by plain forward passes; parameters after each

@@ -38,7 +38,6 @@ def whole_batch_loss(model, teacher, batch: dict, *, kind: str, clip: float | No
 
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("algorithm", "kind", "clip", "overrides"),
     [
@@ -72,7 +71,6 @@ ENGLISH = "{{ problem }}\n\n{{ english_problem }}\n\nSolution:\n{{ solution }}\n
 
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("mode", MODES)
 def test_copsds_turns_begin_with_its_words_and_its_teacher_reads_english(mode, inputs, tmp_path):
     """Descent as above; both prompts end in the words, inside the thoughts; the checkpoint's tokenizer writes them."""

@@ -30,7 +30,6 @@ def prompts(tokenizer, batch: dict, row: int, said: list[str], *, shuffled: bool
 
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("privilege", "mode"), [("feedback", "egrsd_sync"), ("feedback_shuffled", "egrsd_colocate_async")]
 )

@@ -233,7 +233,6 @@ def test_a_resume_and_looking_at_tokens_change_nothing(packed, tied, inputs, tmp
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1800)
 def test_a_kill_while_a_checkpoint_is_written_changes_nothing(packed, tied, inputs, tmp_path):
     """The second one; resumed by the same command."""
     overrides = resumable(packed, tied, tmp_path)

@@ -42,7 +42,6 @@ def steered_loss(model, teacher, batch: dict, known: dict, *, strength: float, c
 
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("ranks", "highest", "clip"), [(2, 3.0, 0.05), (1, 0.5, None)], ids=["published", "no clip"])
 def test_a_step_is_gradient_descent_towards_the_steered_teacher(ranks, highest, clip, inputs, tmp_path):
     """A ramp over two steps: the first changes nothing, after the second the teacher is no longer the student.

@@ -69,7 +69,6 @@ OTHER_METHODS = {
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("algorithm", OTHER_METHODS)
 def test_ranks_and_batching_change_nothing_of_other_methods(algorithm, inputs, rollouts, of_peers, tmp_path):
     """Two ranks with dynamic batches, one with four static micro-batches: parameters after three steps."""

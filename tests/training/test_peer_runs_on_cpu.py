@@ -12,7 +12,6 @@ from examples.tiny_cpu import model as tiny
 
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("mode", MODES)
 def test_each_teacher_is_the_initial_model_that_was_shown_a_correct_peer(mode, inputs, tmp_path):
     """Two ranks, eight responses a step, half of them right by chance. log p_T by a plain forward pass of the model."""

@@ -158,7 +158,6 @@ LOSSES = {
 
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("algorithm", LOSSES)
 def test_a_step_is_gradient_descent_on_its_loss(algorithm, inputs, tmp_path):
     """Two ranks; parameters after each of two steps equal those of a plain training loop on the same responses."""

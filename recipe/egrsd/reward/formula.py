@@ -10,8 +10,8 @@ import functools
 import re
 
 from recipe.egrsd.reward import operators
-from recipe.egrsd.reward.latex import CLOSES, OPENS, Unreadable, depths, tokens
-from recipe.egrsd.reward.tables import ACCENTS, FUNCTIONS, SYMBOLS
+from recipe.egrsd.reward.latex import CLOSES, OPENS, Unreadable, depths, name, tokens
+from recipe.egrsd.reward.tables import ACCENTS, CALLED, SYMBOLS
 
 OPERATORS = {
     "+": "+",
@@ -23,7 +23,6 @@ OPERATORS = {
     r"\div": "/",
     ":": "/",
 }
-CALLED = {rf"\{name}" for name in FUNCTIONS} - {r"\sqrt"}
 DIGITS = "0123456789"
 CONSTANTS = {r"\infty": r"\infty ", r"\pi": r"\pi ", r"\%": r"\frac{1}{100}"}
 LISTED = {",", "<", ">", "=", r"\le", r"\ge", r"\cap", r"\cup", r"\mid", ";"}  # in the brackets of a name: no product
@@ -36,14 +35,7 @@ def safe(text: str) -> str:
     found = tokens(text)
     depths(found)
     degrees = r"\circ" in found and any(token in CALLED for token in found)
-    return _Reader(found, degrees=degrees).expression()
-
-
-def name(text: str) -> str:
-    r"""The symbol for a name of any kind: ``R``, ``x_1``, ``y''``, ``\hat{p}``. Different names, different symbols."""
-    text = re.sub(r"[\s{}]", "", text)
-    plain = text if re.fullmatch("[a-zA-Z]", text) else "v" + text.encode("utf-8", "replace").hex()
-    return rf"\variable{{{plain}}}"
+    return Reader(found, degrees=degrees).expression()
 
 
 def _product(run: list[str]) -> str:
@@ -53,7 +45,7 @@ def _product(run: list[str]) -> str:
     return run[0] if len(run) == 1 else "(" + r"\cdot ".join(run) + ")"
 
 
-class _Reader:
+class Reader:
     """Reads tokens from left to right. ``bound`` maps what sums and limits run over to symbols of their depth alone."""
 
     def __init__(self, found: list[str], *, degrees: bool = False, bound: dict[str, str] | None = None) -> None:
@@ -69,7 +61,7 @@ class _Reader:
         return self.found[self.at - 1]
 
     def inside(self, found: list[str]) -> str:
-        return _Reader(found, degrees=self.degrees, bound=self.bound).expression()
+        return Reader(found, degrees=self.degrees, bound=self.bound).expression()
 
     def expression(self) -> str:
         """All that is left, as sums of grouped products."""
@@ -83,13 +75,13 @@ class _Reader:
             if token in ("/", r"\div") and len(run) == 1 and run[0].isdigit() and self._is_integer_alone():
                 run = [rf"\frac{{{run[0]}}}{{{self.take()}}}"] if written[-1:] != ["/"] else self._refuse("a/b/c")
                 continue
-            written += [_product(run), OPERATORS[token]] if run else self._sign(token, written)
+            written += [_product(run), OPERATORS[token]] if run else self._sign(token)
             run = []
         if not run:
             raise Unreadable("a sign without its number")
         return "".join([*written, _product(run)])
 
-    def _sign(self, token: str, written: list[str]) -> list[str]:
+    def _sign(self, token: str) -> list[str]:
         if token not in "+-":
             raise Unreadable(f"nothing before {token}")
         return [token]
@@ -150,7 +142,7 @@ class _Reader:
         raise Unreadable(token)
 
     def bracket(self, token: str) -> str:
-        inner = self.inside(self.until(OPENS[token]))
+        inner = self.inside(self.until())
         return rf"{token} {inner} {OPENS[token]}" if token in (r"\lfloor", r"\lceil") else f"({inner})"
 
     def symbol(self, token: str) -> str:
@@ -173,12 +165,9 @@ class _Reader:
             return self.bound[whole]
         return name(whole + self.called())
 
-    def named(self, text: str) -> str:
-        return name(text)
-
     def until_prime(self) -> list[str]:
         self.take()
-        return self.until("}")
+        return self.until()
 
     def called(self) -> str:
         """The argument of f(2), f(x), P(A,B), P(X>2) as a part of the name; a sum in brackets is a factor."""
@@ -186,7 +175,7 @@ class _Reader:
             return ""
         start = self.at
         self.take()
-        inner = self.until(")")
+        inner = self.until()
         simple = len(inner) == 1 and re.fullmatch(r"[0-9.]+|[a-zA-Z]|\\[a-zA-Z]+", inner[0])
         if simple or LISTED & set(inner):
             return f"({self.plain(inner)})"
@@ -210,7 +199,7 @@ class _Reader:
         it)."""
         token = self.take()
         if token == "{" or (whole and token == "("):
-            return self.until(OPENS[token])
+            return self.until()
         if whole and token == "-":
             return [token, *self.raw()]
         if token == r"\frac":
@@ -226,7 +215,7 @@ class _Reader:
     def argument(self, *, whole: bool = False) -> str:
         return self.inside(self.raw(whole=whole))
 
-    def until(self, close: str) -> list[str]:
+    def until(self) -> list[str]:
         """Tokens up to the bracket that closes the one just taken; takes that, too."""
         start, depth = self.at, 1
         while depth:

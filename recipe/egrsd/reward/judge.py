@@ -10,8 +10,6 @@ from recipe.egrsd.reward import relations, units, values
 from recipe.egrsd.reward.answers import Answer, Chain, Described, Items, Mixed, Pieces, Text, Time, Value, read
 from recipe.egrsd.reward.latex import Unreadable
 
-READABLE = "readable"
-
 
 def outcome(expected: str, answer: str) -> str:
     """``equal``, ``different``, or ``bad_ground_truth`` if the expected answer cannot be read."""

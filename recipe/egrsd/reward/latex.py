@@ -85,3 +85,10 @@ def enclosed(found: list[str]) -> bool:
 def joined(found: list[str]) -> str:
     """Tokens as a text again, equal for equal tokens."""
     return " ".join(found)
+
+
+def name(text: str) -> str:
+    r"""The symbol for a name of any kind: ``R``, ``x_1``, ``y''``, ``\hat{p}``. Different names, different symbols."""
+    text = re.sub(r"[\s{}]", "", text)
+    plain = text if re.fullmatch("[a-zA-Z]", text) else "v" + text.encode("utf-8", "replace").hex()
+    return rf"\variable{{{plain}}}"

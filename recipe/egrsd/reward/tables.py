@@ -57,6 +57,7 @@ FUNCTIONS = _words(
     "arcsin arccos arctan arccot arcsec arccsc arsinh arcosh artanh sinh cosh tanh coth sin cos tan cot sec csc log ln "
     "exp sqrt max min gcd lcm det"
 )
+CALLED = {rf"\{name}" for name in FUNCTIONS} - {r"\sqrt"}
 SYMBOLS = {rf"\{name}" for name in GREEK.values()} | {rf"\{name}" for name in _words(
     "hbar ell partial nabla odot oplus otimes bullet star prime angle triangle square Box perp parallel wp Re Im aleph "
     "ldots sharp flat circ top dagger diamond Diamond blacksquare arg dim ker deg jmath hslash varpi varrho varsigma "
