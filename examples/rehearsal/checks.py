@@ -26,7 +26,7 @@ OF_WEIGHTS = {
     *("egrsd/gate_mean", "egrsd/gate_floor_frac", "egrsd/lookahead_restored_mean", "egrsd/ratio_weight_mean"),
     *("egrsd/ratio_clip_low_frac", "egrsd/ratio_clip_high_frac", "egrsd/token_weight_mean"),
 }
-"""Not logged by opsd and crisp, which have no weights."""
+"""Not logged where a divergence alone is trained on, which has no weights."""
 NOT_JUDGED = {
     *("egrsd/reward_mean", "egrsd/reward_std", "egrsd/baseline_mean", "egrsd/baseline_std", "egrsd/correct_frac"),
     *("egrsd/truncated_frac", "egrsd/first_token_log_ratio", "egrsd/mixed_problems_frac"),

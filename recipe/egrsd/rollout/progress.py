@@ -18,6 +18,7 @@ from ray.exceptions import ActorDiedError, GetTimeoutError
 
 ASK_SECONDS = 15.0  # between two looks
 ANSWER_SECONDS = 5.0  # within which vLLM's servers and the agent loop's workers say what they hold
+SHOWN_CHARS = 300  # of an error
 SAY_SECONDS = 600.0  # without progress, until the log says so; then after twice as long, and so on
 LOST_LOOKS = 3  # in a row that find nobody at work on what the trainer waits for
 IDLE_SECONDS = 3600.0  # in which no token was written and no response finished
@@ -187,4 +188,5 @@ def _answer(ref: ray.ObjectRef) -> Any:
 def _one_line(error: Exception) -> str:
     if isinstance(error, GetTimeoutError):
         return f"no answer within {ANSWER_SECONDS:.0f} s"
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}…"

@@ -175,7 +175,7 @@ def teacher_metrics(entropy: Tensor, mask: Tensor, scale: float, prompt_lengths:
 def reward_metrics(
     rewards: Tensor, truncated: Tensor, problems: Sequence[str], *, baseline_mean: float, baseline_std: float
 ) -> dict[str, float]:
-    """rewards: (real rows,) after shaping; truncated: (real rows,) bool; problems: the name of each row's."""
+    """rewards: (rollouts,) after shaping; truncated: (rollouts,) bool; problems: the name of each rollout's."""
     found = defaultdict(list)
     for problem, right in zip(problems, (rewards > 0).tolist(), strict=True):
         found[problem].append(right)

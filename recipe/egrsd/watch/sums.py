@@ -17,6 +17,7 @@ OF_STUDENT = ("student_surprise_mean", "rollout_probs_diff_mean")
 def student_sums(per_token: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
     """Sums over the sampled tokens of a micro-batch; token_means turns their totals over micro-batches and ranks into
     means.
+
     Args:
         per_token: values, each (B, T).
         mask: (B, T) bool.
@@ -48,7 +49,7 @@ def pull_sums(per_token: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor
 
 
 def token_means(sums: Mapping[str, float]) -> dict[str, float]:
-    """Metrics of a step from the totals of student_sums and teacher_sums over all micro-batches and ranks; a mean over
+    """Metrics of a step from the totals of student_sums, teacher_sums and pull_sums over all micro-batches and ranks; a mean over
     nothing is left out."""
     counts = dict.fromkeys(OF_STUDENT, "num_tokens") | dict.fromkeys(OF_PULL, "num_pulled_tokens")
     counts |= {"first_token_log_ratio": "num_responses", "clip_removed": "positive_shares"}
