@@ -1,4 +1,4 @@
-"""Checks across keys of what single methods need: a group and room for a peer, answers and words at the start of a turn,
+"""Checks across keys of what single methods need: a group and room for a peer, answers, words at the start of a turn,
 a reward function that gives feedback, a whole vocabulary for a divergence."""
 
 from typing import Any

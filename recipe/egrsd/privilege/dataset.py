@@ -22,8 +22,8 @@ SHOWN_ROWS = 5
 
 class EgrsdDataset(RLHFDataset):
     """Adds ``teacher_prompt_ids`` (list of int) to every training row; where a peer's response or feedback is to be
-    shown, SLOT of prompts.py stands in its place, and where the row's own solution or answer is a guide beside those of the step,
-    ``teacher_solution_ids`` or ``teacher_answer_ids`` (list of int) holds it, empty without a solution.
+    shown, SLOT of prompts.py stands in its place. Where the row's own solution or answer is a guide beside those of the
+    step, ``teacher_solution_ids`` or ``teacher_answer_ids`` (list of int) holds it, empty without a solution.
 
     Raises:
         ValueError: at construction, naming row numbers and reasons, if a row has no usable solution or its teacher

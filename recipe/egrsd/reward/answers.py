@@ -66,7 +66,7 @@ class Mixed:
 
 @dataclass(frozen=True)
 class Items:
-    r"""Several answers. ``kind``: ``list``, ``or``, ``set``, ``cases``, ``row``, an operator such as ``\bigcup``, or the
+    r"""Several answers. ``kind``: ``list``, ``or``, ``set``, ``cases``, ``row``, an operator as ``\bigcup``, or the
     brackets of a tuple or an interval: ``()``, ``[)``, ..."""
 
     kind: str

@@ -49,8 +49,8 @@ def pull_sums(per_token: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor
 
 
 def token_means(sums: Mapping[str, float]) -> dict[str, float]:
-    """Metrics of a step from the totals of student_sums, teacher_sums and pull_sums over all micro-batches and ranks; a mean over
-    nothing is left out."""
+    """Metrics of a step from the totals of student_sums, teacher_sums and pull_sums over all micro-batches and ranks; a
+    mean over nothing is left out."""
     counts = dict.fromkeys(OF_STUDENT, "num_tokens") | dict.fromkeys(OF_PULL, "num_pulled_tokens")
     counts |= {"first_token_log_ratio": "num_responses", "clip_removed": "positive_shares"}
     totals = {name: (total, sums[counts.get(name, "num_taught_tokens")]) for name, total in sums.items()}
