@@ -67,7 +67,9 @@ def test_other_choices_of_rows_are_made_anew_in_the_same_folder(prepare, tmp_pat
     counts = {}
     for more in (["--keep-overlap"], [], ["--validation", "1"]):
         counts[" ".join(more)] = prepare(rows, *words, *more)["kept"]
-        made = {row["extra_info"]["index"] for name in ("train", "validation") for row in rows_of(tmp_path / "out", name)}
+        made = {
+            row["extra_info"]["index"] for name in ("train", "validation") for row in rows_of(tmp_path / "out", name)
+        }
         assert made == ({0, 1, 2} if more == ["--keep-overlap"] else {0, 2})
     assert counts == {"--keep-overlap": 3, "": 2, "--validation 1": 2}
     assert [len(rows_of(tmp_path / "out", name)) for name in ("train", "validation")] == [2 - 1, 1]
