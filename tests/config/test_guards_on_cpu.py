@@ -5,9 +5,11 @@ from composing import LORA, composed, refusal
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig
 
-from recipe.egrsd import checkpoint
+from recipe.egrsd import checkpoint, parts
 from recipe.egrsd.config import validation
 from recipe.egrsd.hydra_plugin import Validation  # opens the config group, too
+from recipe.egrsd.machines import attention, models, slots, wandb_login
+from recipe.egrsd.privilege import columns
 
 EMA = "algorithm.egrsd.teacher.kind=ema algorithm.egrsd.teacher.ema_decay=0.99"
 FLOAT32 = "actor_rollout_ref.ref.fsdp_config.model_dtype=fp32"
@@ -194,3 +196,34 @@ def test_a_misspelt_key_is_refused_by_hydra():
 def test_a_reference_to_nothing_in_what_ray_is_told_is_named():
     with pytest.raises(SystemExit, match=r"^EGRSD: Interpolation key 'nowhere' not found$"):
         Validation().on_run_start(composed("ray_kwargs.ray_init.num_cpus=${nowhere}"))
+
+
+CHECKS = [
+    (validation, "validate"), (parts, "check"), (checkpoint, "folder_to_resume"), (attention, "refuse"),
+    (slots, "check_before_ray"), (validation, "check_data_files"), (models, "located"), (columns, "check"),
+    (wandb_login, "check"), (slots, "check_when_ray_has_started"),
+]  # fmt: skip
+
+
+def test_every_check_is_made_once_before_a_run(monkeypatch):
+    """What each of them refuses, its own tests say; here nothing is refused."""
+    config, made = composed(), []
+
+    def recorded(check: str):
+        return lambda *given: made.append((check, *given)) or "the settings"
+
+    for module, name in CHECKS:
+        monkeypatch.setattr(module, name, recorded(f"{module.__name__.rsplit('.', 1)[1]}.{name}"))
+    Validation().on_job_start(config)
+    assert made == [
+        ("validation.validate", config),
+        ("parts.check", config, "the settings"),
+        ("checkpoint.folder_to_resume", config),
+        ("attention.refuse", config),
+        ("slots.check_before_ray", config),
+        ("validation.check_data_files", config.data),
+        ("models.located", config),
+        ("columns.check", config.data, "the settings"),
+        ("wandb_login.check", config),
+        ("slots.check_when_ray_has_started", config),
+    ]

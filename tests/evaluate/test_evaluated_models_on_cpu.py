@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from runs import ROOT
 
-from recipe.egrsd.evaluate import Refused
+from recipe.egrsd.evaluate import Refused, engine
 from recipe.egrsd.evaluate.engine import free_ports
 from recipe.egrsd.evaluate.model import ModelFiles, locate
 
@@ -111,6 +111,22 @@ def test_the_fingerprint_of_a_model_changes_with_weights_adapter_and_template(ba
     (base / "chat_template.jinja").write_text("x")
     seen.add(locate(str(base)).fingerprint())
     assert len(seen) == 4
+
+
+def test_the_fingerprint_sees_both_ends_of_a_large_file(base):
+    """Read are the first and the last of its 3 MiB: a changed byte at the edges of either is another model."""
+    weights, mib = base / "model.safetensors", 1 << 20
+    content, seen = bytearray(3 * mib), set()
+    for place in (None, 0, mib - 1, 2 * mib, 3 * mib - 1):
+        weights.write_bytes(content if place is None else content[:place] + b"1" + content[place + 1 :])
+        assert weights.stat().st_size == 3 * mib
+        seen.add(locate(str(base)).fingerprint())
+    assert len(seen) == 5
+
+
+def test_vllm_is_told_every_setting_of_a_response():
+    found = engine._parameters(engine.Sampling(temperature=0.7, top_p=0.9, top_k=20, max_tokens=5), 3)
+    assert (found.temperature, found.top_p, found.top_k, found.max_tokens, found.seed) == (0.7, 0.9, 20, 5, 3)
 
 
 def test_engines_that_start_together_look_for_ports_apart():

@@ -80,6 +80,23 @@ def test_a_model_without_think_tokens_has_no_think_figures(tokenizer, problems):
     assert summary.figures(pd.DataFrame([row]))["think"] == {"opened": None, "closed": None, "tokens_mean": None}
 
 
+def test_the_shares_of_think_blocks_and_the_counts_of_what_could_not_be_compared(tokenizer, problems):
+    """Three of four responses open a block, one of those closes it; 4, 6 and 8 tokens stand inside: (4 + 6 + 8) / 3."""
+    recorder = Recorder(tokenizer, thinking=True)
+    texts = ["<think>1234</think>", "<think>123456", "<think>12345678", "5"]  # a digit is a token
+    ids = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    rows = pd.DataFrame([recorder.row(problems[0], i, response, truncated=False) for i, response in enumerate(ids)])
+    flags = {"answer_too_long": 3, "timed_out": 1, "crashed": 0, "bad_ground_truth": 2}  # responses that have each
+    for flag, count in flags.items():
+        rows[flag] = [number < count for number in range(4)]
+    figures = summary.figures(rows)
+    assert figures["think"] == {"opened": 3 / 4, "closed": 1 / 4, "tokens_mean": 6.0}
+    assert figures["ungraded"] == flags
+    benchmarks = {"tiny_addition": figures}
+    printed = summary.table({"benchmarks": benchmarks, "macro": summary.macro(benchmarks)}).splitlines()
+    assert printed[0].endswith("think closed  tokens in it") and printed[1].split()[-2:] == ["25.0", "6"]
+
+
 def test_settings_of_a_folder_do_not_change(tmp_path):
     store.begin(tmp_path, SETTINGS)
     store.begin(tmp_path, SETTINGS)

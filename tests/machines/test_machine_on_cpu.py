@@ -48,13 +48,19 @@ def naming(name: str) -> str:
         (None, {"a": ("", ""), "b": ("no GPU", "")}, None, "b cannot train: no GPU. Update the driver"),
     ],
 )
-def test_the_attention_that_every_machine_has(named, answers, found, said):
+def test_the_attention_that_every_machine_has(named, answers, found, said, monkeypatch):
+    """Every machine is asked for what the run would take; the answer stands in the config, in a line, or ends the
+    run."""
+    monkeypatch.delenv("VERL_PLATFORM", raising=False)
+    config, asked = composed(*[naming(named)] * bool(named)), []
     if found is None:
         with pytest.raises(ValueError, match=said):
-            attention.chosen(named, answers)
-    else:
-        chosen, why = attention.chosen(named, answers)
-        assert chosen == found and why.startswith(said) and bool(why) == bool(said)
+            attention.settle(config, lambda _: answers)
+        return
+    line = attention.settle(config, lambda question: asked.append((question.func, *question.args)) or answers)
+    assert asked == [(attention.faults, named or FLASH)]
+    assert config.actor_rollout_ref.model.override_config.attn_implementation == found
+    assert line.startswith(f"EGRSD: attn_implementation={found}{said and ': '}{said or '.'}")
 
 
 def test_transformers_itself_is_asked():
@@ -75,14 +81,8 @@ def outside(words: list[str], **variables: str) -> subprocess.CompletedProcess[s
 
 def test_a_library_that_is_not_there_stops_the_command_line(tmp_path):
     """Before Ray. A worker would say so after a minute, below fifty lines of Ray's."""
-    words = [
-        "-m",
-        "verl.trainer.main_ppo",
-        "algorithm=egrsd",
-        f"++{attention.KEY}={FLASH}",
-        f"hydra.run.dir={tmp_path}",
-    ]
-    process = outside(words, VERL_PLATFORM="cpu")
+    words = ["-m", "verl.trainer.main_ppo", "algorithm=egrsd", f"hydra.run.dir={tmp_path}"]
+    process = outside([*words, f"++{attention.KEY}={FLASH}"], VERL_PLATFORM="cpu")
     assert process.returncode == 1
     message = process.stderr.splitlines()[-1]
     assert message.startswith(

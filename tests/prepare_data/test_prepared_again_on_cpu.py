@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from source_rows import PUBLISHED, openthoughts, rows_of, write
+from source_rows import PUBLISHED, ROOTS, openthoughts, rows_of, write
 
 from recipe.egrsd.prepare_data import __main__ as prepare_data
 
@@ -48,6 +48,40 @@ def test_what_is_complete_stays_and_what_is_not_is_made_again(everything, prepar
     assert (out / "aime24.parquet").stat().st_mtime_ns == times[out / "aime24.parquet"]
     report = prepare([openthoughts(1)])  # another input in the same folder
     assert report["kept"] == len(rows_of(out)) == 1
+
+
+def test_another_instruction_is_written_into_the_same_folder(prepare, tmp_path):
+    """The same rows: training set and benchmark."""
+    words = ["--benchmarks", f"gsm8k={write(tmp_path / 'gsm8k.parquet', [PUBLISHED['gsm8k'][0]])}"]
+    for instruction in ("Say it in words.", "Box it."):
+        prepare([openthoughts(1), openthoughts(2)], *words, "--instruction", instruction)
+        rows = [*rows_of(tmp_path / "out"), *rows_of(tmp_path / "out", "gsm8k")]
+        assert [row["prompt"][-1]["content"].rsplit("\n", 1)[1] for row in rows] == [instruction] * 3
+
+
+def test_other_choices_of_rows_are_made_anew_in_the_same_folder(prepare, tmp_path):
+    """Row 1 is a benchmark's: kept, as published data sets do, then left out; then one of the two others is held
+    out."""
+    words = ["--benchmarks", f"aime24={write(tmp_path / 'aime24.parquet', [PUBLISHED['aime24'][0]])}"]
+    rows = [openthoughts(1), openthoughts(2, problem=ROOTS), openthoughts(3)]
+    counts = {}
+    for more in (["--keep-overlap"], [], ["--validation", "1"]):
+        counts[" ".join(more)] = prepare(rows, *words, *more)["kept"]
+        made = {
+            row["extra_info"]["index"] for name in ("train", "validation") for row in rows_of(tmp_path / "out", name)
+        }
+        assert made == ({0, 1, 2} if more == ["--keep-overlap"] else {0, 2})
+    assert counts == {"--keep-overlap": 3, "": 2, "--validation 1": 2}
+    assert [len(rows_of(tmp_path / "out", name)) for name in ("train", "validation")] == [2 - 1, 1]
+
+
+def test_other_rules_for_answers_make_the_files_anew(prepare, monkeypatch, capsys):
+    """They decide which rows can be graded."""
+    rules = prepare_data.RULES
+    for version, said in ((rules, "written: "), (rules, "complete already: "), (rules + 1, "written: ")):
+        monkeypatch.setattr(prepare_data, "RULES", version)
+        assert prepare([openthoughts(1)])["request"]["versions"]["answers"] == version
+        assert f"\n  {said}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("moment", range(7))

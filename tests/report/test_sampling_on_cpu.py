@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from inputs import write_inputs
+from plain import plain_forward
 from runs import INSTRUCTION, ROOT, TEMPERATURE, tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
 
@@ -99,27 +100,59 @@ def test_what_is_mistyped_is_named_in_one_line_before_anything_is_sampled(words,
     assert text.startswith("report mechanism: ") and said in text and "\n" not in text
 
 
-def test_rows_need_no_index_and_a_folder_may_have_any_name(inputs, monkeypatch):
-    """On one GPU, as it comes; rows are named by their number."""
-    (inputs / "lr=1e-5").symlink_to(inputs / "model")
-    rows = pq.read_table(inputs / "train.parquet").to_pylist()
-    for row in rows:
-        del row["extra_info"]["index"]
-    pq.write_table(pa.Table.from_pylist(rows), inputs / "no=index.parquet")
-    seen = []
+@pytest.fixture
+def asked(monkeypatch) -> list[tuple]:
+    """What vLLM, which is not started, is asked: requests, loading, sampling. It answers [3 + number, 4] on one GPU."""
+    calls = []
 
-    def generate(requests, loading, _):
-        seen.append(loading.tensor_parallel_size)
+    def generate(requests, loading, drawn):
+        calls.append((requests, loading, drawn))
         yield from (engine.Response(request.number, [3 + request.number, 4], "stop") for request in requests)
 
     monkeypatch.setattr(sampling, "visible_devices", lambda: ["0"])
     monkeypatch.setattr(sampling, "generate", generate)
     monkeypatch.setattr(sampling, "BATCH", 2)
     monkeypatch.setattr(sampling, "get_device_name", lambda: "cpu")
+    return calls
+
+
+def test_rows_need_no_index_and_a_folder_may_have_any_name(inputs, asked):
+    """On one GPU, as it comes, without a limit of verl's, whose top_k is -1; rows are named by their number."""
+    (inputs / "lr=1e-5").symlink_to(inputs / "model")
+    rows = pq.read_table(inputs / "train.parquet").to_pylist()
+    for row in rows:
+        del row["extra_info"]["index"]
+    pq.write_table(pa.Table.from_pylist(rows), inputs / "no=index.parquet")
     words = [*given(inputs, model="lr=1e-5", data="no=index.parquet"), "--responses", "3", "--dtype", "float32"]
     saved = pq.read_table(sampling.sample([*words, *SETTINGS]) / "tokens" / "step_0.parquet").to_pylist()
-    assert [row["uid"] for row in saved] == ["0", "1", "2"] and seen == [1]
+    ((_, loading, drawn),) = asked
+    assert [row["uid"] for row in saved] == ["0", "1", "2"] and loading.tensor_parallel_size == 1
     assert [row["token_ids"] for row in saved] == [[3, 4], [4, 4], [5, 4]]
+    assert drawn == engine.Sampling(TEMPERATURE, 1.0, 0, 24)
+
+
+def test_a_teacher_of_other_weights_scores_what_the_student_drew_as_in_a_run(inputs, asked, tmp_path):
+    """Each row's own numbers, also in the second batch: the student's of the one model, the teacher's of the other."""
+    write_inputs(tmp_path, train=1, body=2.0)
+    words = [*given(inputs), "--teacher", str(tmp_path / "model"), "--out", str(tmp_path), "--responses", "3"]
+    words += ["--dtype", "float32", "--seed", "7", *SETTINGS]
+    words += ["actor_rollout_ref.rollout.top_p=0.9", "actor_rollout_ref.rollout.top_k=5"]
+    saved = pq.read_table(sampling.sample(words) / "tokens" / "step_0.parquet").to_pylist()
+    ((requests, loading, drawn),) = asked
+    assert drawn == engine.Sampling(TEMPERATURE, 0.9, 5, 24)
+    assert loading == engine.Loading(str(inputs / "model"), None, 0, "float32", 7, 1)
+    assert [request.seed for request in requests] == [7, 7 + 1, 7 + 2]
+    tokenizer = AutoTokenizer.from_pretrained(inputs / "model")
+    for who, folder, prompt in (("student", inputs, "prompt"), ("teacher", tmp_path, "teacher_prompt")):
+        model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
+        for row in saved:
+            ids = tokenizer.encode(row[prompt], add_special_tokens=False)
+            forward = plain_forward(model, ids, torch.tensor(row["token_ids"]), temperature=TEMPERATURE)
+            found = torch.tensor(row[f"{who}_log_probs"])
+            torch.testing.assert_close(found, forward[0], atol=1e-5, rtol=0, msg=lambda m, who=who: f"{who}: {m}")
+            if who == "teacher":
+                torch.testing.assert_close(torch.tensor(row["teacher_entropy"]), forward[1], atol=1e-5, rtol=0)
+    assert len(saved) == 3
 
 
 SETTINGS = [
