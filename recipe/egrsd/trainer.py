@@ -16,7 +16,7 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.profiler import marked_timer
 
 from recipe.egrsd import batches, checkpoint, cpu, parts, teaching, token_weight
-from recipe.egrsd.config import derived, schema, validation, verl_version
+from recipe.egrsd.config import contents, derived, schema, validation, verl_version
 from recipe.egrsd.loss import ROLLOUT_DISTANCE_MAX, ROLLOUT_DISTANCE_MEAN, SUM_PREFIX, training_loss
 from recipe.egrsd.machines import attention, models, nodes
 from recipe.egrsd.method.advantage import RunningBaseline, shaped_reward
@@ -38,7 +38,8 @@ class EgrsdMixin(PPOTrainer):
         self.egrsd = validation.validate(config)
         parts.check(config, self.egrsd)
         self.resumed_from = checkpoint.folder_to_resume(config)
-        print(f"EGRSD {checkpoint.beginning(config.trainer, self.resumed_from)}.")
+        left_out = contents.remark(config, resumes=self.resumed_from is not None)
+        print(f"EGRSD {checkpoint.beginning(config.trainer, self.resumed_from)}{left_out}.")
         self.models = models.located(config)
         if self.resumed_from:
             models.refuse_other_commits(checkpoint.load(self.resumed_from).get("commits", {}), self.models)

@@ -17,6 +17,8 @@ KEYS: dict[str, Any] = {
     f"{_PARTS}.actor.strategy": str,
     f"{_PARTS}.actor.ppo_mini_batch_size": Positive,
     f"{_PARTS}.actor.ppo_epochs": Positive,
+    f"{_PARTS}.actor.checkpoint.save_contents": list[str] | None,
+    f"{_PARTS}.actor.checkpoint.load_contents": list[str] | None,
     f"{_PARTS}.actor.use_kl_loss": bool,
     f"{_PARTS}.actor.entropy_coeff": float,
     f"{_PARTS}.actor.ulysses_sequence_parallel_size": Positive,
@@ -39,6 +41,7 @@ KEYS: dict[str, Any] = {
     "trainer.v1.trainer_mode": str,
     "trainer.nnodes": Positive,
     "trainer.n_gpus_per_node": Positive,
+    "trainer.save_freq": int,
     "trainer.default_local_dir": Annotated[str, Field(min_length=1)],
     "trainer.resume_mode": Literal["auto", "disable", "resume_path"],
 }
