@@ -20,7 +20,7 @@ from recipe.egrsd.config import contents, derived, schema, validation, verl_vers
 from recipe.egrsd.loss import ROLLOUT_DISTANCE_MAX, ROLLOUT_DISTANCE_MEAN, SUM_PREFIX, training_loss
 from recipe.egrsd.machines import attention, models, nodes
 from recipe.egrsd.method.advantage import RunningBaseline, shaped_reward
-from recipe.egrsd.privilege import dataset, prefix
+from recipe.egrsd.privilege import columns, dataset, prefix
 from recipe.egrsd.privilege.rows import last_rows, require_counted_once, rollout_of
 from recipe.egrsd.rollout.watchdog import Watchdog
 from recipe.egrsd.teacher.kinds import Teacher
@@ -84,7 +84,9 @@ class EgrsdMixin(PPOTrainer):
 
     def _init_dataloader(self):
         super()._init_dataloader()
-        dataset.check_rows(self.train_dataset)
+        rows: Any = self.train_dataset
+        dataset.check_rows(rows)
+        columns.require_batch(len(rows), self.config.data, left=" left after filtering")
 
     def on_init_end(self):
         actor_config = omega_conf_to_dataclass(self.config.actor_rollout_ref.actor)

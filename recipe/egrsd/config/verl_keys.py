@@ -1,6 +1,6 @@
 """The values of verl's own keys that EGRSD reads, checked before it reads them: verl's YAML takes any type."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, TypeAdapter, ValidationError
@@ -8,6 +8,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 from recipe.egrsd.config.strict import STRICT, Number, Positive, complaint, container, leaves, resolved
 
 Precision = Literal["fp32", "float32", "bf16", "bfloat16", "fp16", "float16"]
+Rows: TypeAlias = Positive | None
+Factor: TypeAlias = Annotated[Number, Field(gt=0)] | None
 LEFT_OPEN = {"reward.reward_model.rollout.name"}  # ??? in verl's own config, and filled by verl
 _PARTS = "actor_rollout_ref"
 KEYS: dict[str, Any] = {
@@ -22,21 +24,21 @@ KEYS: dict[str, Any] = {
     f"{_PARTS}.actor.use_kl_loss": bool,
     f"{_PARTS}.actor.entropy_coeff": float,
     f"{_PARTS}.actor.loss_agg_mode": str,
-    f"{_PARTS}.actor.loss_scale_factor": Annotated[Number, Field(gt=0)] | None,
+    f"{_PARTS}.actor.loss_scale_factor": Factor,
     f"{_PARTS}.actor.use_dynamic_bsz": bool,
     f"{_PARTS}.actor.ppo_max_token_len_per_gpu": Positive,
-    f"{_PARTS}.actor.ppo_micro_batch_size_per_gpu": Positive | None,
+    f"{_PARTS}.actor.ppo_micro_batch_size_per_gpu": Rows,
     f"{_PARTS}.actor.ulysses_sequence_parallel_size": Positive,
     f"{_PARTS}.ref.ulysses_sequence_parallel_size": Positive,
     f"{_PARTS}.ref.log_prob_use_dynamic_bsz": bool,
     f"{_PARTS}.ref.log_prob_max_token_len_per_gpu": Positive,
-    f"{_PARTS}.ref.log_prob_micro_batch_size_per_gpu": Positive | None,
+    f"{_PARTS}.ref.log_prob_micro_batch_size_per_gpu": Rows,
     f"{_PARTS}.ref.fsdp_config.model_dtype": Precision,
     f"{_PARTS}.ref.fsdp_config.mixed_precision.param_dtype": Precision | None,
     f"{_PARTS}.actor.fsdp_config.mixed_precision.param_dtype": Precision | None,
     f"{_PARTS}.rollout.log_prob_use_dynamic_bsz": bool,
     f"{_PARTS}.rollout.log_prob_max_token_len_per_gpu": Positive,
-    f"{_PARTS}.rollout.log_prob_micro_batch_size_per_gpu": Positive | None,
+    f"{_PARTS}.rollout.log_prob_micro_batch_size_per_gpu": Rows,
     f"{_PARTS}.rollout.prompt_length": Positive,
     f"{_PARTS}.rollout.response_length": Positive,
     f"{_PARTS}.rollout.calculate_log_probs": bool,
