@@ -63,6 +63,12 @@ REFUSED = {
     f"egrsd +{ACTOR}.{PRECISION}=fp16 +{REF}.{PRECISION}=float16": (
         f"{REF}.fsdp_config.model_dtype=bf16 rounds the teacher's weights before they are used in mixed_precision.par"
     ),
+    # schema.py: under a divergence alone
+    "opsd algorithm.egrsd.advantage=grpo": (
+        "advantage=grpo means nothing to algorithm.egrsd.divergence=forward_kl: no advantage, no weights; leave it at r"
+    ),
+    "opsd algorithm.egrsd.mixing=0.5": "algorithm.egrsd.mixing=0.5 means nothing to algorithm.egrsd.divergence=forward",
+    "crisp algorithm.egrsd.mixing_decay_steps=50": "no advantage, no weights; leave it at null.",
     # objective.py: what the loss would not read
     f"egrsd {REWARD}": "loads a model that reward.custom_reward_function.path=pkg://recipe.egrsd.reward never asks;",
     f"egrsd {REWARD} reward.reward_model.enable_resource_pool=true": "pkg://recipe.egrsd.reward never asks; set it to",
@@ -97,6 +103,8 @@ ALLOWED = [
     f"ssopd {CORRECTION}.rollout_is=token",  # its policy gradient reads the weights
     f"egrsd {NORM} {ACTOR}.loss_scale_factor=512",
     "egrsd critic.enable=false",
+    "ssopd algorithm.egrsd.mixing=0.5 algorithm.egrsd.clip_range=0.2",
+    "opsd algorithm.egrsd.warmup_steps=1",  # as train.sh of examples/smollm2 says of every preset
 ]
 
 
