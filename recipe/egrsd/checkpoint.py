@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from recipe.egrsd.config import resuming
+from recipe.egrsd.config import contents, resuming
 from recipe.egrsd.config.strict import shown
 from recipe.egrsd.config.teacher import MOVING_KINDS
 
@@ -23,6 +23,9 @@ TEACHER = "teacher"
 SHARDS = {"model": "model", "optimizer": "optim", "extra": "extra_state", TEACHER: "egrsd_teacher"}
 """What verl's load_contents, or a teacher that moves, asks of every rank: how the files' names begin."""
 SHOWN_FAULTS = 3
+_START_OVER = (
+    "tart over with trainer.resume_mode=disable (and another trainer.default_local_dir, to keep what is there)."
+)
 TRACKER = "latest_checkpointed_iteration.txt"  # verl's name (checkpoint_manager.py:255)
 
 
@@ -83,6 +86,7 @@ def folder_to_resume(config: Any) -> Path | None:
             raise ValueError(f"{said} {_way_out(tracker, config)}")
         folder = tracker.with_name(f"global_step_{step}")
     ranks = trainer.nnodes * trainer.n_gpus_per_node
+    _refuse_without_model(folder, config, ranks)
     _refuse_other_ranks(folder, config, ranks)
     if faults := _faults(folder, config, ranks):
         raise ValueError(
@@ -133,17 +137,16 @@ def _faults(folder: Path, config: Any, ranks: int) -> list[str]:
 
 def _loaded(config: Any) -> list[str]:
     """Names of SHARDS that every rank is going to read."""
-    contents = config.actor_rollout_ref.actor.checkpoint.load_contents
     moves = config.algorithm.egrsd.teacher.kind in MOVING_KINDS
-    return [name for name in SHARDS if name in contents] + [TEACHER] * moves
+    return [name for name in SHARDS if name in contents.loaded(config)] + [TEACHER] * moves
 
 
 def _without(content: str, config: Any) -> str:
     """How verl goes on without what was not saved."""
     if content not in ("optimizer", "extra"):
         return ""
-    kept = ",".join(name for name in config.actor_rollout_ref.actor.checkpoint.load_contents if name != content)
-    return f" (if it was not saved on purpose: actor_rollout_ref.actor.checkpoint.load_contents=[{kept}])"
+    kept = ",".join(name for name in contents.loaded(config) if name != content)
+    return f" (if it was not saved on purpose: {contents.KEY}.load_contents=[{kept}])"
 
 
 def _of_another_node(actor: Path, names: list[str], rank: int, trainer: Any) -> bool:
@@ -174,6 +177,17 @@ def _archive_fault(path: Path, name: str) -> list[str]:
 def _listed(faults: list[str]) -> str:
     more = [f"{len(faults) - SHOWN_FAULTS} more faults"] if len(faults) > SHOWN_FAULTS else []
     return " and ".join([*faults[:SHOWN_FAULTS], *more])
+
+
+def _refuse_without_model(folder: Path, config: Any, ranks: int) -> None:
+    given, actor = contents.loaded(config), folder / "actor"
+    if "model" not in given:
+        held = [name for name in contents.NEEDED if (actor / f"{SHARDS[name]}_world_size_{ranks}_rank_0.pt").exists()]
+        load = f"set {contents.KEY}.load_contents=[{','.join(held)}], or s" if "model" in held else "s"
+        raise ValueError(
+            f"{contents.KEY}.load_contents=[{','.join(given)}] lacks model, so that verl would go on from "
+            f"{folder.name} with the initial weights; {load}{_START_OVER}"
+        )
 
 
 def _refuse_other_ranks(folder: Path, config: Any, ranks: int) -> None:
@@ -227,10 +241,7 @@ def _way_out(refused: Path, config: Any) -> str:
     ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
     others = [folder for folder in _saved(refused.parent) if folder != refused and _is_complete(folder)]
     taken = [folder for folder in others if not _faults(folder, config, ranks)]
-    start_over = (
-        "tart over with trainer.resume_mode=disable (and another trainer.default_local_dir, to keep what is there)."
-    )
     if not taken:
-        return f"No other checkpoint in {refused.parent} can be resumed from by this run: s{start_over}"
+        return f"No other checkpoint in {refused.parent} can be resumed from by this run: s{_START_OVER}"
     resume = f"trainer.resume_mode=resume_path trainer.resume_from_path={taken[-1]}"
-    return f"Resume from the last one that is whole with {resume}, or s{start_over}"
+    return f"Resume from the last one that is whole with {resume}, or s{_START_OVER}"

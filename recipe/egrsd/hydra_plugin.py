@@ -165,7 +165,7 @@ class Validation(Callback):
             slots.check_before_ray(config)
             validation.check_data_files(config.data)
             models.located(config)  # the trainer looks again, on its own machine
-            columns.check(config.data, egrsd)
+            columns.check(config, egrsd)
             wandb_login.check(config)
             slots.check_when_ray_has_started(config)
         except Exception as problem:  # noqa: BLE001  hydra turns any but SystemExit into a warning, and the run goes on

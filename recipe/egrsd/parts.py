@@ -54,6 +54,7 @@ def check(config: DictConfig, egrsd: EgrsdConfig) -> None:
     _tried(token_weight.KEY, egrsd.token_weight, "cannot be loaded", lambda: token_weight.look_up(egrsd.token_weight))
     token_weight.require_gate(egrsd)
     token_weight.require_contrast(egrsd)
+    token_weight.require_token_mean(egrsd, config.actor_rollout_ref.actor.loss_agg_mode)
     _tried(token_weight.KEY, egrsd.token_weight, "fails on made-up responses", lambda: trial.try_out(egrsd))
     if template := egrsd.teacher.template:
         _tried("algorithm.egrsd.teacher.template", template, "cannot be used", lambda: _try_template(egrsd, template))
@@ -133,14 +134,27 @@ def _check_reward(config: DictConfig, egrsd: EgrsdConfig) -> None:
 
 
 def _try_estimator(config: DictConfig) -> None:
-    """Two groups, as verl's V1 trainer hands them over: no critic's values, no ReMax baselines, no gradients of the
-    logits."""
-    from verl import DataProto
-    from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
-
+    """ValueError if it fails, or if a group of one response, of which a group's estimator makes A = r
+    (core_algos.py:315), has it push nothing down; one that does so in groups of two, too, is meant to."""
     modules = OmegaConf.select(config, "ray_kwargs.ray_init.runtime_env.env_vars.VERL_USE_EXTERNAL_MODULES") or ""
     import_external_libs([name for name in modules.split(",") if name and not name.startswith("recipe.egrsd")])
     n = min(config.actor_rollout_ref.rollout.n, 4)
+    advantages = _estimated(config, n)
+    if not advantages.isfinite().all():
+        raise ValueError(f"its advantages are not finite with {ROLLOUT}.n={n}")
+    if n == 1 and not (advantages < 0).any() and (_estimated(config, 2) < 0).any():
+        raise ValueError(
+            f"it pushes no response down with {ROLLOUT}.n=1: it compares the responses to a problem; set rollout.n to "
+            "2 or more"
+        )
+
+
+def _estimated(config: DictConfig, n: int) -> torch.Tensor:
+    """Advantages of two groups of n, rewards 1 and 0 in turn, as verl's V1 trainer hands them over: no critic's values,
+    no ReMax baselines, no gradients of the logits."""
+    from verl import DataProto
+    from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
+
     rewards = torch.zeros(2 * n, 3)
     rewards[::2, -1] = 1.0
     mask = torch.ones_like(rewards)
@@ -158,8 +172,7 @@ def _try_estimator(config: DictConfig) -> None:
         norm_adv_by_std_in_grpo=algorithm.get("norm_adv_by_std_in_grpo", True),
         **knobs,
     )
-    if not result.batch["advantages"].isfinite().all():
-        raise ValueError(f"its advantages are not finite with actor_rollout_ref.rollout.n={n}")
+    return result.batch["advantages"]
 
 
 def _try_template(egrsd: EgrsdConfig, template: str) -> None:

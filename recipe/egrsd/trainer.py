@@ -16,11 +16,11 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.profiler import marked_timer
 
 from recipe.egrsd import batches, checkpoint, cpu, parts, teaching, token_weight
-from recipe.egrsd.config import derived, resuming, schema, validation, verl_version
+from recipe.egrsd.config import contents, derived, resuming, schema, validation, verl_version
 from recipe.egrsd.loss import ROLLOUT_DISTANCE_MAX, ROLLOUT_DISTANCE_MEAN, SUM_PREFIX, training_loss
 from recipe.egrsd.machines import attention, models, nodes
 from recipe.egrsd.method.advantage import RunningBaseline, shaped_reward
-from recipe.egrsd.privilege import dataset, prefix
+from recipe.egrsd.privilege import columns, dataset, prefix
 from recipe.egrsd.privilege.rows import last_rows, require_counted_once, rollout_of
 from recipe.egrsd.rollout.watchdog import Watchdog
 from recipe.egrsd.teacher.kinds import Teacher
@@ -38,7 +38,8 @@ class EgrsdMixin(PPOTrainer):
         self.egrsd = validation.validate(config)
         parts.check(config, self.egrsd)
         self.resumed_from = checkpoint.folder_to_resume(config)
-        print(f"EGRSD {checkpoint.beginning(config.trainer, self.resumed_from)}.")
+        left_out = contents.remark(config, resumes=self.resumed_from is not None)
+        print(f"EGRSD {checkpoint.beginning(config.trainer, self.resumed_from)}{left_out}.")
         self.models = models.located(config)
         if self.resumed_from:
             models.refuse_other_commits(checkpoint.load(self.resumed_from).get("commits", {}), self.models)
@@ -83,7 +84,9 @@ class EgrsdMixin(PPOTrainer):
 
     def _init_dataloader(self):
         super()._init_dataloader()
-        dataset.check_rows(self.train_dataset)
+        rows: Any = self.train_dataset
+        dataset.check_rows(rows)
+        columns.require_batch(len(rows), self.config.data, left=" left after filtering")
 
     def on_init_end(self):
         actor_config = omega_conf_to_dataclass(self.config.actor_rollout_ref.actor)

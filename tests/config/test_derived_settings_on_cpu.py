@@ -21,8 +21,13 @@ def test_an_adapter_is_sent_alone():
         rollout = composed(*overrides).actor_rollout_ref.rollout
         return [rollout.load_format, rollout.layered_summon]
 
-    assert loading() == loading(LORA, "actor_rollout_ref.model.lora.merge=true") == ["dummy", False]
-    assert loading(LORA) == loading("actor_rollout_ref.model.lora_adapter_path=adapter") == ["safetensors", True]
+    assert (
+        loading()
+        == loading("actor_rollout_ref.model.lora_adapter_path=adapter")
+        == loading(LORA, "actor_rollout_ref.model.lora.merge=true")
+        == ["dummy", False]
+    )
+    assert loading(LORA) == loading(LORA, "actor_rollout_ref.model.lora_adapter_path=adapter") == ["safetensors", True]
     assert loading(LORA, "actor_rollout_ref.rollout.load_format=auto") == ["auto", True]
     assert loading(LORA, "actor_rollout_ref.rollout.layered_summon=false") == ["safetensors", False]
 

@@ -237,5 +237,5 @@ def test_other_privileges_need_no_column(privilege, tmp_path):
     path = write(tmp_path / "rows.parquet", {0: {}})
     table = pq.read_table(path).drop_columns("extra_info")
     pq.write_table(table, path)
-    config = composed(f"algorithm.egrsd.privilege={privilege}", f"data.train_files={path}")
-    columns.check(config.data, schema.read(config.algorithm.egrsd))
+    config = composed(f"algorithm.egrsd.privilege={privilege}", f"data.train_files={path}", "data.train_batch_size=6")
+    columns.check(config, schema.read(config.algorithm.egrsd))

@@ -18,6 +18,15 @@ FUNCTION = "reward.custom_reward_function"
 ADVANTAGE = "algorithm.egrsd.advantage"
 OVERLONG = "+reward.reward_kwargs.overlong_buffer_cfg.enable=true +reward.reward_kwargs.max_resp_len=512"
 AGENT, TURNS = "actor_rollout_ref.rollout.agent", "actor_rollout_ref.rollout.multi_turn"
+NONE_DOWN = (
+    "fails on two groups of made-up rewards: it pushes no response down with actor_rollout_ref.rollout.n=1: it "
+    "compares the responses to a problem; set rollout.n to 2 or more"
+)
+CONTRASTING = (
+    "algorithm.egrsd.privilege=peer_contrast algorithm.egrsd.contrast.strength=0.5 actor_rollout_ref.rollout.n=8 "
+    "algorithm.egrsd.token_weight=recipe.egrsd.method.evidence:"
+)
+AGGREGATED = "actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-mean"
 FILES = {
     "mine.py": """
         import torch
@@ -57,6 +66,8 @@ REFUSED = {
     f"{ADVANTAGE}=gdpo": "algorithm.egrsd.advantage=gdpo fails",
     f"{ADVANTAGE}=optimal_token_baseline": "algorithm.egrsd.advantage=optimal_token_baseline fails",
     f"{ADVANTAGE}=grpo_passk": "algorithm.egrsd.advantage=grpo_passk fails",  # n=1
+    # n=1: A = r (core_algos.py:315), so that no response is pushed down
+    **{f"{ADVANTAGE}={name}": f"advantage={name} {NONE_DOWN}" for name in ("grpo", "rloo", "opo", "gpg")},
     "reward.reward_manager.name=typo": "reward.reward_manager.name=typo cannot be loaded: Unknown reward manager: typo",
     "reward.reward_manager.source=importlib": "reward.reward_manager.name=naive cannot be loaded: AssertionError",
     f"{FUNCTION}.path={{}}/nowhere.py": "nowhere.py cannot be loaded: FileNotFoundError",
@@ -103,6 +114,10 @@ REFUSED = {
     f"+{AGENT}.agent_loop_manager_class=nowhere.Manager": "agent_loop_manager_class=nowhere.Manager cannot be loaded",
     "+trainer.v1.sampler.custom_sampler={{path:{}/mine.py,name:typo}}": "custom_sampler.path=",
     "algorithm.egrsd.teacher.template={}/forgets.jinja": "UndefinedError: 'nothing_of_that_name' is undefined",
+    f"{CONTRASTING}tanh_evidence {AGGREGATED}": (
+        "tanh_evidence reads modulated_frac, a share of the batch's tokens, and "
+        "actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-mean takes another mean; set that to token-mean"
+    ),
     "algorithm.egrsd.teacher.template={}/open.jinja": "open.jinja cannot be used: TemplateSyntaxError",
 }
 ALLOWED = [
@@ -110,6 +125,9 @@ ALLOWED = [
     "reward_model.enable=False",
     "reward_model.reward_manager=naive reward_model.num_workers=8 reward_model.enable_resource_pool=False",
     *(f"{ADVANTAGE}={name} actor_rollout_ref.rollout.n=4" for name in ("grpo", "rloo", "opo", "gpg", "grpo_passk")),
+    f"{ADVANTAGE}=reinforce_plus_plus",  # the whole batch is compared
+    f"{ADVANTAGE}=reinforce_plus_plus_baseline",
+    f"{CONTRASTING}clipped_evidence {AGGREGATED}",
     f"{FUNCTION}.path={{}}/mine.py {FUNCTION}.name=score",
     f"reward.reward_manager.name=dapo {OVERLONG} algorithm.egrsd.length_bonus=0",
     "reward.reward_manager.name=dapo",

@@ -8,7 +8,7 @@ from inputs import write_inputs
 from omegaconf import OmegaConf
 from runs import run
 
-from recipe.egrsd.machines import wandb_login
+from recipe.egrsd.machines import slots, wandb_login
 
 NETRC = "machine {host}\n  login user\n  password 0123\n"
 CONFIG = {"trainer": {"logger": ["console", "wandb"]}, "ray_kwargs": {"ray_init": {}}}
@@ -26,6 +26,7 @@ def nobody(monkeypatch, tmp_path):
                  "RAY_ADDRESS"):  # fmt: skip
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # where a cluster of this machine's would be named
     monkeypatch.chdir(tmp_path)
 
 
@@ -77,6 +78,32 @@ def test_however_verl_is_told_to_use_it(logger):
     """tracking is verl's older name for wandb (utils/tracking.py:76); a single word is taken, too."""
     with pytest.raises(ValueError, match=r"nobody is logged in .* 'trainer\.logger=\[(console|file)\]'\.$"):
         wandb_login.check(OmegaConf.create(CONFIG | {"trainer": {"logger": logger}}))
+
+
+@pytest.mark.parametrize("logger", [None, 3, [None]])
+def test_no_logger_at_all_is_said_to_be_none(logger):
+    with pytest.raises(ValueError, match=r"^trainer\.logger=.* names no logger; use 'trainer\.logger=\[console\]'\.$"):
+        wandb_login.check(OmegaConf.create(CONFIG | {"trainer": {"logger": logger}}))
+
+
+@pytest.mark.parametrize(
+    ("variable", "address", "joins"),
+    [("local", None, False), (None, "local", False), (None, "auto", True), ("10.0.0.1:6379", None, True),
+     ("10.0.0.1:6379", "auto", True), ("10.0.0.1:6379", "local", False), ("local", "10.0.0.1:6379", True)],
+)  # fmt: skip
+def test_a_login_is_looked_for_where_ray_starts(monkeypatch, variable, address, joins):
+    """ray.init reads the variable where no address, or auto, was given (ray/_private/worker.py:1689)."""
+    if variable:
+        monkeypatch.setenv("RAY_ADDRESS", variable)
+    # What Ray's workers are told comes too late for ray.init.
+    ray_init = {"num_cpus": None, "address": address, "runtime_env": {"env_vars": {"RAY_ADDRESS": "10.0.0.1:6379"}}}
+    config = OmegaConf.create(CONFIG | {"ray_kwargs": {"ray_init": ray_init}})
+    assert slots.joins_cluster(config) == (slots.known_cpus(config) is None) == joins
+    if joins:
+        wandb_login.check(config)
+    else:
+        with pytest.raises(ValueError, match="nobody is logged in here"):
+            wandb_login.check(config)
 
 
 def test_another_logger_needs_none():

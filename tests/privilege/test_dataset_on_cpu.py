@@ -2,6 +2,7 @@
 
 import copy
 
+import pyarrow.parquet as pq
 import pytest
 from egrsd_dataset import dataset
 from rows import PROBLEMS, write, write_rows
@@ -63,6 +64,11 @@ def test_the_teacher_is_told_of_the_tools_that_the_student_has(tokenizer, tmp_pa
     starts = [tokenizer.decode(row["teacher_prompt_ids"]).split("<|im_start|>")[0] for row in rows]
     assert starts == ["[add][multiply]", "[add]", *["[add][multiply]"] * (len(PROBLEMS) - 2)]
     assert tokenizer.decode(dataset(tokenizer, path)[0]["teacher_prompt_ids"]).startswith("<|im_start|>")
+    loops = [["single_turn_agent", *["tool_agent"] * (len(PROBLEMS) - 1)]]  # the first tells the student of none
+    pq.write_table(pq.read_table(path).append_column("agent_name", loops), path)
+    rows = dataset(tokenizer, path, data={"function_tool_path": str(tmp_path / "tools.py")})
+    starts = [tokenizer.decode(row["teacher_prompt_ids"]).split("<|im_start|>")[0] for row in rows]
+    assert starts[:3] == ["", "[add]", "[add][multiply]"]
 
 
 def test_the_built_in_template_is_complete(tokenizer, tmp_path):

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from composing import composed
+from made_up_checkpoints import write_checkpoint
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.egrsd import checkpoint
+from recipe.egrsd.config import contents
 
 WAYS_OUT = (
     r"Resume from the last one that is whole with (trainer.resume_mode=resume_path trainer.resume_from_path=\S+), or "
@@ -23,16 +25,6 @@ def pickled() -> bytes:
     """A config of two ranks whose teacher moves, as hydra composes it."""
     teacher = ["algorithm.egrsd.teacher.kind=snapshot", "algorithm.egrsd.teacher.sync_every=20"]
     return pickle.dumps(composed(*teacher, "trainer.n_gpus_per_node=2", "data.train_files=[]", "data.val_files=[]"))
-
-
-def write_checkpoint(folder: Path, *, ranks: int = 2) -> None:
-    """The files of a checkpoint as verl and EGRSD name them, each as torch.save writes it."""
-    (folder / "actor").mkdir(parents=True, exist_ok=True)
-    checkpoint.save(folder, {"baseline": {}, "alarms": {}})
-    for name in checkpoint.SHARDS.values():
-        for rank in range(ranks):
-            torch.save({"rank": rank}, folder / "actor" / f"{name}_world_size_{ranks}_rank_{rank}.pt")
-    torch.save({"step": 1}, folder / "data.pt")
 
 
 @pytest.fixture
@@ -206,6 +198,23 @@ def test_what_was_not_saved_on_purpose_need_not_be_loaded(saved):
     way = re.search(r"on purpose: actor_rollout_ref.actor.checkpoint.load_contents=\[(.*?)\]\)", refused(saved))[1]
     saved.actor_rollout_ref.actor.checkpoint.load_contents = way.split(",")
     assert checkpoint.folder_to_resume(saved) == folder
+    assert contents.remark(saved, resumes=True) == ", without its optimizer"
+
+
+def test_a_run_that_loads_no_weights_does_not_resume(saved):
+    """verl loads what load_contents names (fsdp_checkpoint_manager.py:193), and counts on from the step it finds."""
+    saved.actor_rollout_ref.actor.checkpoint.save_contents = ["hf_model"]  # which load_contents follows
+    message = refused(saved)
+    assert "checkpoint.load_contents=[hf_model] lacks model, so that verl would go on from global_step_2" in message
+    assert followed(saved, re.search(START_OVER, message)[1]) is None
+    whole, way = saved.copy(), re.search(r"set actor_rollout_ref.actor.checkpoint.load_contents=\[(.*?)\],", message)[1]
+    whole.actor_rollout_ref.actor.checkpoint.load_contents = way.split(",")
+    assert str(checkpoint.folder_to_resume(whole)).endswith("_2") and not contents.remark(whole, resumes=True)
+    for path in Path(saved.trainer.default_local_dir).glob("*_2/actor/model_*"):  # such a run's own have none
+        path.unlink()
+    assert "with the initial weights; start over with trainer.resume_mode=disable" in refused(saved)
+    saved.trainer.save_freq = 1
+    assert contents.remark(saved, resumes=False) == "; no run can resume from its checkpoints, which hold no model"
 
 
 def test_a_torn_checkpoint_is_named_when_asked_for(saved):

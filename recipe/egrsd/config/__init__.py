@@ -11,6 +11,10 @@ resolvers.py   defaults that follow from other keys
 verl_keys.py   the types of verl's own keys that are read here
 strict.py      what a value may be, and the one line that is said of one that may not
 methods.py     checks across keys of what single methods need
+passes.py      the same: do the rows fit into the passes that read them
+models.py      the same: weights and precision of student and teacher
+objective.py   the same: what the loss reads, and what it would leave unread
+contents.py    what checkpoints hold and a resumed run loads of them
 validation.py  every other check across keys, before Ray starts
 resuming.py    what must not change from the run that wrote a checkpoint to the one that goes on from it
 verl_version.py  the verl that is imported, those that this was tested with, and what becomes of another

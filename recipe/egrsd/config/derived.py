@@ -53,7 +53,7 @@ def scoring_limits(config: Any) -> dict[str, Any]:
     _, engine, ranks = scoring_engine(config)
     if engine.log_prob_use_dynamic_bsz:
         return {"max_shared_tokens": engine.log_prob_max_token_len_per_gpu * (ranks == 1), "rows_of_micro_batch": 1}
-    return {"max_shared_tokens": 0, "rows_of_micro_batch": engine.log_prob_micro_batch_size_per_gpu or 1}
+    return {"max_shared_tokens": 0, "rows_of_micro_batch": engine.log_prob_micro_batch_size_per_gpu}
 
 
 def uses_reference(config: Any) -> bool:
@@ -62,11 +62,9 @@ def uses_reference(config: Any) -> bool:
 
 
 def uses_lora(config: Any) -> bool:
-    """True if the actor trains an adapter: the frozen teacher is then the actor with it off (trainer_base.py:234)."""
-    model = config.actor_rollout_ref.model
-    return (
-        (model.get("lora") or {}).get("rank", 0) > 0 or model.get("lora_rank", 0) > 0 or bool(model.lora_adapter_path)
-    )
+    """True if the actor trains an adapter, by FSDP's one switch (transformer_impl.py:162): the frozen teacher is then
+    the actor with it off (trainer_base.py:234)."""
+    return config.actor_rollout_ref.model.lora_rank > 0
 
 
 def sends_adapter(config: Any) -> bool:

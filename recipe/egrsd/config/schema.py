@@ -136,6 +136,10 @@ class EgrsdConfig:
             value = getattr(self, key)
             reason = f"means nothing to algorithm.egrsd.divergence={kind}: no weights, no reward; set it to 0"
             require(value == 0, key, value, reason)
+        for key, default in {"advantage": "running", "mixing": 1, "mixing_decay_steps": None}.items():
+            reason = f"means nothing to algorithm.egrsd.divergence={kind}: no advantage, no weights; leave it at "
+            unread = kind and not beside
+            require(not unread or getattr(self, key) == default, key, getattr(self, key), reason + shown(default))
         unweighted = kind is None or beside or self.token_weight == TOKEN_WEIGHT
         reason = f"means nothing to divergence={kind}: no advantage is weighted; drop that override"
         require(unweighted, "token_weight", self.token_weight, reason)

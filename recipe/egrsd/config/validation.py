@@ -13,8 +13,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from recipe.egrsd.config import methods, verl_keys, verl_version
-from recipe.egrsd.config.derived import scoring_engine, sends_adapter, sequence_parallel_ranks, uses_reference
+from recipe.egrsd.config import methods, models, objective, passes, verl_keys, verl_version
+from recipe.egrsd.config.derived import sequence_parallel_ranks
 from recipe.egrsd.config.schema import FEEDBACK_PRIVILEGES, PEER_PRIVILEGES, TRAINER_MODES, EgrsdConfig, read
 from recipe.egrsd.config.strict import one_line
 
@@ -47,8 +47,8 @@ def _validated(config: DictConfig) -> EgrsdConfig:
     _check_batches(config)
     _check_baseline(config, egrsd)
     _check_numerics(config, model)
-    _check_teacher_rows(config, egrsd)
-    _check_teacher_weights(config, egrsd)
+    passes.check(config, egrsd)
+    models.check(config, egrsd)
     if egrsd.privilege in PEER_PRIVILEGES:
         methods.check_peers(config, egrsd)
     if egrsd.privilege == "answer_contrast":
@@ -58,6 +58,7 @@ def _validated(config: DictConfig) -> EgrsdConfig:
         methods.check_feedback(config, egrsd)
     if egrsd.pulls:
         methods.check_divergence(config, egrsd)
+    objective.check(config, egrsd)
     return egrsd
 
 
@@ -146,13 +147,6 @@ def _check_trainer(config: Any) -> None:
             "actor_rollout_ref.actor.checkpoint.async_save=true saves no sooner with fsdp2, and verl then never names "
             "a checkpoint as complete, so that a resumed run would start at step 0 over the old ones; set it to false."
         )
-    load_format = config.actor_rollout_ref.rollout.load_format
-    if sends_adapter(config) and "dummy" in load_format:
-        raise ValueError(
-            f"actor_rollout_ref.rollout.load_format={load_format} sends the base under the adapter, which vLLM refuses "
-            "of a model with tied embeddings (Qwen3-4B and smaller); drop that override (algorithm=egrsd sets "
-            "load_format=safetensors and layered_summon=true with an adapter)."
-        )
 
 
 def _check_engine(config: Any) -> None:
@@ -195,54 +189,4 @@ def _check_numerics(config: Any, model: Any) -> None:
         raise ValueError(
             "actor_rollout_ref.model.use_fused_kernels=true: no fused kernel was ever run with EGRSD, and verl's torch "
             "backend rounds the entropy to bfloat16; set it to false."
-        )
-
-
-def _check_teacher_rows(config: Any, egrsd: EgrsdConfig) -> None:
-    """The micro-batch limit of the scoring engine must hold one teacher row, which is longer than any student row."""
-    prefix, engine, ranks = scoring_engine(config)
-    if not engine.log_prob_use_dynamic_bsz:
-        if engine.log_prob_micro_batch_size_per_gpu is None and engine.log_prob_micro_batch_size is None:
-            raise ValueError(
-                f"{prefix}_micro_batch_size_per_gpu is not set, and with {prefix}_use_dynamic_bsz=false the teacher is "
-                "scored in such batches; set it."
-            )
-        return
-    longest = egrsd.teacher.max_prompt_length + config.data.max_response_length
-    limit = engine.log_prob_max_token_len_per_gpu
-    if limit * ranks < longest:
-        raise ValueError(
-            f"{prefix}_max_token_len_per_gpu={limit} (x {ranks} sequence-parallel ranks) cannot hold one teacher row "
-            f"of up to {longest} tokens (algorithm.egrsd.teacher.max_prompt_length={egrsd.teacher.max_prompt_length} + "
-            f"data.max_response_length={config.data.max_response_length}); raise the first or lower the second."
-        )
-
-
-def _check_teacher_weights(config: Any, egrsd: EgrsdConfig) -> None:
-    actor, kind, moves = config.actor_rollout_ref.actor, egrsd.teacher.kind, egrsd.teacher.moves
-    if kind == "frozen" and config.actor_rollout_ref.model.get("lora_adapter_path"):
-        raise ValueError(
-            "actor_rollout_ref.model.lora_adapter_path starts the student from base + adapter, while the frozen "
-            "teacher would be the base alone; merge the adapter into the model first and train a fresh one."
-        )
-    precision = config.actor_rollout_ref.ref.fsdp_config
-    dtype, float32 = precision.model_dtype, ("fp32", "float32")
-    if (
-        uses_reference(config)
-        and dtype not in float32
-        and (precision.get("mixed_precision") or {}).get("param_dtype") in float32
-    ):
-        raise ValueError(
-            f"actor_rollout_ref.ref.fsdp_config.model_dtype={dtype} rounds the teacher's weights before they are used "
-            "in mixed_precision.param_dtype=fp32; set it to fp32."
-        )
-    if kind == "ema" and uses_reference(config) and dtype not in float32:
-        raise ValueError(
-            f"actor_rollout_ref.ref.fsdp_config.model_dtype={dtype} rounds the small steps of "
-            "algorithm.egrsd.teacher.kind=ema to nothing; set it to fp32."
-        )
-    if moves and uses_reference(config) and (actor.use_kl_loss or config.algorithm.use_kl_in_reward):
-        raise ValueError(
-            f"algorithm.egrsd.teacher.kind={kind} makes verl's reference model the moving teacher, so the KL term of "
-            "actor_rollout_ref.actor.use_kl_loss / algorithm.use_kl_in_reward would follow it; switch the term off."
         )

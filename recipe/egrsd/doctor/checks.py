@@ -14,7 +14,7 @@ from verl.utils.config import validate_config
 from verl.utils.reward_score import default_compute_score
 
 from recipe.egrsd import checkpoint, parts
-from recipe.egrsd.config import derived, schema, validation
+from recipe.egrsd.config import contents, derived, schema, validation
 from recipe.egrsd.doctor.case import Case, Finding, Level, graded
 from recipe.egrsd.doctor.versions import installed
 from recipe.egrsd.machines import attention, models
@@ -59,7 +59,8 @@ def _warmup(egrsd: schema.EgrsdConfig) -> Iterator[Finding]:
 
 def resume(case: Case) -> Iterator[Finding]:
     folder = checkpoint.folder_to_resume(case.config)
-    yield Finding(Level.GREEN, checkpoint.beginning(case.config.trainer, folder))
+    left_out = contents.remark(case.config, resumes=folder is not None)
+    yield Finding(Level.GREEN, checkpoint.beginning(case.config.trainer, folder) + left_out)
 
 
 def _short(egrsd: schema.EgrsdConfig) -> str:

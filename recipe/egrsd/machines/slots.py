@@ -57,15 +57,23 @@ def spelt(config: Any) -> str:
     return f"{total(config)} = " + " + ".join(f"{slots.cpus} for {slots.holder}" for slots in cpu_slots(config))
 
 
+def joins_cluster(config: Any) -> bool:
+    """True if ray.init of this process is going to find a running Ray. What the runtime environment tells Ray's workers
+    of RAY_ADDRESS comes too late for it."""
+    address = config.ray_kwargs.ray_init.get("address")
+    if address in (None, "", "auto"):  # ray/_private/worker.py:1689
+        address = os.environ.get("RAY_ADDRESS") or address
+    # Where it then looks for a cluster (ray/_private/services.py, get_ray_address_from_environment).
+    current = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
+    return current.exists() if not address else address != "local"
+
+
 def known_cpus(config: Any) -> int | None:
     """What Ray will have, at most, as far as that is known before it starts; None if the run may join a cluster."""
     ray_init = config.ray_kwargs.ray_init
     if ray_init.get("num_cpus") is not None:
         return ray_init.num_cpus
-    # Where ray.init looks for a cluster (ray/_private/services.py, get_ray_address_from_environment).
-    current = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
-    address = os.environ.get("RAY_ADDRESS") or ray_init.get("address") or (current.exists() and str(current))
-    return os.cpu_count() if address in (None, False, "local") else None
+    return None if joins_cluster(config) else os.cpu_count()
 
 
 def check_before_ray(config: Any) -> None:

@@ -9,6 +9,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from omegaconf import ListConfig
+
+from recipe.egrsd.config.strict import shown
+from recipe.egrsd.machines.slots import joins_cluster
+
 SERVER = "https://api.wandb.ai"
 NAMES = ("wandb", "tracking")  # the second is verl's older one (utils/tracking.py:76)
 NO_LOGIN_NEEDED = {"offline", "disabled", "dryrun"}
@@ -19,15 +24,18 @@ def check(config: Any) -> None:
     """Looked at on the machine that starts Ray; a run that joins a cluster may find its login there.
 
     Raises:
-        ValueError: if trainer.logger has wandb, which is verl's default, and nothing here tells wandb who is asking.
+        ValueError: if trainer.logger is none, or if it has wandb, which is verl's default, and nothing here tells wandb
+            who is asking.
     """
     ray = config.ray_kwargs.ray_init
     environment = {**os.environ, **((ray.get("runtime_env") or {}).get("env_vars") or {})}
-    joins = environment.get("RAY_ADDRESS") or ray.get("address")
     given = config.trainer.logger
-    loggers = [given] if isinstance(given, str) else list(given)
+    loggers = [given] if isinstance(given, str) else given
+    if not isinstance(loggers, list | ListConfig) or not all(isinstance(name, str) for name in loggers):
+        raise ValueError(f"trainer.logger={shown(given)} names no logger; use 'trainer.logger=[console]'.")
+    loggers = list(loggers)
     others = [name for name in loggers if name not in NAMES]
-    if others == loggers or joins or _knows_the_user(environment):
+    if others == loggers or joins_cluster(config) or _knows_the_user(environment):
         return
     raise ValueError(
         f"trainer.logger={loggers} logs to wandb, and nobody is logged in here, so that verl would "

@@ -16,6 +16,7 @@ from verl.utils.dataset.rl_dataset import RLHFDataset
 
 from recipe.egrsd.config import schema, validation
 from recipe.egrsd.privilege import prompts, texts
+from recipe.egrsd.privilege.columns import TOOLLESS_LOOP
 
 SHOWN_ROWS = 5
 
@@ -131,7 +132,8 @@ class EgrsdDataset(RLHFDataset):
                 messages, instruction=self.teacher.instruction, template=template, **shown
             )
         chat_template = {**self.apply_chat_template_kwargs, "enable_thinking": self.teacher.enable_thinking}
-        if self.tool_schemas:  # the student's agent loop is told of them, too (tool_agent_loop.py:157)
+        # The student's agent loop is told of them, too (tool_agent_loop.py:157), but for this one.
+        if self.tool_schemas and row.get("agent_name") != TOOLLESS_LOOP:
             chosen = (row.get("extra_info") or {}).get("tool_selection")
             chat_template["tools"] = [
                 tool for tool in self.tool_schemas if not chosen or tool["function"]["name"] in chosen

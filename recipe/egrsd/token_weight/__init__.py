@@ -136,6 +136,16 @@ def require_contrast(egrsd: EgrsdConfig) -> None:
         )
 
 
+def require_token_mean(egrsd: EgrsdConfig, loss_agg_mode: str) -> None:
+    """ValueError if a weight makes its own means of SHARES and verl would take another one than over all tokens."""
+    shares = [name for name in SHARES if name in look_up(egrsd.token_weight).settings]
+    if shares and loss_agg_mode != "token-mean":
+        raise ValueError(
+            f"{KEY}={egrsd.token_weight} reads {shares[0]}, a share of the batch's tokens, and "
+            f"actor_rollout_ref.actor.loss_agg_mode={loss_agg_mode} takes another mean; set that to token-mean."
+        )
+
+
 def weigh(
     egrsd: EgrsdConfig, *tensors: Tensor, contrast_log_probs: Tensor | None = None, **of_step: float
 ) -> TokenWeights:
