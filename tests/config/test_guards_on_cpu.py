@@ -223,7 +223,7 @@ def test_every_check_is_made_once_before_a_run(monkeypatch):
         ("slots.check_before_ray", config),
         ("validation.check_data_files", config.data),
         ("models.located", config),
-        ("columns.check", config.data, "the settings"),
+        ("columns.check", config, "the settings"),
         ("wandb_login.check", config),
         ("slots.check_when_ray_has_started", config),
     ]

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 from composing import composed, settings
-from omegaconf import OmegaConf
 from verl.trainer.ppo.v1 import PPOTrainerSync
 
 from recipe.egrsd import checkpoint
@@ -79,6 +78,5 @@ def test_a_name_that_has_come_to_mean_another_commit_stops_a_resumed_run(monkeyp
     monkeypatch.setattr(module.checkpoint, "folder_to_resume", lambda config: folder)
     found = [Model(KEY, "some/tiny", Path("snapshots") / NEW, NEW)]
     monkeypatch.setattr(module.models, "located", lambda config: found)
-    config = OmegaConf.create({"trainer": {"resume_mode": "auto", "default_local_dir": str(tmp_path)}})
     with pytest.raises(ValueError, match=rf"is not the commit {OLD} that this run began with"):
-        EgrsdSync(config)
+        EgrsdSync(composed(f"trainer.default_local_dir={tmp_path}"))
