@@ -57,8 +57,8 @@ def test_the_attention_that_every_machine_has(named, answers, found, said, monke
         with pytest.raises(ValueError, match=said):
             attention.settle(config, lambda _: answers)
         return
-    line = attention.settle(config, lambda question: asked.append((question.func, *question.args)) or answers)
-    assert asked == [(attention.faults, named or FLASH)]
+    line = attention.settle(config, lambda question: asked.append(question) or answers)
+    assert [(question.func, *question.args) for question in asked] == [(attention.faults, named or FLASH)]
     assert config.actor_rollout_ref.model.override_config.attn_implementation == found
     assert line.startswith(f"EGRSD: attn_implementation={found}{said and ': '}{said or '.'}")
 

@@ -26,25 +26,25 @@ from recipe.egrsd.rollout.watchdog import EngineDied, Stuck, Watchdog
 # ---------------------------------------------------------------- the watchdog, whose servers are no engines
 
 
-class Health(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        self.server.asked.append(self.path)
-        if code := next(self.server.codes):
-            self.send_response(code)
-            self.end_headers()
-
-    def log_message(self, *_) -> None:
-        pass
-
-
 @contextmanager
 def answering(*codes: int | None) -> Iterator[tuple[str, list[str]]]:
     """A server that answers with these codes in turn, None cuts the connection; its address, and what it was asked."""
+    turns, asked = itertools.cycle(codes), []
+
+    class Health(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            if code := next(turns):
+                self.send_response(code)
+                self.end_headers()
+
+        def log_message(self, format: str, *args) -> None:
+            pass
+
     server = ThreadingHTTPServer(("127.0.0.1", 0), Health)
-    server.codes, server.asked = itertools.cycle(codes), []
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:
-        yield f"127.0.0.1:{server.server_port}", server.asked
+        yield f"127.0.0.1:{server.server_port}", asked
     finally:
         server.shutdown()
         server.server_close()

@@ -97,10 +97,10 @@ def test_the_alarms_of_a_run_stand_in_its_log(any_run):
 
 def test_rollout_follows_the_actor(padded, lora, full):
     """After 13 updates the sampled tokens have the same probability in vLLM and in FSDP, in float32; on two ranks after
-    three."""
+    three. Not to the bit, 4e-7 seen: their kernels sum in other orders, and 0 would be no comparison."""
     assert (len(padded.metrics), len(lora.metrics), len(full.metrics)) == (13, 4, 4)
     for run in (padded, lora, full):
-        assert run.metrics[-1]["training/rollout_probs_diff_max"] <= 1e-5
+        assert 0 < run.metrics[-1]["training/rollout_probs_diff_max"] <= 1e-5
     moved = padded.probe(13)["old_log_probs"][0] - padded.probe(13)["teacher_log_probs"][0]
     assert moved.abs().max() > 1e-2
     assert all(step["actor/grad_norm"] > 0 for step in padded.metrics)
