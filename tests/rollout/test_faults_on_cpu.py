@@ -58,6 +58,22 @@ def test_what_is_wrong_with_a_server():
     assert watchdog._health_problem(address) == "its health check fails: [Errno 111] Connection refused"
 
 
+def test_a_server_that_died_in_the_middle_of_its_answer():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def half_an_answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"HTT\r\n")
+
+        thread = threading.Thread(target=half_an_answer)
+        thread.start()
+        problem = watchdog._health_problem("{}:{}".format(*server.getsockname()))
+        thread.join()
+    assert problem == "its health check fails: BadStatusLine HTT"
+
+
 def test_a_busy_server_is_alive(monkeypatch):
     """It takes a connection and never answers; then its queue is full, and it takes no other."""
     monkeypatch.setattr(watchdog, "POLL_SECONDS", 0.2)

@@ -9,6 +9,7 @@ weight_sync.py's business.
 
 import ctypes
 import glob
+import http.client
 import os
 import re
 import sys
@@ -115,6 +116,8 @@ def _health_problem(address: str) -> str | None:
         return None
     except OSError as error:
         return f"its health check fails: {error}"
+    except http.client.HTTPException as error:  # it died in the middle of its answer
+        return f"its health check fails: {type(error).__name__} {str(error).strip()}"
     return None
 
 
