@@ -194,7 +194,7 @@ def test_mixed_problems_by_hand():
     [
         ({"advantage": "grpo"}, True),
         ({"advantage": "rloo"}, True),
-        ({"preset": "opsd", "advantage": "grpo"}, False),  # no reward is used
+        ({"preset": "opsd"}, False),  # no reward is used, and group advantages are refused
         ({"preset": "oasis"}, False),  # where all are right, a right one is shown
         ({"preset": "oasis", "privilege": "peer_wrong"}, True),
         ({"preset": "oasis", "privilege": "peer_correct"}, False),  # right responses may show one another
