@@ -147,3 +147,15 @@ def test_rays_cpus(case, monkeypatch, tmp_path, cpus, told, level, reason):
     monkeypatch.setattr("os.cpu_count", lambda: cpus)
     overrides = ["trainer.n_gpus_per_node=8"] + [f"ray_kwargs.ray_init.num_cpus={told}"] * (told is not None)
     assert reason in said(list(host.cpus(case(*overrides))), level)
+
+
+def test_a_logger_that_nobody_is_logged_in_to(case, monkeypatch, tmp_path):
+    """No reason to stop here: the run may be started elsewhere."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    found = examine_only(case("trainer.logger=[console,wandb]"), "logger")
+    assert "nobody is logged in here" in said(found, YELLOW) and not said(found, RED)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert said(examine_only(case("trainer.logger=[console,wandb]"), "logger"), GREEN)

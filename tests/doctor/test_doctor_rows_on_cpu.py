@@ -140,3 +140,16 @@ def test_the_students_prompt_is_verls(case):
         tokenizer, hf_model_type="qwen3", chat_template_kwargs={"enable_thinking": False}
     )
     assert built.student_ids == [builder.build_initial_tokens(row["raw_prompt"]) for row in built.rows]
+
+
+def test_files_that_the_run_would_refuse(case, tmp_path):
+    """By the run's own check of files, which sees what is in them before rows are read."""
+    bare = write_rows(tmp_path / "bare.parquet", change=lambda index, row: row.pop("data_source"))
+    assert f"data.train_files={bare} has no data_source" in said(
+        examine_only(case(f"data.train_files={bare}"), "files"), RED
+    )
+    (tmp_path / "tools.yaml").write_text("tools: []")
+    tools = f"data.tool_config_path={tmp_path}/tools.yaml"
+    assert "are told to the teacher alone" in said(examine_only(case(tools), "files"), RED)
+    assert "nowhere.parquet is not here" in said(examine_only(case("data.val_files=nowhere.parquet"), "files"), RED)
+    assert said(examine_only(case(), "files"), GREEN)

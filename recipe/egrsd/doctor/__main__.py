@@ -37,6 +37,8 @@ CHECKS = (
     Check("resume", checks.resume),
     Check("batches", checks.batches),
     Check("Ray's CPUs", host.cpus),
+    Check("logger", host.logger),
+    Check("files", checks.files),
     Check("model", checks.model),
     Check("rows", checks.rows, "model"),
     Check("think boundary", boundary.check, "rows"),

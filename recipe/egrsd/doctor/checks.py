@@ -19,7 +19,7 @@ from recipe.egrsd.doctor.case import Case, Finding, Level, graded
 from recipe.egrsd.doctor.versions import installed
 from recipe.egrsd.machines import attention, models
 from recipe.egrsd.method.advantage import WARMUP_MEAN
-from recipe.egrsd.privilege import feedback
+from recipe.egrsd.privilege import columns, feedback
 
 ANSWERS = 200
 """Rows whose solutions are given to the answer checker."""
@@ -79,6 +79,14 @@ def batches(case: Case) -> Iterator[Finding]:
     yield Finding(
         graded(yellow=updates > 1), said + "; the paper makes one, on the policy that sampled" * (updates > 1)
     )
+
+
+def files(case: Case) -> Iterator[Finding]:
+    """Before rows are read, as the run does."""
+    config = case.config
+    validation.check_data_files(config.data)
+    columns.check(config, schema.read(config.algorithm.egrsd))
+    yield Finding(Level.GREEN, "what the run reads of them is there")
 
 
 def model(case: Case) -> Iterator[Finding]:

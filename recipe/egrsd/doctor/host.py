@@ -18,7 +18,7 @@ from recipe.egrsd.config.teacher import MOVING_KINDS
 from recipe.egrsd.doctor.case import Case, Finding, Level, graded
 from recipe.egrsd.doctor.memory import GIB, Term, compute_width, held, phases, shards, width_of
 from recipe.egrsd.doctor.shapes import Shapes, shapes
-from recipe.egrsd.machines import slots
+from recipe.egrsd.machines import slots, wandb_login
 
 PROCESS, ENGINE = 0.6, 1.6
 """GiB of a process that has imported torch and verl, and of vLLM's three without weights and cache; measured on a CPU
@@ -38,6 +38,16 @@ def cpus(case: Case) -> Iterator[Finding]:
         f"\n  {summand.cpus} for {summand.holder}: {summand.source}" for summand in slots.cpu_slots(config)
     )
     yield Finding(graded(red=short and told, yellow=short), f"a run holds {slots.total(config)}{has}{refused}{sources}")
+
+
+def logger(case: Case) -> Iterator[Finding]:
+    """Yellow: the machine that will start the run may be another, with a login."""
+    try:
+        wandb_login.check(case.config)
+    except ValueError as problem:
+        yield Finding(Level.YELLOW, f"started here the run would be refused: {problem}")
+    else:
+        yield Finding(Level.GREEN, f"trainer.logger={case.config.trainer.logger} can write from here")
 
 
 def memory(case: Case) -> Iterator[Finding]:
