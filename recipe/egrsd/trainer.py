@@ -18,7 +18,7 @@ from verl.utils.profiler import marked_timer
 from recipe.egrsd import batches, checkpoint, cpu, parts, teaching, token_weight
 from recipe.egrsd.config import contents, derived, resuming, schema, validation, verl_version
 from recipe.egrsd.loss import ROLLOUT_DISTANCE_MAX, ROLLOUT_DISTANCE_MEAN, SUM_PREFIX, training_loss
-from recipe.egrsd.machines import attention, models, nodes
+from recipe.egrsd.machines import architectures, attention, models, nodes
 from recipe.egrsd.method.advantage import RunningBaseline, shaped_reward
 from recipe.egrsd.privilege import columns, dataset, prefix
 from recipe.egrsd.privilege.rows import last_rows, require_counted_once, rollout_of
@@ -102,7 +102,10 @@ class EgrsdMixin(PPOTrainer):
             super().fit(agent_loop_manager)
 
     def _load_checkpoint(self):
-        knobs = {"uses_lora": derived.uses_lora(self.config), **derived.scoring_limits(self.config)}
+        limits, said = architectures.scoring_limits(self.config)
+        if said:
+            print(said)
+        knobs = {"uses_lora": derived.uses_lora(self.config), **limits}
         self.teacher = Teacher(self.egrsd.teacher, self.actor_rollout_wg, **knobs)  # from the initial weights
         super()._load_checkpoint()
         if self.resumed_from:

@@ -1,8 +1,12 @@
 """The doctor on a config: keys that contradict each other, a checkpoint to resume from, batch sizes, token limits,
 Ray's CPUs."""
 
+import json
+import shutil
+
 import pytest
 from findings import GREEN, RED, YELLOW, examine_only, said
+from transformers import Qwen3NextConfig
 
 from recipe.egrsd import checkpoint
 from recipe.egrsd.doctor import checks, host
@@ -52,6 +56,19 @@ def test_resume(case, tmp_path):
     assert "global_step_2 holds no complete checkpoint" in said(list(checks.resume(case())), GREEN)
     (tmp_path / "checkpoints" / checkpoint.TRACKER).write_text("2")
     assert "the checkpoint is torn" in said(examine_only(case(), "resume"), RED)
+
+
+def test_a_model_whose_packs_leak_is_red_and_padded_green(case, inputs, tmp_path):
+    folder = shutil.copytree(inputs / "model", tmp_path / "model")
+    sizes = json.loads((folder / "config.json").read_text())
+    layers = ["linear_attention", "full_attention"]
+    kept = {name: sizes[name] for name in ("vocab_size", "hidden_size", "eos_token_id", "pad_token_id")}
+    Qwen3NextConfig(
+        **kept, num_hidden_layers=2, layer_types=layers, architectures=["Qwen3NextForCausalLM"]
+    ).save_pretrained(folder)
+    named, padded = f"actor_rollout_ref.model.path={folder}", "actor_rollout_ref.model.use_remove_padding=false"
+    assert f"set {padded}" in said(examine_only(case(named), "model"), RED)
+    assert "Qwen3NextForCausalLM" in said(examine_only(case(named, padded), "model"), GREEN)
 
 
 @pytest.mark.parametrize(

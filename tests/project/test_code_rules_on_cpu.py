@@ -26,7 +26,8 @@ FLOORS = [
 ]
 # These run where there is no verl: rooms, and files of other rooms.
 WITHOUT_VERL = {
-    "config", "method", "reward", "checkpoint", "prepare_data", "engine/head", "engine/shared_prompt",
+    "config", "method", "reward", "checkpoint", "prepare_data", "engine/head", "engine/layers",
+    "engine/shared_prompt", "machines/architectures",
     "report/__main__", "report/figures", "report/leakage", "report/mechanism", "report/page", "report/runs",
     "privilege/prompts", "privilege/texts", "privilege/rows", "privilege/peers", "watch/metrics", "watch/sums",
     "watch/alarms", "watch/thresholds", "machines/attention", "machines/models", "rollout/receiver",

@@ -30,6 +30,7 @@ def main(rank: int, model: str, out: str, ranks: int) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{out}.meeting", rank=rank, world_size=ranks)
     options = {"chunking": True, "compiled": False, "dtype": "fp32", "ulysses_sequence_parallel_size": ranks}
     engine = engine_outputs.build_engine(model, forward_only=False, **options)
+    engine.require_right_scores()
     generator = torch.Generator().manual_seed(0)
     draw = lambda length: torch.randint(engine.model_config.hf_config.vocab_size, (length,), generator=generator)  # noqa: E731  one line
     prompts, responses = [draw(n).tolist() for n in PROMPTS], [draw(n) for n in RESPONSES]

@@ -25,6 +25,7 @@ LIMITS = {"alone": 0, "one group": 150, "three groups": 1000}  # tokens of a mic
 def main(model: str, out: str) -> None:
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     engine = engine_outputs.build_engine(model, chunking=True, compiled=False, dtype="fp32")
+    engine.require_right_scores()
     generator, results = torch.Generator().manual_seed(0), {}
     draw = lambda length: torch.randint(engine.model_config.hf_config.vocab_size, (length,), generator=generator)  # noqa: E731  one line
     prompts = [draw(length).tolist() for length in PROMPTS]

@@ -16,7 +16,7 @@ from recipe.egrsd.teacher.kinds import Teacher
 def test_what_the_probe_of_the_head_took_is_given_back_last(monkeypatch):
     """vLLM compares its share with the GPU's free memory; torch's cache counts as taken (vllm/v1/worker/utils.py)."""
     done, engine = [], object.__new__(EgrsdEngine)
-    engine.require_plain_head = lambda: done.append("probe")
+    engine.require_right_scores = lambda: done.append("probe")
     monkeypatch.setattr(ActorRolloutRefWorker, "init_model", lambda self: done.append("verl"))
     monkeypatch.setattr(worker, "aggressive_empty_cache", lambda *, force_sync: done.append(f"empty, {force_sync}"))
     whole = object.__new__(worker.EgrsdWorker)

@@ -17,7 +17,7 @@ from recipe.egrsd import checkpoint, parts
 from recipe.egrsd.config import contents, derived, schema, validation
 from recipe.egrsd.doctor.case import Case, Finding, Level, graded
 from recipe.egrsd.doctor.versions import installed
-from recipe.egrsd.machines import attention, models
+from recipe.egrsd.machines import architectures, attention, models
 from recipe.egrsd.method.advantage import WARMUP_MEAN
 from recipe.egrsd.privilege import columns, feedback
 
@@ -91,7 +91,9 @@ def files(case: Case) -> Iterator[Finding]:
 
 def model(case: Case) -> Iterator[Finding]:
     case.load_model()
-    models.check_message(case.config, Path(case.config.actor_rollout_ref.model.path))
+    folder = Path(case.config.actor_rollout_ref.model.path)
+    architectures.check(case.config, folder)
+    models.check_message(case.config, folder)
     vocabulary, tokens = case.model.hf_config.get_text_config().vocab_size, len(case.tokenizer)
     text = (
         f"{case.model.architectures[0]}: {vocabulary:,} logits for {tokens:,} tokens of {type(case.tokenizer).__name__}"

@@ -29,6 +29,7 @@ from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from recipe.egrsd.engine.head import head_scores, product_dtype, require_plain_head, scoring_head
+from recipe.egrsd.engine.packing import require_rows_apart
 from recipe.egrsd.engine.shared_prompt import present, prompt_inputs, require_attention_only, response_inputs
 from recipe.egrsd.method.divergence import Divergence
 from recipe.egrsd.method.vocabulary import Entropy, VocabularySum
@@ -120,11 +121,13 @@ class EgrsdEngine(FSDPEngineWithLMHead):
             chosen, head.weight, head.bias, under_way.labels, temperature=under_way.temperature, also=also
         )
 
-    def require_plain_head(self) -> None:
-        """See head.py. A collective call: under FSDP every rank takes part in a forward pass."""
+    def require_right_scores(self) -> None:
+        """See head.py and packing.py. A collective call: under FSDP every rank takes part in a forward pass."""
         ids = torch.arange(PROBED_TOKENS, device=get_device_id())[None]
         with self.eval_mode(), self._autocast():
             require_plain_head(self.module, ids)
+            if self.use_remove_padding:
+                require_rows_apart(self)
 
     def _autocast(self) -> torch.autocast:
         """The context that verl opens around its own pass (transformer_impl.py:1565)."""

@@ -14,6 +14,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer
 
+from recipe.egrsd.engine.layers import layers_not_shared
+
 
 class _PromptLayer(DynamicLayer):
     """Keys and values of the prompts in one layer, shown to every response; what the responses add is not kept."""
@@ -77,14 +79,13 @@ def present(rows: Sequence[Tensor], *, padding_side: str = "right") -> Tensor:
 
 
 def require_attention_only(config: PretrainedConfig) -> None:
-    """
+    """What the trainer decides by (machines/architectures.py), for a model that it could not read.
+
     Raises:
-        TypeError: for a model some of whose layers keep a state instead of keys and values.
+        TypeError: for a model with layers whose prompts cannot be shared.
     """
-    kinds = set(getattr(config.get_text_config(), "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
-    if kinds:
+    if kinds := layers_not_shared(config):
         raise TypeError(
-            f"{config.model_type} has layers of kind {sorted(kinds)}, so its responses cannot share a privileged "
-            "prompt; set actor_rollout_ref.ref.log_prob_use_dynamic_bsz=false (LoRA: actor_rollout_ref.rollout.…), by "
-            "which each row is scored alone."
+            f"{config.model_type} has layers of kind {kinds}, so its responses cannot share a privileged prompt; name "
+            "a folder in actor_rollout_ref.model.path, by whose config.json the run shares none."
         )

@@ -16,6 +16,7 @@ from typing import Any
 from omegaconf import OmegaConf, open_dict
 
 from recipe.egrsd.config.derived import sends_adapter
+from recipe.egrsd.machines import architectures
 
 KEYS = tuple(
     f"actor_rollout_ref.model.{name}" for name in ("path", "hf_config_path", "tokenizer_path", "lora_adapter_path")
@@ -124,7 +125,8 @@ def located(config: Any) -> list[Model]:
     """The models that a run reads, here and whole.
 
     Raises:
-        ValueError: as of ``locate`` and ``check_message``; or if the model's folder holds no weights.
+        ValueError: as of ``locate``, ``architectures.check`` and ``check_message``; or if the model's folder holds no
+            weights.
     """
     models = found(config, weights=True)
     for model in models:
@@ -134,6 +136,7 @@ def located(config: Any) -> list[Model]:
                     f"{model} holds no weights ({', '.join(f'*{suffix}' for suffix in WEIGHTS)}): the download was not "
                     "finished, or it is no model's."
                 )
+            architectures.check(config, model.folder)
             check_message(config, model.folder)
     return models
 

@@ -56,7 +56,7 @@ class EgrsdWorker(ActorRolloutRefWorker):
                     f"verl chose {type(part.engine).__name__}, which rounds logits to bfloat16; is VERL_ENGINE_DEVICE "
                     "or VERL_ENGINE_VENDOR set in the workers' environment? Unset it."
                 )
-            part.engine.require_plain_head()
+            part.engine.require_right_scores()
         aggressive_empty_cache(force_sync=True)  # as verl ends its own part: vLLM looks for free memory next
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
