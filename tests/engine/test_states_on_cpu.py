@@ -1,6 +1,7 @@
 """Models whose layers hand a state from token to token: right where rows are padded, wrong in packs, and a worker sees
 that."""
 
+import os
 import subprocess
 import sys
 
@@ -14,7 +15,8 @@ def results(tmp_path_factory) -> dict[str, dict]:
     """tests/support/state_outputs.py: kind of model -> scores of the responses alone, padded, packed."""
     folder = tmp_path_factory.mktemp("states")
     command = [sys.executable, ROOT / "tests" / "support" / "state_outputs.py", folder, folder / "outputs.pt"]
-    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    finds_examples = {**os.environ, "PYTHONPATH": str(ROOT)}
+    finished = subprocess.run(command, cwd=ROOT, env=finds_examples, capture_output=True, text=True, timeout=300)
     assert finished.returncode == 0, finished.stderr[-4000:]
     return torch.load(folder / "outputs.pt")
 

@@ -103,6 +103,8 @@ def test_packs_of_qwen3_5_need_the_kernel_that_resets_its_state(name, tmp_path, 
     """verl hands the rows' borders on; transformers' own function, which stands in for the kernel, ignores them."""
     here = {"fla": None}
     monkeypatch.setattr(architectures, "find_spec", lambda package: here[package])
+    located(tmp_path, name, "trainer.device=cuda")  # started where no GPU is: the worker looks
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     with pytest.raises(ValueError, match=rf"flash-linear-attention.*not installed here.* {PADDED}"):
         located(tmp_path, name, "trainer.device=cuda")
     here["fla"] = ModuleSpec("fla", None)

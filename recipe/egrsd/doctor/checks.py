@@ -92,7 +92,7 @@ def files(case: Case) -> Iterator[Finding]:
 def model(case: Case) -> Iterator[Finding]:
     case.load_model()
     folder = Path(case.config.actor_rollout_ref.model.path)
-    architectures.check(case.config, folder)
+    architectures.check(case.config, folder, trains_here=True)  # what is missing here may be missing there
     models.check_message(case.config, folder)
     vocabulary, tokens = case.model.hf_config.get_text_config().vocab_size, len(case.tokenizer)
     text = (

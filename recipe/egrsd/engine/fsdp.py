@@ -29,6 +29,7 @@ from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from recipe.egrsd.engine.head import head_scores, product_dtype, require_plain_head, scoring_head
+from recipe.egrsd.engine.layers import layers_not_shared
 from recipe.egrsd.engine.packing import require_rows_apart
 from recipe.egrsd.engine.shared_prompt import present, prompt_inputs, require_attention_only, response_inputs
 from recipe.egrsd.method.divergence import Divergence
@@ -126,7 +127,7 @@ class EgrsdEngine(FSDPEngineWithLMHead):
         ids = torch.arange(PROBED_TOKENS, device=get_device_id())[None]
         with self.eval_mode(), self._autocast():
             require_plain_head(self.module, ids)
-            if self.use_remove_padding:
+            if self.use_remove_padding and layers_not_shared(self.model_config.hf_config):
                 require_rows_apart(self)
 
     def _autocast(self) -> torch.autocast:

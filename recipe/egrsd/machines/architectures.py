@@ -49,14 +49,19 @@ def read(config: Any, folder: Path) -> Any:
         ) from error
 
 
-def check(config: Any, folder: Path) -> None:
-    """ValueError for a model that a worker could not run, or would score wrongly with these settings."""
+def check(config: Any, folder: Path, *, trains_here: bool) -> None:
+    """ValueError for a model that a worker could not run, or would score wrongly with these settings.
+
+    Args:
+        trains_here: whether a package that is missing here is missing where the model is trained; otherwise the worker
+            finds out (engine/packing.py).
+    """
     model = read(config, folder)
     text, kind = model.get_text_config(), model.model_type
     said = _why_it_cannot_run(text, kind)
     states = sorted(kinds_of_layers(model) & STATES)
     if not said and states and _packs(config):
-        said = _why_packs_leak(config, kind, states)
+        said = _why_packs_leak(config, kind, states, trains_here=trains_here)
     if said:
         raise ValueError(f"{PATH}={folder}: {said}.")
 
@@ -90,7 +95,7 @@ def _packs(config: Any) -> bool:
     return any(dynamic or rows != 1 for dynamic, rows in passes)
 
 
-def _why_packs_leak(config: Any, kind: str, states: list[str]) -> str:
+def _why_packs_leak(config: Any, kind: str, states: list[str], *, trains_here: bool) -> str:
     """Empty where they do not."""
     layers, way_out = f"{kind} has layers of kind {states}", "actor_rollout_ref.model.use_remove_padding=false"
     wrong = "so that a response would be scored after another one's tokens"
@@ -99,7 +104,7 @@ def _why_packs_leak(config: Any, kind: str, states: list[str]) -> str:
     kernel = f"{layers}, whose state flash-linear-attention alone resets between the rows of a pack"
     if config.trainer.device == "cpu":
         return f"{kernel}, and it needs a GPU, {wrong} here; set {way_out}"
-    if find_spec("fla") is None:
+    if trains_here and find_spec("fla") is None:
         return f"{kernel}, and it is not installed here, {wrong}; install it, or set {way_out}"
     return ""
 

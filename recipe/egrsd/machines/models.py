@@ -13,6 +13,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import OmegaConf, open_dict
 
 from recipe.egrsd.config.derived import sends_adapter
@@ -136,7 +137,7 @@ def located(config: Any) -> list[Model]:
                     f"{model} holds no weights ({', '.join(f'*{suffix}' for suffix in WEIGHTS)}): the download was not "
                     "finished, or it is no model's."
                 )
-            architectures.check(config, model.folder)
+            architectures.check(config, model.folder, trains_here=torch.cuda.is_available())
             check_message(config, model.folder)
     return models
 
