@@ -15,12 +15,15 @@ from recipe.egrsd.watch.metrics import METRICS
 
 # What a user or the author of a method imports, derives from, or names in a config. Every other file is ours to change.
 MODULES = (
-    "method/weights", "method/advantage", "method/divergence", "method/vocabulary", "reward/__init__",
-    "privilege/prompts", "privilege/dataset", "config/schema", "config/teacher", "config/pull", "config/verl_version",
+    "method/weights", "method/advantage", "method/divergence", "method/evidence", "method/pull", "method/vocabulary",
+    "token_weight/__init__", "reward/__init__", "privilege/prompts", "privilege/dataset", "config/schema",
+    "config/teacher", "config/pull", "config/steering", "config/contrast", "config/verl_version",
     "loss", "trainer", "checkpoint",
     "watch/metrics", "watch/sums", "watch/alarms", "watch/tokens", "evaluate/__init__", "evaluate/statistics",
 )  # fmt: skip
 COMMANDS = ("prepare_data", "doctor", "evaluate", "report")
+GROUPS = ("teacher", "pull", "steering", "contrast")
+"""Of keys under algorithm.egrsd: one file of config/ each."""
 LONGEST_VALUE = 80
 """Characters of a constant whose value is shown."""
 
@@ -85,14 +88,13 @@ def _variables(script: str) -> dict[str, str]:
 
 def _keys() -> dict[str, str]:
     """Key -> ``type = default``."""
-    files = [(RECIPE / "config" / f"{name}.py").read_text() for name in ("schema", "teacher", "pull")]
+    files = [(RECIPE / "config" / f"{name}.py").read_text() for name in ("schema", *GROUPS)]
     types = {name: kind for file in files for name, kind in _names(file).items()}
     node = OmegaConf.to_container(OmegaConf.load(RECIPE / "config" / "algorithm" / "egrsd.yaml").algorithm.egrsd)
-    teacher, pull = node.pop("teacher"), node.pop("pull")
-    groups = (("", "EgrsdConfig", node), ("teacher.", "TeacherConfig", teacher), ("pull.", "PullConfig", pull))
+    groups = [(f"{name}.", f"{name.title()}Config", node.pop(name)) for name in GROUPS]
     return {
         f"{prefix}{key}": f"{types[f'{cls}.{key}']} = {value!r}"
-        for prefix, cls, keys in groups
+        for prefix, cls, keys in (("", "EgrsdConfig", node), *groups)
         for key, value in keys.items()
     }
 
