@@ -19,6 +19,9 @@ from runs import COIN_REWARD, DESCENT, LORA, PADDED, Run, good, replaying, run
 # make test starts processes in the background, where a shell ignores Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Checks of tests that stand in tests/support: an assert of theirs that fails shows its values, as one of a test does.
+pytest.register_assert_rewrite("guided_steps", "queued_steps", "run_checks")
+
 
 def pytest_report_header() -> str:
     return f"verl {version('verl')}"  # make test-matrix

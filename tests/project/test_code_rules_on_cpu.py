@@ -115,6 +115,15 @@ def test_the_files_and_functions_stay_small():
                 assert node.end_lineno - node.lineno + 1 - of_words <= 40, (path, node.name)
 
 
+def test_no_file_of_the_tests_imports_a_test_file():
+    """What several need stands in tests/support or in a conftest.py."""
+    files = sorted((ROOT / "tests").rglob("*.py"))
+    tests = {path.stem for path in files if path.stem.startswith("test_")}
+    named = {path: {part for name in imports(parsed(path)) for part in str(name).split(".")} for path in files}
+    found = [f"{path.relative_to(ROOT)}: {name}" for path in files for name in sorted(tests & named[path])]
+    assert not found, "\n".join(found)
+
+
 def test_nothing_names_the_workplace():
     for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *RECIPE.rglob("*.py"), *ROOT.glob("examples/**/*.*")]:
         if path.is_file() and path.suffix in (".md", ".py", ".sh", ".yaml"):

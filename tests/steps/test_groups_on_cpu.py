@@ -22,12 +22,12 @@ from agent_rollouts import (
     Table,
     oracle_weights,
     random,
-    read,
     row,
     shaped,
 )
 from composing import composed
 from micro_batches import EVERYWHERE, jagged, settings, trained
+from queues import columns
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
@@ -110,7 +110,7 @@ def test_every_row_has_its_rollouts_advantage_on_sampled_tokens_only(estimator, 
     if estimator == "grpo":
         trainer.config.algorithm.adv_estimator = "grpo"
     trainer._compute_advantage(batch, {})
-    found = read(batch, "advantages")["advantages"]
+    found = columns(batch, "advantages")["advantages"]
     if estimator == "running":
         mean, std = reference.mean_and_population_std([0.0, 1.0, 1.5])
         expected = {key: (shaped(key) - mean) / std for key in ROLLOUTS}
@@ -198,7 +198,7 @@ def test_weights_are_the_oracles_on_sampled_tokens_and_nothing_else_counts(split
     knobs = {"of_batch": trainer.of_batch, "num_tokens": num_tokens}
     gradients, sums = trained(batch.keys, rows, split, trainer.egrsd, **knobs)
 
-    oracle = oracle_weights(read(batch, *names), gamma=0.7, window=2)
+    oracle = oracle_weights(columns(batch, *names), gamma=0.7, window=2)
     if gate == "mean":
         flat = [g for row in oracle["gate"].values() for g in row if g is not None]
         mean = sum(flat) / len(flat)

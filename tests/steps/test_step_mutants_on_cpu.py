@@ -6,23 +6,24 @@ from typing import Any
 
 import pytest
 import torch
+from guided_steps import (
+    check_each_response_is_read_beside_its_guides,
+    check_from_the_second_step_of_a_ramp_it_is_pulled,
+    check_the_teacher_reads_pulled_tokens_beside_every_guide,
+)
+from queued_steps import check_only_what_is_pulled_has_a_teacher
 
 from recipe.egrsd import showing, teaching
 from recipe.egrsd.config.steering import SteeringConfig
 from recipe.egrsd.teacher import readings
 
-from . import test_contrast_steps_on_cpu as contrast_steps
-from . import test_guide_steps_on_cpu as guide_steps
-from . import test_peer_steps_on_cpu as peer_steps
-
-steered, peers, contrasted = guide_steps.batch, peer_steps.batch, contrast_steps.batch  # their fixtures
 CHECKS: dict[str, tuple[str, Callable]] = {
-    "ogls_sd": ("steered", partial(guide_steps.test_the_teacher_reads_pulled_tokens_beside_every_guide, 1, True)),
-    "a ramp": ("steered", guide_steps.test_from_the_second_step_of_a_ramp_it_is_pulled),
-    "ssopd": ("peers", partial(peer_steps.test_only_what_is_pulled_has_a_teacher, 1)),
-    "rlcsd": ("contrasted", partial(contrast_steps.test_each_response_is_read_beside_its_guides, "peer_contrast", 1)),
+    "ogls_sd": ("guide_batch", partial(check_the_teacher_reads_pulled_tokens_beside_every_guide, 1, True)),
+    "a ramp": ("guide_batch", check_from_the_second_step_of_a_ramp_it_is_pulled),
+    "ssopd": ("peer_batch", partial(check_only_what_is_pulled_has_a_teacher, 1)),
+    "rlcsd": ("contrast_batch", partial(check_each_response_is_read_beside_its_guides, "peer_contrast", 1)),
 }
-"""Fixture of the batch, and the test."""
+"""Fixture of the batch, and what a test checks of it."""
 
 
 def told(**otherwise: Any) -> Callable:

@@ -3,10 +3,9 @@ an engine; what the oracle says of them."""
 
 import reference
 import torch
-import transfer_queue as tq
 from micro_batches import jagged
+from queues import written_row
 from tensordict import TensorDict
-from transfer_queue import KVBatchMeta
 
 EOS, MAX_LENGTH = 0, 8
 PROMPT, PRIVILEGED = [1, 2, 3], [1, 2, 9, 9, 3]
@@ -28,13 +27,8 @@ def random(length: int, seed: int) -> torch.Tensor:
 def row(number: int, key: str) -> dict:
     score, mask = ROLLOUTS[key]
     prompt, response = PROMPT + ADDED.get(key, []), [10 + number] * len(mask)
-    ids = torch.tensor(prompt + response)
-    return {
-        "uid": key.split("_", maxsplit=1)[0], "teacher_prompt_ids": PRIVILEGED, "prompts": torch.tensor(prompt),
-        "responses": torch.tensor(response), "response_mask": torch.tensor(mask), "loss_mask": torch.tensor(mask),
-        "input_ids": ids, "position_ids": torch.arange(len(ids)),
-        "rm_scores": torch.tensor([0.0] * (len(mask) - 1) + [score]), "rollout_log_probs": -random(len(mask), number),
-    }  # fmt: skip
+    written = written_row(key, score, prompt, response, shown=PRIVILEGED, mask=mask)
+    return written | {"rollout_log_probs": -random(len(mask), number)}
 
 
 class Table:
@@ -54,11 +48,6 @@ class Table:
             for column, values in ((log_probs, ratio), (entropy, nats)):
                 column.append(torch.cat([before, values, torch.tensor([600.0])]))  # position t is for token t + 1
         return TensorDict({"log_probs": jagged(log_probs), "entropy": jagged(entropy)}, batch_size=len(log_probs))
-
-
-def read(batch: KVBatchMeta, *fields: str) -> dict[str, dict[str, list]]:
-    data = tq.kv_batch_get(keys=batch.keys, partition_id="train", select_fields=list(fields))
-    return {field: dict(zip(batch.keys, (r.tolist() for r in data[field].unbind()), strict=True)) for field in fields}
 
 
 def shaped(key: str) -> float:

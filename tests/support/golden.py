@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from config_changes import differing, leaves
 from omegaconf import DictConfig, OmegaConf
 from runs import ROOT
 
@@ -82,22 +83,14 @@ def flat(config: DictConfig) -> dict[str, Any]:
     """The values of a config by their dotted keys, interpolations resolved. Lists and empty nodes are values."""
     config = config.copy()
     OmegaConf.resolve(config)
-    return dict(_leaves(OmegaConf.to_container(config), ""))
+    return leaves(OmegaConf.to_container(config))
 
 
 def delta(values: Section, base: Section) -> dict[str, Any]:
     """What is not as in the base. A node that is empty there is not missed where it has keys."""
-    changed = {key: value for key, value in values.items() if key not in base or base[key] != value}
+    changed = differing(values, base)
     filled = {key.rpartition(".")[0] for key in changed}
     return changed | dict.fromkeys(base.keys() - values.keys() - filled, ABSENT)
-
-
-def _leaves(node: Any, prefix: str):
-    for key, value in node.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _scalar(value: Any) -> str:

@@ -12,11 +12,10 @@ PROBLEMS = make_problems("train", 6, seed=0)
 
 def write(path: Path, change: dict[int, dict] | None = None) -> Path:
     """Rows of the task; ``change`` updates the extra_info of single rows (None removes a key)."""
-    rows = [verl_row(problem, index) for index, problem in enumerate(PROBLEMS)]
-    for row, extra in (change or {}).items():
-        rows[row]["extra_info"] |= extra
-    pq.write_table(pa.Table.from_pylist(rows), path)
-    return path
+    extras = change or {}
+    return write_rows(
+        path, rows=len(PROBLEMS), change=lambda index, row: row["extra_info"].update(extras.get(index, {}))
+    )
 
 
 def write_rows(path: Path, *, rows: int = 16, change=None) -> Path:

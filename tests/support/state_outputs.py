@@ -13,6 +13,7 @@ from pathlib import Path
 import engine_outputs  # first: it loads register
 import torch
 import transformers
+from plain import plain_forward
 from torch import Tensor
 from verl.utils import tensordict_utils as tu
 
@@ -56,14 +57,6 @@ def build(kind: str, tokenizer: transformers.PreTrainedTokenizerBase) -> transfo
     return model.float().eval()
 
 
-def alone(model: transformers.PreTrainedModel, prompt: list[int], response: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probs and entropies by all logits of one row."""
-    with torch.no_grad():
-        row = torch.cat([torch.tensor(prompt), response])[None]
-        log_p = (model(input_ids=row, use_cache=False).logits[0, len(prompt) - 1 : -1] / TEMPERATURE).log_softmax(-1)
-    return log_p.gather(-1, response[:, None])[:, 0], -(log_p.exp() * log_p).sum(-1)
-
-
 def scored(engine, prompts: list[list[int]], responses: list[Tensor], *, packed: bool) -> list[tuple[Tensor, Tensor]]:
     masks = [torch.ones_like(response) for response in responses]
     batch = scoring_batch(prompts, responses, masks, temperature=TEMPERATURE)
@@ -86,7 +79,8 @@ def main(folder: str, out: str) -> None:
     for kind in ("qwen3_5", "qwen3_next"):
         model = build(kind, tokenizer)
         tiny.save(model, tokenizer, Path(folder) / kind)
-        found = {"alone": [alone(model, *row) for row in zip(prompts, responses, strict=True)]}
+        rows = zip(prompts, responses, strict=True)
+        found = {"alone": [plain_forward(model, *row, temperature=TEMPERATURE) for row in rows]}
         engine = engine_outputs.build_engine(str(Path(folder) / kind), chunking=True, compiled=False, dtype="fp32")
         for packed in (False, True):
             found["packed" if packed else "padded"] = scored(engine, prompts, responses, packed=packed)

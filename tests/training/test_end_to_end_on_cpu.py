@@ -4,11 +4,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from composing import settings
-from plain import plain_forward
-from reference import entropy_gate, entropy_scale, lookahead_entropy, ratio_weight, running_advantages
-from runs import RESPONSE_TOKENS, TEMPERATURE
-from same_training import LOGGED
-from transformers import AutoModelForCausalLM
+from reference import running_advantages
+from run_checks import (
+    check_every_documented_metric_is_logged_and_no_other,
+    check_metrics_are_those_of_the_paper_oracle,
+    check_teacher_is_the_initial_model_under_the_privileged_prompt,
+)
+from runs import RESPONSE_TOKENS
 
 from recipe.egrsd.watch.alarms import Alarms
 
@@ -16,51 +18,12 @@ pytestmark = pytest.mark.slow
 
 
 def test_teacher_is_the_initial_model_under_the_privileged_prompt(any_run, inputs):
-    """At most 1e-4 nat from a plain float32 forward, after the student has been trained: full and LoRA, packed and
-    padded."""
-    model = AutoModelForCausalLM.from_pretrained(inputs / "model", dtype=torch.float32).eval()
-    batch, compared = any_run.probe(3), 0
-    for row, padding in enumerate(batch["is_padding"]):
-        if padding:
-            continue
-        prompt, response = list(batch["teacher_prompt_ids"][row]), batch["responses"][row]
-        assert len(prompt) > len(batch["prompts"][row])  # two prompts of different length in front of one response
-        log_probs, entropy = plain_forward(model, prompt, response, temperature=TEMPERATURE)
-        torch.testing.assert_close(batch["teacher_log_probs"][row], log_probs, atol=1e-4, rtol=0)
-        torch.testing.assert_close(batch["teacher_entropy"][row], entropy, atol=1e-4, rtol=0)
-        assert batch["teacher_log_probs"][row].dtype == batch["teacher_entropy"][row].dtype == torch.float32
-        compared += len(response)
-    assert compared >= 20
-    student = torch.cat(batch["old_log_probs"])
-    assert (student - torch.cat(batch["teacher_log_probs"])).abs().mean() > 1e-2  # the two prompts do differ
+    """Full and LoRA, packed and padded."""
+    check_teacher_is_the_initial_model_under_the_privileged_prompt(any_run, inputs)
 
 
 def test_metrics_are_those_of_the_paper_oracle(any_run):
-    """The logged means, from the loss hook on every rank and micro-batch, against loops over the recorded batch."""
-    settings = {"gamma": 0.3, "window": 3}
-    batch = any_run.probe(2)
-    real = [row for row, padding in enumerate(batch["is_padding"]) if not padding]
-    columns = {
-        name: [batch[name][row].double().tolist() for row in real]
-        for name in ("old_log_probs", "teacher_log_probs", "teacher_entropy", "advantages")
-    }
-    mask = [[bool(m) for m in batch["response_mask"][row]] for row in real]
-    scale = entropy_scale(columns["teacher_entropy"], mask, min_nats=1.0)
-    looked = lookahead_entropy(columns["teacher_entropy"], mask, window=settings["window"])
-    gate = entropy_gate(looked, scale, gamma=settings["gamma"], floor=0.1)
-    advantages = [row[0] for row in columns["advantages"]]
-    weight = ratio_weight(columns["old_log_probs"], columns["teacher_log_probs"], advantages, clip_range=0.2)
-    tokens = [
-        (w, g) for ws, gs, ms in zip(weight, gate, mask, strict=True) for w, g, m in zip(ws, gs, ms, strict=True) if m
-    ]
-    logged = any_run.metrics[1]
-    expected = {
-        "egrsd/entropy_scale": scale,
-        "egrsd/gate_mean": sum(g for _, g in tokens) / len(tokens),
-        "egrsd/ratio_weight_mean": sum(w for w, _ in tokens) / len(tokens),
-        "egrsd/token_weight_mean": sum(w * g for w, g in tokens) / len(tokens),
-    }
-    assert {name: logged[name] for name in expected} == pytest.approx(expected, abs=1e-5)
+    check_metrics_are_those_of_the_paper_oracle(any_run)
 
 
 def test_advantages_are_those_of_the_running_baseline(padded):
@@ -80,9 +43,7 @@ def test_advantages_are_those_of_the_running_baseline(padded):
 
 
 def test_every_documented_metric_is_logged_and_no_other(any_run):
-    for step in any_run.metrics:
-        assert {name for name in step if name.startswith("egrsd/")} == LOGGED
-        assert step["timing_s/teacher"] > 0
+    check_every_documented_metric_is_logged_and_no_other(any_run)
 
 
 def test_the_alarms_of_a_run_stand_in_its_log(any_run):

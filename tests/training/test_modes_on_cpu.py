@@ -2,7 +2,11 @@
 in flight."""
 
 import pytest
-import test_end_to_end_on_cpu as end_to_end
+from run_checks import (
+    check_every_documented_metric_is_logged_and_no_other,
+    check_metrics_are_those_of_the_paper_oracle,
+    check_teacher_is_the_initial_model_under_the_privileged_prompt,
+)
 from runs import COIN_REWARD, DESCENT, LORA, Run, good, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
@@ -25,9 +29,9 @@ def colocate(student, inputs, tmp_path_factory) -> Run:
 
 
 def test_teacher_weights_and_metrics(colocate, inputs):
-    end_to_end.test_teacher_is_the_initial_model_under_the_privileged_prompt(colocate, inputs)
-    end_to_end.test_metrics_are_those_of_the_paper_oracle(colocate)
-    end_to_end.test_every_documented_metric_is_logged_and_no_other(colocate)
+    check_teacher_is_the_initial_model_under_the_privileged_prompt(colocate, inputs)
+    check_metrics_are_those_of_the_paper_oracle(colocate)
+    check_every_documented_metric_is_logged_and_no_other(colocate)
     assert len(colocate.metrics) == 4
     assert all(step["actor/grad_norm"] > 0 for step in colocate.metrics)
 
