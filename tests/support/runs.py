@@ -129,13 +129,14 @@ def run(
     """Runs it to its end; ``watch(process, log_path)`` is called once a second meanwhile. Kills it after ``timeout``
     seconds.
 
-    verl looks for free ports and opens them later: one that another run took meanwhile ends it before its first step,
-    and it is started once more.
+    It is started once more where another run ended it before its first step: verl looks for free ports and opens them
+    later, and Ray gives a node 30 s to start (ray/_private/node.py:428).
     """
     again = {"algorithm": algorithm, "timeout": timeout, "watch": watch, "cwd": cwd, **env}
     result = _run(inputs, folder, overrides, **again)
-    taken = result.returncode and "EADDRINUSE" in result.log and not (folder / "metrics.jsonl").exists()
-    return _run(inputs, folder, overrides, **again) if taken else result
+    others_fault = any(sign in result.log for sign in ("EADDRINUSE", "The current node timed out during startup"))
+    once_more = result.returncode and others_fault and not (folder / "metrics.jsonl").exists()
+    return _run(inputs, folder, overrides, **again) if once_more else result
 
 
 def _run(
