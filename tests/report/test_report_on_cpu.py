@@ -160,6 +160,16 @@ def test_what_is_shaded_is_the_healthy_range(folders):
     assert (shade.get_y(), shade.get_y() + shade.get_height()) == (bottom, pytest.approx(0.5)) and bottom < 0.5 < top
 
 
+def test_a_sum_of_floats_that_is_always_1_is_drawn_as_a_line(tmp_path):
+    """As pull_weight_sum is: its eighth digit is rounding, to which no axis should be cut."""
+    values = {1: 0.99999996, 2: 0.99999998}
+    lines = [json.dumps({"step": step, "data": {"egrsd/gate_mean": value}}) for step, value in values.items()]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    figure = Figure()
+    figures.one_curve(figure, [read_run(tmp_path, "run")], "egrsd/gate_mean")
+    assert figure.axes[0].get_ylim() == pytest.approx((0.9, 1.1), abs=1e-6)
+
+
 @pytest.mark.parametrize("steps", [1, 3])
 def test_steps_are_whole_numbers(tmp_path, steps):
     write_metrics(tmp_path, steps)

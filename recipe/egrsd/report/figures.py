@@ -108,7 +108,8 @@ def _limits(values: Sequence[float], meaning: Meaning) -> tuple[float, float]:
         top = max(top, meaning.low)
     if meaning.high is not None and top > meaning.high:
         bottom = min(bottom, meaning.high)
-    margin = 0.07 * (top - bottom) or 0.1 * abs(top) or 0.1
+    largest, spread = max(-bottom, top), top - bottom
+    margin = 0.07 * spread if spread > 1e-6 * largest else 0.1 * largest or 0.1  # less is a float32's rounding
     return bottom - margin, top + margin
 
 
@@ -244,6 +245,6 @@ def _style(ink: str) -> dict[Any, Any]:
     inks = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color")
     return {
         **dict.fromkeys(inks, ink), "grid.alpha": 0.2, "axes.grid": True, "axes.spines.top": False,
-        "axes.spines.right": False,
+        "axes.spines.right": False, "axes.formatter.useoffset": False,
         "font.size": 8, "axes.titlesize": 9, "lines.linewidth": 1.6, "svg.fonttype": "none", "svg.hashsalt": "egrsd",
     }  # fmt: skip
