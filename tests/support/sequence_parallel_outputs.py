@@ -15,6 +15,7 @@ import torch.multiprocessing
 from verl.utils import tensordict_utils as tu
 from verl.workers.utils.padding import response_from_nested
 
+from recipe.egrsd.engine.packing import require_rows_apart
 from recipe.egrsd.teacher.scoring import checked, scoring_batch
 
 PROMPTS, RESPONSES = (13, 5, 8), (4, 9, 1)  # 40 tokens
@@ -31,6 +32,8 @@ def main(rank: int, model: str, out: str, ranks: int) -> None:
     options = {"chunking": True, "compiled": False, "dtype": "fp32", "ulysses_sequence_parallel_size": ranks}
     engine = engine_outputs.build_engine(model, forward_only=False, **options)
     engine.require_right_scores()
+    with engine.eval_mode():
+        require_rows_apart(engine)  # which a model of attention alone passes
     generator = torch.Generator().manual_seed(0)
     draw = lambda length: torch.randint(engine.model_config.hf_config.vocab_size, (length,), generator=generator)  # noqa: E731  one line
     prompts, responses = [draw(n).tolist() for n in PROMPTS], [draw(n) for n in RESPONSES]

@@ -14,6 +14,7 @@ import engine_outputs  # first: it loads register
 import torch
 from verl.utils import tensordict_utils as tu
 
+from recipe.egrsd.engine.packing import require_rows_apart
 from recipe.egrsd.teacher.rows import scoring_order
 from recipe.egrsd.teacher.scoring import checked, scoring_batch
 
@@ -26,6 +27,8 @@ def main(model: str, out: str) -> None:
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     engine = engine_outputs.build_engine(model, chunking=True, compiled=False, dtype="fp32")
     engine.require_right_scores()
+    with engine.eval_mode():
+        require_rows_apart(engine)  # which a model of attention alone passes
     generator, results = torch.Generator().manual_seed(0), {}
     draw = lambda length: torch.randint(engine.model_config.hf_config.vocab_size, (length,), generator=generator)  # noqa: E731  one line
     prompts = [draw(length).tolist() for length in PROMPTS]
