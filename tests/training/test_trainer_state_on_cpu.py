@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from composing import composed, settings
+from inputs import qwen3
 from verl.trainer.ppo.v1 import PPOTrainerSync
 
 from recipe.egrsd import checkpoint
@@ -37,8 +38,9 @@ def trainer(monkeypatch, tmp_path) -> EgrsdSync:
     for name in ("_save_checkpoint", "_load_checkpoint"):
         monkeypatch.setattr(PPOTrainerSync, name, lambda self: None)
     monkeypatch.setattr(module, "Teacher", Teacher)
-    made = object.__new__(EgrsdSync)
-    made.config = composed(f"trainer.default_local_dir={tmp_path}", *SNAPSHOT)
+    folder, made = tmp_path / "model", object.__new__(EgrsdSync)
+    qwen3("0.6B").save_pretrained(folder)
+    made.config = composed(f"trainer.default_local_dir={tmp_path}", f"{KEY}={folder}", *SNAPSHOT)
     made.egrsd, made.actor_rollout_wg, made.global_steps = settings(), None, 3
     made.baseline, made.alarms, made.resumed_from = RunningBaseline(warmup_steps=10), Alarms(settings()), None
     made.models = [Model(KEY, "some/tiny", Path("snapshots") / NEW, NEW), Model("other", "here", Path("here"), None)]

@@ -13,7 +13,6 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import OmegaConf, open_dict
 
 from recipe.egrsd.config.derived import sends_adapter
@@ -129,6 +128,8 @@ def located(config: Any) -> list[Model]:
         ValueError: as of ``locate``, ``architectures.check`` and ``check_message``; or if the model's folder holds no
             weights.
     """
+    import torch  # not above: the command line of evaluate names models, and answers --help at once
+
     models = found(config, weights=True)
     for model in models:
         if model.key == KEYS[0]:
