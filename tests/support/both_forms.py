@@ -26,6 +26,7 @@ from recipe.egrsd.engine import fsdp
 from recipe.egrsd.loss import egrsd_loss
 from recipe.egrsd.teacher.scoring import nested, scoring_batch
 from recipe.egrsd.teacher.worker import local_shards, move_towards
+from recipe.egrsd.token_weight import SHARES
 
 PRESETS = ("egrsd", "cl_egrsd", "egrsd_mean_gate", "egrsd_ungated", "rlsd", "rlcsd", "sipo")
 FORMS = {"chunks": True, "all logits": False}
@@ -57,7 +58,7 @@ def rows(vocabulary: int, *, rank: int, ranks: int) -> TensorDict:
     tu.assign_non_tensor(
         batch, calculate_entropy=False, use_remove_padding=True, use_dynamic_bsz=True, max_token_len_per_gpu=64,
         use_fused_kernels=False, global_batch_size=len(PROMPTS), egrsd_entropy_scale=2.5, egrsd_gate_mean=0.8,
-        egrsd_modulated_frac=1.0,
+        **{f"egrsd_{share}": 1.0 for share in SHARES},
     )  # fmt: skip
     return batch
 
