@@ -20,13 +20,19 @@ from examples.smollm2.problems import SIZES, make_problems, write_data
 from examples.smollm2.quality import answers
 from examples.smollm2.warm_start import Start, warm_start
 from examples.training import Training, presets
+from recipe.egrsd.cpu import precision
 
 TRAIN_SCRIPT = Path(__file__).with_name("train.sh")
 START = {"solutions": 768}  # not chosen yet: docs/experiments.md says what was tried
-PROTOCOL = ["--no-thinking", "--k=1", "--temperature=1", "--top-p=1", "--max-tokens=128", "--dtype=bfloat16"]
 TEACHERS_PROBLEMS = 100  # enough to see that it is nearly always right
 MODEL_FOLDER = "SMOLLM2"
 """Variable that names a folder with the model, where its package cannot be had."""
+
+
+def protocol() -> list[str]:
+    """Of every evaluation."""
+    words = ["--no-thinking", "--k=1", "--temperature=1", "--top-p=1", "--max-tokens=128"]
+    return [*words, f"--dtype={precision.fastest()}"]
 
 
 class Demo(demo.Demo):
@@ -37,6 +43,7 @@ class Demo(demo.Demo):
     def __init__(self, folder: Path, *, algorithm: str, seed: int, steps: int, num_problems: int):
         super().__init__()
         self.settings = {"algorithm": algorithm, "seed": seed, "steps": steps, "num_problems": num_problems}
+        self.settings["dtype"] = precision.fastest()
         self.num_problems = num_problems
         self.title = f"{algorithm} on {self.student}, word problems, seed {seed}"
         named = os.environ.get(MODEL_FOLDER)
@@ -50,6 +57,7 @@ class Demo(demo.Demo):
             algorithm=algorithm,
             seed=seed,
             steps=steps,
+            variables={"DTYPE": precision.fastest()},
             overrides=(f"algorithm.egrsd.save_tokens_every={SAVE_TOKENS_EVERY}",),
         )
 
@@ -91,7 +99,7 @@ class Demo(demo.Demo):
         checkpoint = self.training.checkpoint if name == "after" else model  # by which the report knows the step
         files = ["--model", str(checkpoint), "--data", str(self.training.data / "test.parquet"), "--out", str(out)]
         seed = ["--seed", str(self.training.seed)]
-        command = [sys.executable, "-m", "recipe.egrsd.evaluate", *files, *PROTOCOL, *seed]
+        command = [sys.executable, "-m", "recipe.egrsd.evaluate", *files, *protocol(), *seed]
         log = self.training.folder / f"evaluation_{name}.log"
         with log.open("a") as stream:
             environment = {**os.environ, "VERL_PLATFORM": "cpu"}

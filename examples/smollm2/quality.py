@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from examples.smollm2.problems import make_problems
 from examples.smollm2.warm_start import prompt_of
 from examples.tiny_cpu.evaluate import Evaluation, respond
+from recipe.egrsd.cpu import precision
 from recipe.egrsd.reward import compute_score
 
 MAX_TOKENS = 128
@@ -47,12 +48,17 @@ def entropy(model: PreTrainedModel, prompts: Sequence[list[int]], responses: Seq
     return total / count
 
 
+def load(folder: Path) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, precision.fastest())).eval()
+
+
 def answers(
     folder: Path, problems: Sequence[dict[str, Any]], *, role: str, greedy: bool = False, seed: int = 0
 ) -> Evaluation:
-    """Answers every problem once, sampled at T = 1 or greedily, by plain transformers in bfloat16."""
+    """Answers every problem once, sampled at T = 1 or greedily, by plain transformers, in the precision that is
+    faster here."""
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    model = load(folder)
     prompts = [prompt_of(tokenizer, problem, role) for problem in problems]
     tokens = respond(model, tokenizer, prompts, max_tokens=MAX_TOKENS, greedy=greedy, seed=seed, batch_size=ANSWERED)
     texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
@@ -66,7 +72,7 @@ def quality(folder: Path, problems: Sequence[dict[str, Any]], *, seed: int = 0) 
     greedy = answers(folder, problems, role="student", greedy=True)
     teacher = answers(folder, problems, role="teacher", seed=seed)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    model = load(folder)
     prompts = [prompt_of(tokenizer, problem, "student") for problem in problems]
     return {
         "sampled": mean(sampled.correct),

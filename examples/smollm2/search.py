@@ -23,6 +23,7 @@ from examples.smollm2.quality import answers, quality
 from examples.smollm2.warm_start import Start, mixed, save, warm_start
 from examples.tiny_cpu.compare import Results, folder_name
 from examples.training import Training
+from recipe.egrsd.cpu import precision
 
 TRAIN_SCRIPT = Path(__file__).with_name("train.sh")
 VARIABLES = ("lr", "batch")  # of train.sh, beside steps
@@ -85,7 +86,7 @@ class Search:
         """A training try from that start, and its paired difference on validation problems."""
         model, data = self.start(start, seed), self.folder / f"seed_{seed}" / "data"
         write_data(data, seed=seed, sizes=SIZES)
-        variables = {name.upper(): words[name] for name in VARIABLES if name in words}
+        variables = {name.upper(): words[name] for name in VARIABLES if name in words} | {"DTYPE": precision.fastest()}
         keys = [f"{name}={value}" for name, value in words.items() if name not in (*VARIABLES, "steps")]
         folder = model.with_name(f"{model.name}__{folder_name(spelt(words))}")
         training = Training(
@@ -121,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     search = Search(args.folder.resolve(), args.model.resolve(), args.size, args.evaluated)
     sizes = {name: value for name, value in asdict(search).items() if name in ("size", "evaluated")}
-    results = Results(args.folder / "results.json", sizes)
+    results = Results(args.folder / "results.json", sizes | {"dtype": precision.fastest()})
     tries = dict.fromkeys(args.starts)
     tries |= {f"{start} then {words}": (start, words_of(words)) for start in args.starts for words in args.train}
     for name, seed in results.missing(tries, args.seeds):

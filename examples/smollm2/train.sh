@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# A preset on SmolLM2-135M, on this machine's CPU, in bfloat16: the same main_ppo a GPU user runs. `make demo MODEL=smollm2`
-# calls it.
+# A preset on SmolLM2-135M, on this machine's CPU: the same main_ppo a GPU user runs. `make demo MODEL=smollm2` calls it.
 set -euo pipefail
 
 MODEL=${MODEL:?folder of the warm-started model}
@@ -11,6 +10,7 @@ STEPS=${STEPS:-40}
 BATCH=${BATCH:-32}                 # rollouts of a step: a batch of groups has fewer problems
 LR=${LR:-2e-5}                     # of all parameters; 1e-4 undid the model within three steps
 SEED=${SEED:-0}
+DTYPE=${DTYPE:-float32}            # the demo gives bfloat16 on a CPU that has instructions for it
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export VERL_PLATFORM=cpu
@@ -37,7 +37,7 @@ MODEL_ARGS=(
   actor_rollout_ref.actor.optim.lr="$LR"
   actor_rollout_ref.actor.optim.weight_decay=0.0
   actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model]
-  actor_rollout_ref.rollout.dtype=bfloat16                      # of rollout, student and teacher
+  actor_rollout_ref.rollout.dtype="$DTYPE"                      # of rollout, student and teacher
   actor_rollout_ref.rollout.seed="$SEED"
   actor_rollout_ref.rollout.max_model_len=288
   actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes=128   # the embedding alone has 108

@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from examples.smollm2.problems import INSTRUCTION, make_problems, messages
+from recipe.egrsd.cpu import precision
 from recipe.egrsd.privilege.prompts import prompt_ids, teacher_messages
 
 ROLES = ("student", "teacher")
@@ -62,7 +63,7 @@ def response_loss(model: PreTrainedModel, examples: Sequence[Example], *, smooth
         end = len(prompt) + len(response)
         ids[row, :end] = torch.tensor(prompt + response)
         labels[row, len(prompt) - 1 : end - 1] = torch.tensor(response)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision.multiplies_bfloat16()):
         hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
         chosen = labels != IGNORED
         logits = model.lm_head(hidden[chosen])

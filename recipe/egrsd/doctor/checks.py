@@ -15,6 +15,7 @@ from verl.utils.reward_score import default_compute_score
 
 from recipe.egrsd import checkpoint, parts
 from recipe.egrsd.config import contents, derived, schema, validation
+from recipe.egrsd.cpu import precision
 from recipe.egrsd.doctor.case import Case, Finding, Level, graded
 from recipe.egrsd.doctor.versions import installed
 from recipe.egrsd.machines import architectures, attention, models
@@ -34,6 +35,8 @@ def settings(case: Case) -> Iterator[Finding]:
     attention.check_packs(config, attention.named_attention(config) or attention.VERLS_CHOICE)
     yield Finding(Level.GREEN, f"{_short(egrsd)}: no contradiction among the keys")
     yield from _warmup(egrsd)
+    if slow := precision.remark(config):
+        yield Finding(Level.YELLOW, slow)
     unasked = config.actor_rollout_ref.model.lora_rank > 0 and installed("vllm") is None
     if unasked:  # validate_config imports it for an adapter's rank alone
         config = deepcopy(config)

@@ -25,6 +25,7 @@ from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from recipe.egrsd.cpu import precision
 from recipe.egrsd.evaluate import Refused, comparison, protocol, run, store, summary
 from recipe.egrsd.evaluate.engine import Loading, Sampling
 from recipe.egrsd.evaluate.model import ModelFiles, locate
@@ -72,19 +73,26 @@ def evaluate(argv: Sequence[str]) -> None:
             flush=True,
         )
         if work:
-            loading = Loading(
-                model=files.path,
-                adapter=files.adapter,
-                lora_rank=files.lora_rank,
-                dtype=args.dtype,
-                seed=args.seed,
-                tensor_parallel_size=args.tensor_parallel,
-            )
+            loading = _loading(args, files)
             os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # or its engines write over the progress bar
             recorder = _recorder(files, thinking=settled["thinking"], words=args.assistant_prefix)
             run.complete(args.out, work, recorder, loading, sampling, part_size=args.part_size)
         results = run.conclude(args.out, problems, samples, settings)
     print(f"{summary.table(results)}\n\n{args.out / store.RESULTS}")
+
+
+def _loading(args: argparse.Namespace, files: ModelFiles) -> Loading:
+    """What each engine loads; says so if it will be slow."""
+    if slow := precision.evaluation_remark(args.dtype):
+        print(f"evaluate: {slow}", file=sys.stderr, flush=True)
+    return Loading(
+        model=files.path,
+        adapter=files.adapter,
+        lora_rank=files.lora_rank,
+        dtype=args.dtype,
+        seed=args.seed,
+        tensor_parallel_size=args.tensor_parallel,
+    )
 
 
 def compare(argv: Sequence[str]) -> None:
