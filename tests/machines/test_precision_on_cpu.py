@@ -47,10 +47,10 @@ def test_a_gpu_run_is_not(monkeypatch, instructions):
 @pytest.mark.parametrize("dtype", ["auto", "bfloat16", "float32"])
 def test_an_evaluation_is_told(monkeypatch, instructions, dtype):
     monkeypatch.setenv("VERL_PLATFORM", "cpu")
-    said = precision.evaluation_remark(dtype)
+    said = precision.dtype_remark(dtype)
     assert ("--dtype float32" in said) == (dtype != "float32" and not instructions)
     monkeypatch.delenv("VERL_PLATFORM")
-    assert not precision.evaluation_remark(dtype)
+    assert not precision.dtype_remark(dtype)
     assert evaluate.precision is precision
 
 

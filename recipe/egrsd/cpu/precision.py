@@ -39,7 +39,7 @@ def remark(config: Any) -> str:
     return f"{', '.join(asked)}: {SLOW}; set {KEYS[0]}=float32." if asked else ""
 
 
-def evaluation_remark(dtype: str) -> str:
-    """The same of evaluate's --dtype, whose ``auto`` is bfloat16 for a model of bfloat16 or float32."""
+def dtype_remark(dtype: str) -> str:
+    """The same of a command's --dtype, of which evaluate's ``auto`` is bfloat16 for a model of bfloat16 or float32."""
     slow = cpu.enabled() and dtype in (*BFLOAT16, "auto") and not multiplies_bfloat16()
     return f"--dtype {dtype}: {SLOW}; take --dtype float32." if slow else ""

@@ -83,7 +83,7 @@ def evaluate(argv: Sequence[str]) -> None:
 
 def _loading(args: argparse.Namespace, files: ModelFiles) -> Loading:
     """What each engine loads; says so if it will be slow."""
-    if slow := precision.evaluation_remark(args.dtype):
+    if slow := precision.dtype_remark(args.dtype):
         print(f"evaluate: {slow}", file=sys.stderr, flush=True)
     return Loading(
         model=files.path,

@@ -10,6 +10,7 @@ and vLLM before it.
 """
 
 import argparse
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -27,6 +28,7 @@ from verl.utils.device import get_device_name
 from recipe.egrsd.config import validation
 from recipe.egrsd.config.methods import OUR_REWARD
 from recipe.egrsd.config.schema import EgrsdConfig
+from recipe.egrsd.cpu import precision
 from recipe.egrsd.doctor.case import Case, composed
 from recipe.egrsd.engine.fsdp import PROBED_TOKENS
 from recipe.egrsd.engine.head import head_scores, require_plain_head, scoring_head
@@ -48,6 +50,8 @@ BATCH = 32
 def sample(argv: Sequence[str]) -> Path:
     """The command line of the module's text; returns the folder. ValueError names what cannot be used."""
     args = _parser().parse_args(argv)
+    if slow := precision.dtype_remark(args.dtype):
+        print(slow, file=sys.stderr, flush=True)
     taught_by = args.teacher and models.locate(args.teacher, key="--teacher")[0]
     case, egrsd = _asked(args)
     count = min(args.responses, len(case.rows.dataframe))
