@@ -90,6 +90,8 @@ class EgrsdMixin(PPOTrainer):
         rows: Any = self.train_dataset
         dataset.check_rows(rows)
         columns.require_batch(len(rows), self.config.data, left=" left after filtering")
+        if missing := columns.missing_steps(len(rows), self.config):
+            print(missing)
 
     def on_init_end(self):
         actor_config = omega_conf_to_dataclass(self.config.actor_rollout_ref.actor)

@@ -4,7 +4,6 @@ uses the tools."""
 import pyarrow.parquet as pq
 import pytest
 from composing import composed
-from omegaconf import OmegaConf
 from rows import write
 from verl.trainer.ppo.v1 import PPOTrainer
 
@@ -33,16 +32,22 @@ def check(tmp_path):
     return checked
 
 
-def test_the_rows_that_filtering_leaves_make_a_batch(monkeypatch):
-    """The trainer counts them before it starts models and vLLM."""
+def test_the_rows_that_filtering_leaves_make_a_batch(monkeypatch, capsys):
+    """The trainer counts them before it starts models and vLLM, and the steps that they make."""
     monkeypatch.setattr(PPOTrainer, "_init_dataloader", lambda self: None)
     trainer = object.__new__(EgrsdSync)
-    trainer.config = OmegaConf.create({"data": {"train_batch_size": 4}})
+    trainer.config = composed("data.train_batch_size=4", "trainer.total_epochs=3")
     trainer.train_dataset = [{"teacher_prompt_ids": [1]}] * 3
     with pytest.raises(ValueError, match=r"has 3 rows left after filtering, fewer than data.train_batch_size=4, so"):
         trainer._init_dataloader()
     trainer.config.data.train_batch_size = 3
     trainer._init_dataloader()
+    assert not capsys.readouterr().out
+    trainer.config.trainer.total_training_steps = 4
+    trainer._init_dataloader()
+    assert capsys.readouterr().out.startswith(
+        "trainer.total_epochs=3 ends the run after 3 of trainer.total_training_st"
+    )
 
 
 REFUSED = [

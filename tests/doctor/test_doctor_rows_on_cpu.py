@@ -47,6 +47,16 @@ def test_fewer_rows_than_a_batch(case):
     assert "16 rows to train on, 32 of them a step" in said(found, RED)
 
 
+def test_epochs_that_end_before_the_steps(case):
+    """16 rows, four a step: an epoch has four."""
+    four = ["data.train_batch_size=4", "actor_rollout_ref.actor.ppo_mini_batch_size=4"]
+    few = [*four, "trainer.total_epochs=2", "trainer.total_training_steps=9"]
+    found = said(examine_only(case(*few), "rows"), YELLOW)
+    assert "trainer.total_epochs=2 ends the run after 8 of trainer.total_training_steps=9 steps" in found
+    for enough in (["trainer.total_epochs=2", "trainer.total_training_steps=8"], ["trainer.total_epochs=1"]):
+        assert "total_epochs" not in said(examine_only(case(*four, *enough), "rows"), YELLOW)
+
+
 def test_a_template_that_forgets_the_solution(case, tmp_path):
     (tmp_path / "mine.jinja").write_text("{{ problem }}\n\nThink well.\n\n{{ instruction }}")
     found = examine_only(case(f"algorithm.egrsd.teacher.template={tmp_path}/mine.jinja"), "config")

@@ -116,6 +116,8 @@ def rows(case: Case) -> Iterator[Finding]:
     batch = case.config.data.train_batch_size
     counts = f"{len(case.rows):,} rows to train on, {batch} of them a step; {len(validation_rows):,} to validate"
     yield Finding(graded(red=len(case.rows) < batch), counts)
+    if missing := columns.missing_steps(len(case.rows), case.config):
+        yield Finding(Level.YELLOW, missing)
     student = case.student_template
     chat = case.rows[0]["raw_prompt"]
     theirs = case.tokenizer.apply_chat_template(

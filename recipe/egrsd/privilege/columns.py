@@ -55,6 +55,20 @@ def require_batch(rows: int, data: Any, left: str = "") -> None:
         )
 
 
+def missing_steps(rows: int, config: Any) -> str:
+    """A line if the epochs over so many training rows end before the steps that are asked for; otherwise empty. verl
+    ends such a run without its last checkpoint and validation, which belong to the last step (trainer_base.py:467)."""
+    trainer, asked = config.trainer, config.trainer.total_training_steps or 0
+    made = rows // config.data.train_batch_size * trainer.total_epochs
+    if made >= asked:
+        return ""
+    return (
+        f"trainer.total_epochs={trainer.total_epochs} ends the run after {made} of "
+        f"trainer.total_training_steps={asked} steps, without the checkpoint and the validation of a last step; raise "
+        "trainer.total_epochs."
+    )
+
+
 def _files(data: Any, key: str) -> list[str]:
     files = data.get(key) or []
     return [files] if isinstance(files, str) else list(files)
