@@ -3,7 +3,8 @@
     python -m examples.smollm2.search --model model --starts solutions=384 solutions=384,mix=0.8
     python -m examples.smollm2.search --model model --starts solutions=384,mix=0.8 --train lr=2e-5,steps=40
 
-A start is a Start of warm_start.py, a training try what train.sh reads (lr, steps, batch) or a key of verl's in full.
+A start is a Start of warm_start.py, a training try what train.sh reads (algorithm, lr, steps, batch) or a key of verl's
+in full.
 Everything is kept in --folder: results.json grows by one entry for every start and every try, and a second call does
 only what is missing. Nothing here sees a test problem.
 """
@@ -82,17 +83,21 @@ class Search:
     def judge(self, text: str, seed: int) -> dict[str, float]:
         return quality(self.start(text, seed), make_problems("validation", self.size, seed=seed), seed=seed)
 
-    def train(self, start: str, words: Words, seed: int) -> dict[str, float]:
-        """A training try from that start, and its paired difference on validation problems."""
-        model, data = self.start(start, seed), self.folder / f"seed_{seed}" / "data"
-        write_data(data, seed=seed, sizes=SIZES)
+    def training(self, model: Path, words: Words, seed: int) -> Training:
+        """What ``words`` say, of cl_egrsd unless they name a preset."""
         variables = {name.upper(): words[name] for name in VARIABLES if name in words} | {"DTYPE": precision.fastest()}
-        keys = [f"{name}={value}" for name, value in words.items() if name not in (*VARIABLES, "steps")]
-        folder = model.with_name(f"{model.name}__{folder_name(spelt(words))}")
-        training = Training(
-            script=TRAIN_SCRIPT, folder=folder, model=model, data=data, algorithm="cl_egrsd", seed=seed,
+        keys = [f"{name}={value}" for name, value in words.items() if name not in (*VARIABLES, "steps", "algorithm")]
+        return Training(
+            script=TRAIN_SCRIPT, folder=model.with_name(f"{model.name}__{folder_name(spelt(words))}"), model=model,
+            data=self.folder / f"seed_{seed}" / "data", algorithm=words.get("algorithm", "cl_egrsd"), seed=seed,
             steps=int(words.get("steps", 40)), variables=variables, overrides=keys,
         )  # fmt: skip
+
+    def train(self, start: str, words: Words, seed: int) -> dict[str, float]:
+        """A training try from that start, and its paired difference on validation problems."""
+        model = self.start(start, seed)
+        training = self.training(model, words, seed)
+        write_data(training.data, seed=seed, sizes=SIZES)
         problems = make_problems("validation", self.evaluated, seed=seed)
         before = answers(model, problems, role="student", seed=seed)
         after = answers(training.run(), problems, role="student", seed=seed + 1)
