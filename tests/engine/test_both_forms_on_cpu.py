@@ -62,12 +62,13 @@ def test_gradients_in_float32(results):
 
 
 def test_gradients_in_bfloat16(results):
-    """Each form rounds elsewhere: half as far from one another as either is from float32, which is 2 % of the
-    largest entry."""
+    """Each form rounds elsewhere, and by which kernels depends on the CPU: half to four fifths as far from one another
+    as either is from float32, which is 2 % of the largest entry."""
     exact = results["fp32 checkpointing=True"]["all logits"]["gradients"]
     for chunks, whole in forms(results, "bf16"):
-        assert distance(chunks["gradients"], whole["gradients"]) <= 0.015
-        assert distance(chunks["gradients"], exact) <= 1.1 * distance(whole["gradients"], exact) <= 0.03
+        rounding = distance(whole["gradients"], exact)
+        assert distance(chunks["gradients"], whole["gradients"]) <= 0.9 * rounding
+        assert distance(chunks["gradients"], exact) <= 1.1 * rounding <= 0.03
 
 
 def test_an_adapter(results):
