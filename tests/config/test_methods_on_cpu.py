@@ -76,6 +76,27 @@ OF_PRESETS = {
         "actor_rollout_ref.rollout.n=1 samples one; set rollout.n to 2 or more"
     ),
     ("rlcsd", "data.max_response_length=7681"): "cannot hold a problem and a response of up to 8193 tokens",
+    (
+        "rlcsd",
+        "actor_rollout_ref.rollout.n=2",
+    ): "two others, a right and a wrong one, and actor_rollout_ref.rollout.n=",
+    ("sipo", "algorithm.egrsd.contrast.wrong_guides=2"): (
+        "contrast.wrong_guides=2 means nothing but to privilege=peer_contrast; leave it at 4"
+    ),
+}
+# What nothing would read: refused, whatever the value, but for the default.
+UNREAD = {
+    (
+        "sipo",
+        "contrast.threshold=0.1",
+    ): f"contrast.threshold=0.1 means nothing to algorithm.egrsd.token_weight={SIPO}",
+    ("egrsd", "contrast.scale=0.9"): "contrast.scale=0.9 means nothing but to privilege=peer_contrast or answer_cont",
+    ("egrsd", "contrast.threshold=0.1"): "contrast.threshold=0.1 means nothing but to privilege=peer_contrast or ans",
+    ("egrsd", "contrast.wrong_guides=1"): "contrast.wrong_guides=1 means nothing but to privilege=peer_contrast; lea",
+    ("opsd", "steering.warmup_steps=5"): "steering.warmup_steps=5 means nothing but to privilege=peers; leave it at ",
+    ("opsd", "steering.own_response=false"): "steering.own_response=false means nothing but to privilege=peers; leav",
+    ("ogls_sd", "teacher.peer=random"): "teacher.peer=random means nothing to privilege=peers, which does not show o",
+    ("egrsd", "teacher.peer=longest"): "teacher.peer=longest means nothing to privilege=solution, which does not sho",
 }
 
 
@@ -89,6 +110,39 @@ def test_a_contrast(overrides):
 def test_a_presets_needs_are_named(algorithm, override):
     with pytest.raises(ValueError, match=re.escape(OF_PRESETS[algorithm, override])):
         validation.validate(composed(override, algorithm=algorithm))
+
+
+@pytest.mark.parametrize(("algorithm", "override"), UNREAD)
+def test_a_key_that_nothing_reads_is_refused(algorithm, override):
+    message = refusal_of(f"algorithm.egrsd.{override}", algorithm=algorithm)
+    assert f"algorithm.egrsd.{UNREAD[algorithm, override]}" in message and message.isprintable()
+
+
+def test_a_group_of_two_that_can_teach_is_not_refused():
+    for algorithm in ("sipo", "ssopd", "oasis", "hsd", "ogls_sd"):
+        validation.validate(composed("actor_rollout_ref.rollout.n=2", algorithm=algorithm))
+    validation.validate(composed("actor_rollout_ref.rollout.n=3", algorithm="rlcsd"))
+
+
+def test_a_frontier_of_the_same_side_needs_three():
+    """A wrong response with a wrong peer, of two: none is right, and 4 p (1 - p) is 0."""
+    words = ["algorithm.egrsd.privilege=peer_wrong", "actor_rollout_ref.rollout.n=2"]
+    said = refusal_of(*words, algorithm="ssopd")
+    assert "pull.rows=longest_wrong and algorithm.egrsd.privilege=peer_wrong take two of a kind" in said
+    validation.validate(composed(words[0], "actor_rollout_ref.rollout.n=3", algorithm="ssopd"))
+
+
+@pytest.mark.parametrize("steps", ["null", "8", "7"])
+def test_a_divergence_that_fades_leaves_a_loss(steps):
+    """Four steps up, three down: the eighth has a coefficient of 0."""
+    words = ["pull.warmup_steps=4", "pull.decay_steps=3"]
+    given = [*(f"algorithm.egrsd.{word}" for word in words), f"trainer.total_training_steps={steps}"]
+    if steps == "7":
+        assert validation.validate(composed(*given, algorithm="opsd")).pull.coefficient_at(7) > 0
+    else:
+        said = "pull.decay_steps=3 leaves no loss after step 7 with algorithm.egrsd.pull.policy_gradient=false"
+        assert said in refusal_of(*given, algorithm="opsd")
+    validation.validate(composed(*given, "algorithm.egrsd.pull.policy_gradient=true", algorithm="opsd"))
 
 
 @pytest.mark.parametrize("algorithm", ["rlcsd", "sipo"])

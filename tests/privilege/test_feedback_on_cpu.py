@@ -60,6 +60,18 @@ def test_neither_the_order_of_rows_nor_their_random_names_decide():
     assert [list(said)[row] for row in found] == list(here.values())
 
 
+def test_nor_do_they_where_a_problem_occurs_twice():
+    """y and z are one problem: rows of one prompt and number, which their texts alone tell apart."""
+    asked = {"x": [7, 0], "y": [7, 1], "z": [7, 1]}
+    for seed in range(20):
+        told_x = set()
+        for order in ("xyz", "xzy", "zyx"):
+            keys, said = [f"{group}_0_0" for group in order], [f"of {group}" for group in order]
+            found = sources(keys, [asked[group] for group in order], said, shuffled=True, seed=f"1 {seed}")
+            told_x.add(said[found[order.index("x")]])
+        assert len(told_x) == 1
+
+
 def test_later_rows_of_a_rollout_are_told_what_the_first_is():
     """Their prompts hold what came before; the problem is the first row's."""
     keys, asked = ["a_0_0", "a_0_1", "b_0_0", "b_1_0", "c_0_0"], [[7, 1], [7, 1, 9, 9], [7, 2], [7, 2], [7, 1]]

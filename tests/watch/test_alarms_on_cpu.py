@@ -200,6 +200,7 @@ def test_mixed_problems_by_hand():
         ({"preset": "oasis", "privilege": "peer_correct"}, False),  # right responses may show one another
         ({"preset": "ssopd", "advantage": "running"}, True),
         ({"preset": "rlcsd"}, True),
+        ({"preset": "rlcsd", "advantage": "running"}, True),  # what is added needs both kinds all the same
         ({"preset": "sipo"}, False),  # where all are wrong, too, the right answer is held against each one's own
     ],
 )

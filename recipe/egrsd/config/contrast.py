@@ -3,7 +3,7 @@ advantage."""
 
 from pydantic.dataclasses import dataclass
 
-from recipe.egrsd.config.strict import STRICT, Count, Number, require
+from recipe.egrsd.config.strict import STRICT, Count, Number, require, require_defaults
 
 CONTRAST_PRIVILEGES = ("peer_contrast", "answer_contrast")
 
@@ -36,8 +36,13 @@ class ContrastConfig:
     def check(self, privilege: str, divergence: str | None) -> None:
         """ValueError if the privilege and the strength do not go together, or not with a divergence."""
         contrasts, strength = privilege in CONTRAST_PRIVILEGES, self.strength
-        only = f"means nothing but to privilege={' or '.join(CONTRAST_PRIVILEGES)}; set it to 0"
+        either = f"privilege={' or '.join(CONTRAST_PRIVILEGES)}"
+        only = f"means nothing but to {either}; set it to 0"
         require(contrasts or strength == 0, "contrast.strength", strength, only)
+        if not contrasts:
+            require_defaults(self, "contrast", {"scale": 0.2, "threshold": 0.0}, f"means nothing but to {either}")
+        if privilege != "peer_contrast":  # the other shows one answer
+            require_defaults(self, "contrast", {"wrong_guides": 4}, "means nothing but to privilege=peer_contrast")
         reason = f"adds nothing of what privilege={privilege} contrasts; set it, or use privilege=none"
         require(not contrasts or strength > 0, "contrast.strength", strength, reason)
         reason = "has the teacher read a response under right and wrong guides, and no divergence can pull to both; "

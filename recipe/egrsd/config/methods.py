@@ -17,6 +17,11 @@ def check_peers(config: Any, egrsd: EgrsdConfig) -> None:
             f"{key} shows the teacher another response to the same problem, and actor_rollout_ref.rollout.n="
             f"{config.actor_rollout_ref.rollout.n} samples one; set rollout.n to 2 or more."
         )
+    if egrsd.privilege == "peer_contrast" and config.actor_rollout_ref.rollout.n < 3:
+        raise ValueError(
+            f"{key} shows the teacher of a response two others, a right and a wrong one, and actor_rollout_ref.rollout."
+            f"n={config.actor_rollout_ref.rollout.n} leaves it one; set rollout.n to 3 or more."
+        )
     data, limit = config.data, egrsd.teacher.max_prompt_length
     longest = data.max_prompt_length + data.max_response_length
     if limit < longest:
@@ -73,11 +78,8 @@ def check_feedback(config: Any, egrsd: EgrsdConfig) -> None:
 def check_divergence(config: Any, egrsd: EgrsdConfig) -> None:
     """A divergence needs all logits of a token in one place, and, without a policy gradient, is the whole loss."""
     n = config.actor_rollout_ref.rollout.n
-    if egrsd.pull.weighting == "frontier" and n < 2:
-        raise ValueError(
-            "algorithm.egrsd.pull.weighting=frontier weighs a problem by its right and its wrong responses, and "
-            f"actor_rollout_ref.rollout.n={n} samples one, so that every weight is 0; set rollout.n to 2 or more."
-        )
+    _check_frontier(egrsd, n)
+    _check_fading(config.trainer, egrsd)
     actor, ref = config.actor_rollout_ref.actor, config.actor_rollout_ref.ref
     required = [
         (f"actor_rollout_ref.{name}.ulysses_sequence_parallel_size", sequence_parallel_ranks(part), 1, "splits rows")
@@ -102,3 +104,35 @@ def check_divergence(config: Any, egrsd: EgrsdConfig) -> None:
                 f"{key}={value} {reason}, which algorithm.egrsd.divergence={egrsd.divergence} does not allow; set it "
                 f"to {str(good).lower()} (algorithm.egrsd.pull.weighting says how a divergence is averaged)."
             )
+
+
+def _check_frontier(egrsd: EgrsdConfig, n: int) -> None:
+    """A group that can be mixed, beside the response that is pulled and the one that its teacher is shown."""
+    if egrsd.pull.weighting != "frontier":
+        return
+    if n < 2:
+        raise ValueError(
+            "algorithm.egrsd.pull.weighting=frontier weighs a problem by its right and its wrong responses, and "
+            f"actor_rollout_ref.rollout.n={n} samples one, so that every weight is 0; set rollout.n to 2 or more."
+        )
+    kind = {"peer_correct": "correct", "peer_wrong": "wrong"}.get(egrsd.privilege)
+    if kind and egrsd.pull.rows.endswith(kind) and n < 3:
+        raise ValueError(
+            f"algorithm.egrsd.pull.rows={egrsd.pull.rows} and algorithm.egrsd.privilege={egrsd.privilege} take two of "
+            f"a kind, so that with actor_rollout_ref.rollout.n={n} no problem is mixed and every weight of "
+            "algorithm.egrsd.pull.weighting=frontier is 0; set rollout.n to 3 or more."
+        )
+
+
+def _check_fading(trainer: Any, egrsd: EgrsdConfig) -> None:
+    """A divergence that is the whole loss lasts as long as the run."""
+    pull, steps = egrsd.pull, trainer.total_training_steps
+    if pull.policy_gradient or pull.decay_steps is None:
+        return
+    last = (pull.warmup_steps or 0) + pull.decay_steps
+    if steps is None or steps > last:
+        raise ValueError(
+            f"algorithm.egrsd.pull.decay_steps={pull.decay_steps} leaves no loss after step {last} with "
+            f"algorithm.egrsd.pull.policy_gradient=false; set trainer.total_training_steps to {last} or less (it is "
+            f"{'null' if steps is None else steps}), or the latter to true."
+        )

@@ -2,7 +2,7 @@
 
 from pydantic.dataclasses import dataclass
 
-from recipe.egrsd.config.strict import STRICT, Count, Number, require, shown
+from recipe.egrsd.config.strict import STRICT, Count, Number, require, require_defaults
 
 ROWS = ("all", "correct", "wrong", "shortest_correct", "longest_wrong")
 WEIGHTINGS = ("token_mean", "response_mean", "frontier")
@@ -50,9 +50,7 @@ class PullConfig:
 
     def require_default(self) -> None:
         """ValueError for the first key that would be ignored: there is no divergence."""
-        for key, default in _DEFAULTS.items():
-            value, reason = getattr(self, key), f"means nothing to divergence=null; leave it at {shown(default)}"
-            require(value == default, f"pull.{key}", value, reason)
+        require_defaults(self, "pull", _DEFAULTS, "means nothing to divergence=null")
 
     def coefficient_at(self, step: int) -> float:
         """The coefficient of a step, which counts from 1."""

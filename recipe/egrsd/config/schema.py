@@ -10,7 +10,17 @@ from pydantic.dataclasses import dataclass
 from recipe.egrsd.config.contrast import CONTRAST_PRIVILEGES, ContrastConfig
 from recipe.egrsd.config.pull import PullConfig
 from recipe.egrsd.config.steering import SteeringConfig
-from recipe.egrsd.config.strict import STRICT, Count, Number, ObjectName, complaint, container, require, shown
+from recipe.egrsd.config.strict import (
+    STRICT,
+    Count,
+    Number,
+    ObjectName,
+    complaint,
+    container,
+    require,
+    require_defaults,
+    shown,
+)
 from recipe.egrsd.config.teacher import TeacherConfig
 
 TRAINER_MODES = {"egrsd_sync": "sync", "egrsd_colocate_async": "colocate_async"}
@@ -107,6 +117,9 @@ class EgrsdConfig:
         self._check_divergence()
         self.steering.check(self.privilege, self.divergence, weighs=self.weighs)
         self.contrast.check(self.privilege, self.divergence)
+        if self.privilege == "peers" or self.privilege not in PEER_PRIVILEGES:
+            reason = f"means nothing to privilege={self.privilege}, which does not show one of several peers"
+            require_defaults(self.teacher, "teacher", {"peer": "shortest"}, reason)
 
     def _check_divergence(self) -> None:
         kind, clip = self.divergence, self.divergence_clip
@@ -170,7 +183,7 @@ class EgrsdConfig:
         pulled_to_other = other is not None and self.pull.rows.endswith(other)
         of_pull = self.pulls and (pulled_to_other or self.pull.weighting == "frontier")
         of_advantage = self.rewards_count and self.advantage != "running" and self.privilege != "answer_contrast"
-        return of_pull or of_advantage
+        return of_pull or of_advantage or self.privilege == "peer_contrast"
 
     @property
     def contrasts(self) -> bool:

@@ -2,7 +2,9 @@
 
 from pydantic.dataclasses import dataclass
 
-from recipe.egrsd.config.strict import STRICT, Count, Number, require
+from recipe.egrsd.config.strict import STRICT, Count, Number, require, require_defaults
+
+_DEFAULTS = {"warmup_steps": None, "own_response": True}
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -26,6 +28,8 @@ class SteeringConfig:
         steered, strength = privilege == "peers", self.strength
         only = "means nothing but to privilege=peers; set it to 0"
         require(steered or strength == 0, "steering.strength", strength, only)
+        if not steered:
+            require_defaults(self, "steering", _DEFAULTS, "means nothing but to privilege=peers")
         reason = "steers nothing; set it, or use privilege=none"
         require(not steered or strength > 0, "steering.strength", strength, reason)
         several = "has the teacher read a response under several prompts, "

@@ -5,7 +5,7 @@ An integer is a float.
 """
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -33,6 +33,13 @@ ObjectName = Annotated[str, AfterValidator(_object_name)]
 Number = Annotated[float, AfterValidator(_float32)]
 Count = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 Positive = Annotated[int, Field(gt=0, lt=2**31)]
+
+
+def require_defaults(part: Any, name: str, defaults: Mapping[str, Any], reason: str) -> None:
+    """ValueError for the first of these keys of ``algorithm.egrsd.<name>`` that is set, for nothing would read it."""
+    for key, default in defaults.items():
+        value = getattr(part, key)
+        require(value == default, f"{name}.{key}", value, f"{reason}; leave it at {shown(default)}")
 
 
 def container(node: Any) -> Any:

@@ -51,7 +51,9 @@ def sources(
     parts = [rollout_of(key) for key in keys]
     first = {(group, number): [*ids] for (group, number, index), ids in zip(parts, problems, strict=True) if not index}
     asked = [first.get((group, number), []) for group, number, _ in parts]
-    order = sorted((row for row, text in enumerate(said) if text), key=lambda row: (asked[row], parts[row][1:]))
+    order = sorted(
+        (row for row, text in enumerate(said) if text), key=lambda row: (asked[row], parts[row][1:], said[row])
+    )
     found: list[int | None] = []
     for row, text in enumerate(said):
         start = Random(f"{seed} {asked[row]} {parts[row][1]}").randrange(len(order)) if text else 0

@@ -134,6 +134,12 @@ def require_contrast(egrsd: EgrsdConfig) -> None:
             f"algorithm.egrsd.privilege={egrsd.privilege} has the teacher read right and wrong guides, and "
             f"{KEY}={egrsd.token_weight} does not read {CONTRAST}; name a weight that does (algorithm=rlcsd, sipo)."
         )
+    threshold = egrsd.contrast.threshold
+    if threshold and "contrast_threshold" not in asked:
+        raise ValueError(
+            f"algorithm.egrsd.contrast.threshold={threshold} means nothing to {KEY}={egrsd.token_weight}, which does "
+            "not read it; leave it at 0."
+        )
 
 
 def require_token_mean(egrsd: EgrsdConfig, loss_agg_mode: str) -> None:
