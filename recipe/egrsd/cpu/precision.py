@@ -36,7 +36,7 @@ def remark(config: Any) -> str:
     if not cpu.enabled() or multiplies_bfloat16():
         return ""
     asked = [f"{key}={value}" for key in KEYS if (value := OmegaConf.select(config, key)) in BFLOAT16]
-    return f"{', '.join(asked)}: {SLOW}; set {KEYS[0]}=float32." if asked else ""
+    return f"{', '.join(asked)}: {SLOW}; use float32." if asked else ""
 
 
 def dtype_remark(dtype: str) -> str:
