@@ -14,6 +14,7 @@ from plain import plain_forward
 from runs import INSTRUCTION, ROOT, TEMPERATURE, tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
 
+from recipe.egrsd.cpu import precision
 from recipe.egrsd.evaluate import engine
 from recipe.egrsd.report import sampling
 from recipe.egrsd.report.__main__ import main
@@ -71,6 +72,14 @@ def test_what_cannot_be_asked_is_named(words, said, inputs):
     with pytest.raises(ValueError, match=r".") as refused:
         sampling.sample([*given(inputs), *SETTINGS, *words])
     assert said in str(refused.value)
+
+
+def test_a_slow_precision_is_said(inputs, monkeypatch, capsys):
+    monkeypatch.setenv("VERL_PLATFORM", "cpu")
+    monkeypatch.setattr(precision, "multiplies_bfloat16", lambda: False)
+    with pytest.raises(ValueError, match="gamma=-1"):
+        sampling.sample([*given(inputs), "--dtype", "bfloat16", *SETTINGS, "algorithm.egrsd.gamma=-1"])
+    assert capsys.readouterr().err == f"{precision.dtype_remark('bfloat16')}\n"
 
 
 def given(inputs, *, model="model", data="train.parquet"):

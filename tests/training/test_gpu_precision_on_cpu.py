@@ -35,6 +35,7 @@ from runs import (
 from unrounded import assert_nothing_was_rounded
 
 from examples.rehearsal.scripts import GPU_PRECISION
+from recipe.egrsd.cpu import precision
 from recipe.egrsd.watch.metrics import INERT_NATS
 
 pytestmark = [pytest.mark.slow, pytest.mark.second_lane]
@@ -79,6 +80,10 @@ def tokens(result: Run, step: int) -> dict[tuple, dict]:
     """Prompt and response -> what was decided about its tokens."""
     rows = pq.read_table(result.folder / "checkpoints" / "tokens" / f"step_{step}.parquet").to_pylist()
     return {(row["prompt"], *row["token_ids"]): row for row in rows}
+
+
+def test_a_run_whose_cpu_is_slow_in_bfloat16_says_so(packed):
+    assert packed.log.count(precision.SLOW) == (not precision.multiplies_bfloat16())
 
 
 @pytest.mark.parametrize("name", ["packed", pytest.param("padded", marks=pytest.mark.long)])
